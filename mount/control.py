@@ -1,0 +1,149 @@
+"""The control surface of a mount: names of extended attributes and the JSON they carry.
+
+Extended attributes work through containers and from any language, so the commands use nothing else to talk to a
+running mount. Pure data and (de)serialisation, no state; safe from any thread.
+
+===========================  =====================  ======  ==========================================================
+attribute                    on                     access  value
+===========================  =====================  ======  ==========================================================
+``user.artifactfs.status``   the mount's root       read    `Status`
+``user.artifactfs.drain``    the mount's root       write   `CommitRequest`: seal everything staged; b"" will do
+``user.artifactfs.state``    ``staging``, pending   read    `ArtifactState`
+``user.artifactfs.commit``   ``staging``            write   `CommitRequest`: seal, and commit in the background
+``user.artifactfs.discard``  ``staging``, pending   write   anything: throw the files away
+``user.artifactfs.version``  versions, their files  read    ``v3``
+``user.artifactfs.digest``   versions, their files  read    hex digest of the content
+``user.artifactfs.created``  versions               read    ISO 8601, UTC
+``user.artifactfs.message``  versions               read    the commit message
+``user.artifactfs.aliases``  versions               read    JSON list
+===========================  =====================  ======  ==========================================================
+
+A commit is followed by polling ``state`` for the commit id the caller chose: among `pending` while it is under way,
+among `finished` afterwards.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TypeVar
+
+import msgspec
+
+PREFIX = "user.artifactfs."
+STATUS = PREFIX + "status"
+DRAIN = PREFIX + "drain"
+STATE = PREFIX + "state"
+COMMIT = PREFIX + "commit"
+DISCARD = PREFIX + "discard"
+VERSION = PREFIX + "version"
+DIGEST = PREFIX + "digest"
+CREATED = PREFIX + "created"
+MESSAGE = PREFIX + "message"
+ALIASES = PREFIX + "aliases"
+
+# The kernel carries at most 64 KiB in one attribute (XATTR_SIZE_MAX).
+MAX_VALUE_BYTES = 65536
+
+
+class CommitState(str, enum.Enum):
+    """Where a set of staged files is on its way to a version."""
+
+    STAGED = "staged"
+    """In staging, still writable."""
+    SEALED = "sealed"
+    """Set aside, waiting for its turn."""
+    COMMITTING = "committing"
+    """On its way to the store."""
+    RETRYING = "retrying"
+    """A passing failure; tried again at `next_retry`."""
+    BLOCKED = "blocked"
+    """A lasting failure; waits for the user."""
+    COMMITTED = "committed"
+    """A version exists and was read back."""
+
+
+class CommitRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Ask to commit what is staged. `commit_id` is chosen by the caller (`artifactfs.managers.base.new_commit_id`)."""
+
+    commit_id: str = ""
+    message: str = ""
+    aliases: list[str] = msgspec.field(default_factory=list)
+
+
+class Staged(msgspec.Struct, frozen=True):
+    """What lies in one staging directory. `quiet_s` is the time since the last change."""
+
+    files: int
+    size_bytes: int
+    open_for_writing: int
+    quiet_s: float
+
+
+class Pending(msgspec.Struct, frozen=True):
+    """One sealed tree. Times are seconds since the epoch; `next_retry` is None unless the state is retrying."""
+
+    name: str
+    commit_id: str
+    state: CommitState
+    sealed_at: float
+    files: int
+    size_bytes: int
+    done_bytes: int
+    attempts: int
+    error: str | None = None
+    next_retry: float | None = None
+
+
+class Finished(msgspec.Struct, frozen=True):
+    """One commit that is over. `created` is False when the content was that of the version already there."""
+
+    commit_id: str
+    version: str | None
+    created: bool
+    files: int
+    sent_bytes: int
+    deduplicated_bytes: int
+    seconds: float
+    note: str = ""
+
+
+class ArtifactState(msgspec.Struct, frozen=True):
+    """What is staged, pending and lately finished for one artifact of this mount."""
+
+    collection: str
+    artifact: str
+    staged: Staged | None = None
+    pending: list[Pending] = msgspec.field(default_factory=list)
+    finished: list[Finished] = msgspec.field(default_factory=list)
+
+
+class Status(msgspec.Struct, frozen=True):
+    """A whole mount. `artifacts` lists those with something staged or pending; `left_off` counts what did not fit."""
+
+    store: str
+    mountpoint: str
+    pid: int
+    driver: str
+    program_version: str
+    read_only: bool
+    started_at: float
+    commit_after_s: float | None
+    refresh_s: float
+    log_file: str | None
+    staging_dir: str | None
+    reachable: bool
+    artifacts: list[ArtifactState] = msgspec.field(default_factory=list)
+    left_off: int = 0
+
+
+Message = TypeVar("Message", CommitRequest, ArtifactState, Status)
+
+
+def encode(message: CommitRequest | ArtifactState | Status) -> bytes:
+    """The JSON an attribute carries."""
+    return msgspec.json.encode(message)
+
+
+def decode(raw: bytes, kind: type[Message]) -> Message:
+    """Read it back. Raises msgspec.DecodeError (a ValueError) when `raw` is not such a message."""
+    return msgspec.json.decode(raw, type=kind)

@@ -1,0 +1,85 @@
+"""Every option of a mount, its default and its checks, in one frozen place.
+
+The command line and the daemon share `MountSettings`; nothing else carries options. Immutable, safe from any thread.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import platformdirs
+
+DRIVERS = ("auto", "libfuse")
+MAX_SECONDS = 10 * 365 * 86400.0
+
+
+class SettingsError(ValueError):
+    """An option has a value that makes no sense; the message names the option."""
+
+
+def default_state_dir() -> Path:
+    """Where mounts, logs and (for remote stores) staged files live unless ``--state-dir`` says otherwise."""
+    return Path(platformdirs.user_state_dir("artifactfs"))
+
+
+@dataclass(frozen=True)
+class MountSettings:
+    """What one mount does. Made by the command line, handed to the daemon as JSON.
+
+    Attributes:
+        url: the store, any URL that `artifactfs.connect` takes.
+        mountpoint: absolute path of an existing empty directory.
+        commit_after_s: seconds of quiet after which staging is committed; None never commits by itself.
+        refresh_s: how old a listing may be before the store is asked again.
+        driver: one of `DRIVERS`.
+        read_only: no staging, no mkdir.
+        allow_other: other users may enter the mount.
+        uid, gid: shown as the owner of everything; the mounting user by default.
+        umask: permission bits taken away from what is shown; none by default.
+        state_dir: where this mount keeps its records, its log and the staged files of remote stores.
+        options: further options of `artifactfs.connect`, such as single_writer.
+    """
+
+    url: str
+    mountpoint: Path
+    commit_after_s: float | None = 5.0
+    refresh_s: float = 2.0
+    driver: str = "auto"
+    read_only: bool = False
+    allow_other: bool = False
+    uid: int = field(default_factory=os.getuid)
+    gid: int = field(default_factory=os.getgid)
+    umask: int = 0
+    state_dir: Path = field(default_factory=default_state_dir)
+    verbose: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raises SettingsError."""
+        if self.commit_after_s is not None and not 0 <= self.commit_after_s <= MAX_SECONDS:
+            raise SettingsError(f"--commit-after must be 'never' or seconds ≥ 0, got {self.commit_after_s}")
+        if not 0 <= self.refresh_s <= MAX_SECONDS:
+            raise SettingsError(f"--refresh must be seconds ≥ 0, got {self.refresh_s}")
+        if self.driver not in DRIVERS:
+            raise SettingsError(f"--driver must be one of {', '.join(DRIVERS)}, got {self.driver!r}")
+        if not 0 <= self.umask <= 0o777:
+            raise SettingsError(f"--umask must be octal between 000 and 777, got {self.umask:o}")
+        for name in ("mountpoint", "state_dir"):
+            if not getattr(self, name).is_absolute():
+                raise SettingsError(f"{name} must be an absolute path, got {getattr(self, name)}")
+
+    def to_json(self) -> bytes:
+        """As JSON, for the daemon process."""
+        return msgspec.json.encode(self, enc_hook=str)
+
+    @classmethod
+    def from_json(cls, raw: bytes) -> MountSettings:
+        """Raises SettingsError when `raw` is not what `to_json` gives."""
+        try:
+            return msgspec.json.decode(raw, type=cls, dec_hook=lambda to, value: to(value))
+        except msgspec.DecodeError as error:
+            raise SettingsError(f"unreadable mount settings: {error}") from error

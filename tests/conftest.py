@@ -1,0 +1,36 @@
+"""What all tests share: which of them this machine can run, and Hypothesis without a clock."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import hypothesis
+import pytest
+
+# How long an example takes depends on what else the machine does: a deadline would fail tests at random.
+hypothesis.settings.register_profile("artifactfs", deadline=None)
+hypothesis.settings.load_profile("artifactfs")
+
+
+def why_no_mounts() -> str | None:
+    """What this machine lacks for a real mount; None when it lacks nothing."""
+    if shutil.which("fusermount3") is None:
+        return "fusermount3 is not installed (package fuse3)"
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        return f"/dev/fuse cannot be opened: {error.strerror}"
+    return None
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test that mounts is skipped where mounting is impossible, unless REQUIRE_FUSE=1 makes that a failure."""
+    if item.get_closest_marker("fuse") is None:
+        return
+    reason = why_no_mounts()
+    if reason is None:
+        return
+    if os.environ.get("REQUIRE_FUSE") == "1":
+        pytest.fail(f"REQUIRE_FUSE=1, but {reason}")
+    pytest.skip(reason)

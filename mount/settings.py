@@ -72,6 +72,11 @@ class MountSettings:
             if not getattr(self, name).is_absolute():
                 raise SettingsError(f"{name} must be an absolute path, got {getattr(self, name)}")
 
+    @property
+    def keeps_owner(self) -> bool:
+        """Whether staged files show the owner they have on disk; a daemon of root does, unless told what to show."""
+        return os.geteuid() == 0 and (self.uid, self.gid) == (os.getuid(), os.getgid())
+
     def to_json(self) -> bytes:
         """As JSON, for the daemon process."""
         return msgspec.json.encode(self, enc_hook=str)

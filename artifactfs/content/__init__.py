@@ -1,0 +1,1 @@
+"""The bytes of files: checking them against their digests."""

@@ -1,0 +1,159 @@
+"""The control surface as the drive answers it: extended attributes that tell the state and ask for actions.
+
+`control` holds the names and the messages; here they meet the vfs. The attributes are not listed by listxattr(2), so
+that programs which copy attributes along (cp -a, rsync -X, tar) carry none of them away. Safe from any thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from artifactfs import __version__
+from artifactfs.errors import InvalidName
+from mount import control
+from mount.errors import AttributeUnsupported, Busy, NoSuchAttribute, NothingStaged, NotPermitted
+from mount.logs import redact
+from mount.tree import Artifact, Node, Root, StagedNode, VersionNode
+
+if TYPE_CHECKING:
+    from mount.vfs import Vfs
+
+logger = logging.getLogger(__name__)
+
+# How long a commit waits for files that a program has closed a moment ago: the kernel tells of it a little later.
+WRITERS_WAIT_S = 2.0
+
+
+def get(vfs: Vfs, node: Node, name: str) -> bytes:
+    """The value of an attribute. Raises NoSuchAttribute."""
+    if isinstance(node, Root) and name == control.STATUS:
+        return _fitting(status(vfs))
+    if name == control.STATE and isinstance(node, (StagedNode, Artifact)) and vfs.area is not None:
+        return control.encode(vfs.staging_of(node).describe())
+    if isinstance(node, VersionNode):
+        value = _of_version(vfs, node, name)
+        if value is not None:
+            return value.encode()
+    raise NoSuchAttribute(f"no attribute {name}")
+
+
+def _of_version(vfs: Vfs, node: VersionNode, name: str) -> str | None:
+    info = node.version.info
+    if name == control.VERSION:
+        return info.version
+    if name == control.DIGEST:
+        return info.digest if node.position is None else node.version.manifest[node.position].digest
+    if node.path:
+        return None
+    if name == control.CREATED:
+        return datetime.fromtimestamp(info.created_ns / 1e9, timezone.utc).isoformat()
+    if name == control.MESSAGE:
+        return info.message
+    if name == control.ALIASES:
+        aliases = vfs.listing.aliases(info.collection, info.artifact)
+        return msgspec.json.encode(sorted(a for a, version in aliases.items() if version == info.version)).decode()
+    return None
+
+
+def act(vfs: Vfs, node: Node, name: str, value: bytes) -> None:
+    """Do what writing an attribute asks for. Raises Busy, NothingStaged, NotPermitted, OSError."""
+    action = _ACTIONS.get(name)
+    if action is None:
+        raise AttributeUnsupported(f"attribute {name} cannot be kept")
+    if vfs.area is None or vfs.committer is None:
+        raise NotPermitted("the mount is read-only")
+    action(vfs, node, value)
+
+
+def _commit(vfs: Vfs, node: Node, value: bytes) -> None:
+    assert vfs.committer is not None
+    if isinstance(node, StagedNode) and node.pending is not None:
+        raise NotPermitted(f"{node.pending} is sealed for its commit already")
+    staging = vfs.staging_of(node)
+    pending = staging.seal(_request(value), WRITERS_WAIT_S)
+    logger.info("sealed %s as %s on request", staging.label, pending.name)
+    vfs.committer.wake()
+
+
+def _discard(vfs: Vfs, node: Node, _value: bytes) -> None:
+    assert vfs.committer is not None
+    staging = vfs.staging_of(node)
+    if isinstance(node, StagedNode) and node.pending is not None:
+        pending = staging.find_pending(node.pending)
+        if pending is None:
+            raise NothingStaged(f"{node.pending} of {staging.label} is gone")
+        vfs.committer.discard(staging, pending)
+        return
+    files = staging.discard_staged()
+    logger.info("discarded %d staged files of %s", files, staging.label)
+
+
+def _drain(vfs: Vfs, node: Node, _value: bytes) -> None:
+    assert vfs.area is not None
+    assert vfs.committer is not None
+    if not isinstance(node, Root):
+        raise NotPermitted("a drain is asked for at the top of the mount")
+    if vfs.settings.commit_after_s is None:
+        return
+    busy = None
+    for staging in vfs.area.active():
+        try:
+            staging.seal(control.CommitRequest(), WRITERS_WAIT_S)
+        except NothingStaged:
+            continue
+        except Busy as error:
+            busy = error
+    vfs.committer.wake()
+    if busy is not None:
+        raise busy
+
+
+_ACTIONS: dict[str, Callable[[Vfs, Node, bytes], None]] = {
+    control.COMMIT: _commit,
+    control.DISCARD: _discard,
+    control.DRAIN: _drain,
+}
+
+
+def _request(value: bytes) -> control.CommitRequest:
+    try:
+        return control.decode(value or b"{}", control.CommitRequest)
+    except msgspec.DecodeError as error:
+        raise InvalidName(f"not a commit request: {error}") from error
+
+
+def status(vfs: Vfs) -> control.Status:
+    """The whole mount."""
+    settings = vfs.settings
+    return control.Status(
+        store=redact(settings.url),
+        mountpoint=str(settings.mountpoint),
+        pid=os.getpid(),
+        driver=vfs.driver,
+        program_version=__version__,
+        read_only=settings.read_only,
+        started_at=vfs.started_at,
+        commit_after_s=settings.commit_after_s,
+        refresh_s=settings.refresh_s,
+        log_file=str(vfs.log_file) if vfs.log_file else None,
+        staging_dir=str(vfs.area.root) if vfs.area else None,
+        reachable=vfs.listing.reachable,
+        artifacts=[staging.describe() for staging in vfs.area.active()] if vfs.area else [],
+    )
+
+
+def _fitting(whole: control.Status) -> bytes:
+    """The status as JSON, with artifacts left off at the end until it fits into one attribute."""
+    value = control.encode(whole)
+    artifacts = whole.artifacts
+    while len(value) > control.MAX_VALUE_BYTES:
+        artifacts = artifacts[: len(artifacts) // 2]
+        left_off = len(whole.artifacts) - len(artifacts)
+        value = control.encode(msgspec.structs.replace(whole, artifacts=artifacts, left_off=left_off))
+    return value

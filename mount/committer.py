@@ -1,0 +1,259 @@
+"""Turns staged files into versions: when, in which order, and again after failures.
+
+One scheduler thread looks at the artifacts that have something staged or pending and starts at most one job per
+artifact, `MAX_JOBS` in all. A job seals what is due and commits the sealed trees of its artifact oldest first; it
+stops at the first failure, so a version never overtakes an earlier one. Passing failures are tried again for as long
+as it takes, lasting ones wait for the user.
+
+Neighbours: `staging` holds the trees, the manager makes the versions. Threading: `start`, `stop` and `wake` are safe
+from any thread. `_wake` guards the set of jobs and is never held across disk or backend I/O. Everything about one
+artifact's pending trees is done by the one job of that artifact.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+
+from artifactfs.errors import ArtifactError, IntegrityError
+from artifactfs.managers.base import ArtifactManager, CommitResult
+from mount.control import CommitRequest, CommitState, Finished
+from mount.errors import Busy, NothingStaged
+from mount.settings import MountSettings
+from mount.staging import ArtifactStaging, PendingTree, StagingArea
+
+logger = logging.getLogger(__name__)
+
+MAX_JOBS = 4
+FIRST_RETRY_S = 1.0
+LONGEST_RETRY_S = 300.0
+# How long to leave an artifact alone whose staging disk gave an error, or whose files stay open.
+_LOOK_AGAIN_S = 1.0
+
+OnCommit = Callable[[str, str], None]
+
+
+class Committer:
+    """See the module docstring. `on_commit(collection, artifact)` is called after each version, from a job's thread."""
+
+    def __init__(
+        self, area: StagingArea, manager: ArtifactManager, settings: MountSettings, on_commit: OnCommit
+    ) -> None:
+        self._area = area
+        self._manager = manager
+        self._commit_after_s = settings.commit_after_s
+        self._on_commit = on_commit
+        self._wake = threading.Condition()
+        self._woken = False
+        self._stopping = False
+        self._jobs: dict[ArtifactStaging, threading.Thread] = {}
+        self._thread = threading.Thread(target=self._schedule, name="committer", daemon=True)
+
+    def start(self) -> None:
+        """Begin; what earlier daemons left pending is committed first."""
+        self._area.on_dirty = self.wake
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Look for work at once: something was staged or sealed."""
+        with self._wake:
+            self._woken = True
+            self._wake.notify_all()
+
+    def stop(self, timeout_s: float) -> None:
+        """Start no more jobs and wait up to `timeout_s` for those that run; what is pending stays."""
+        deadline = time.monotonic() + timeout_s
+        with self._wake:
+            self._stopping = True
+            self._wake.notify_all()
+            while self._jobs and time.monotonic() < deadline:
+                self._wake.wait(deadline - time.monotonic())
+
+    def discard(self, staging: ArtifactStaging, pending: PendingTree) -> None:
+        """Throw a sealed tree away. Raises Busy while it is being committed, OSError."""
+        with self._wake:
+            if staging in self._jobs:
+                raise Busy(f"{pending.name} of {staging.label} is being committed")
+            self._jobs[staging] = threading.current_thread()
+        try:
+            staging.remove(pending)
+            logger.info("discarded %s of %s", pending.name, staging.label)
+        finally:
+            self._end_job(staging)
+
+    # -- the scheduler ----------------------------------------------------------------------------------------------
+
+    def _schedule(self) -> None:
+        while True:
+            with self._wake:
+                if self._stopping:
+                    return
+                self._woken = False
+            delay_s = self._start_due_jobs()
+            with self._wake:
+                if not self._woken and not self._stopping:
+                    self._wake.wait(delay_s)
+
+    def _start_due_jobs(self) -> float | None:
+        """Start what is due; returns the seconds until something else may be, None when nothing is waiting."""
+        delays = []
+        for staging in self._area.active():
+            delay_s = self._due_in(staging)
+            if delay_s is None:
+                continue
+            with self._wake:
+                if staging in self._jobs:
+                    continue
+                if delay_s > 0 or len(self._jobs) >= MAX_JOBS:
+                    delays.append(max(delay_s, _LOOK_AGAIN_S / 10))
+                    continue
+                thread = threading.Thread(
+                    target=self._work, args=(staging,), name=f"commit {staging.label}", daemon=True
+                )
+                self._jobs[staging] = thread
+            thread.start()
+        return min(delays, default=None)
+
+    def _due_in(self, staging: ArtifactStaging) -> float | None:
+        """Seconds until the artifact needs a job; None when it needs none."""
+        delays = [d for d in (self._seal_due_in(staging), self._commit_due_in(staging)) if d is not None]
+        return min(delays, default=None)
+
+    def _seal_due_in(self, staging: ArtifactStaging) -> float | None:
+        if self._commit_after_s is None or not staging.staged.is_dirty():
+            return None
+        quiet_s = (time.monotonic_ns() - staging.staged.last_change_ns) / 1e9
+        with staging.lock:
+            writers = staging.staged.open_for_writing()
+        return max(self._commit_after_s - quiet_s, _LOOK_AGAIN_S if writers else 0.0)
+
+    def _commit_due_in(self, staging: ArtifactStaging) -> float | None:
+        pending = staging.oldest_pending()
+        if pending is None or pending.record.state is CommitState.BLOCKED:
+            return None
+        return max(0.0, (pending.record.next_retry or 0.0) - time.time())
+
+    # -- a job ------------------------------------------------------------------------------------------------------
+
+    def _work(self, staging: ArtifactStaging) -> None:
+        try:
+            if self._seal_due_in(staging) == 0.0:
+                self._seal(staging)
+            while self._commit_due_in(staging) == 0.0 and not self._stopping:
+                pending = staging.oldest_pending()
+                if pending is None or not self._attempt(staging, pending):
+                    break
+        finally:
+            self._end_job(staging)
+
+    def _end_job(self, staging: ArtifactStaging) -> None:
+        with self._wake:
+            del self._jobs[staging]
+            self._woken = True
+            self._wake.notify_all()
+
+    def _seal(self, staging: ArtifactStaging) -> None:
+        try:
+            pending = staging.seal(CommitRequest(), quiet_s=self._commit_after_s or 0.0)
+        except (Busy, NothingStaged):
+            return
+        except OSError as error:
+            logger.error("cannot seal what is staged for %s: %s", staging.label, error)
+            staging.staged.touch()
+        else:
+            logger.info("sealed %s as %s", staging.label, pending.name)
+
+    def _attempt(self, staging: ArtifactStaging, pending: PendingTree) -> bool:
+        """Commit one sealed tree; False when it has to be tried again or is blocked."""
+        record = pending.record
+        record.state, record.next_retry = CommitState.COMMITTING, None
+        record.attempts += 1
+        started = time.monotonic()
+        try:
+            result = self._commit(staging, pending)
+            self._succeeded(staging, pending, result, time.monotonic() - started)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the files stay and the commit is tried again
+            self._failed(staging, pending, error)
+            return False
+        return True
+
+    def _commit(self, staging: ArtifactStaging, pending: PendingTree) -> CommitResult:
+        def progress(done_bytes: int, _done_files: int) -> None:
+            pending.done_bytes = done_bytes
+
+        record = pending.record
+        result = self._manager.commit_tree(
+            staging.artifact,
+            pending.tree.root,
+            staging.collection,
+            commit_id=record.commit_id,
+            message=record.message,
+            aliases=record.aliases,
+            consume=True,
+            progress=progress,
+        )
+        # Nothing is deleted before the store has shown the version back.
+        seen = self._manager.version_info(staging.artifact, staging.collection, result.info.version)
+        files = self._manager.manifest(staging.artifact, staging.collection, result.info.version).file_count
+        if (seen.digest, seen.file_count) != (result.info.digest, files):
+            raise IntegrityError(f"{staging.label}@{result.info.version} reads back different from what was committed")
+        return result
+
+    def _succeeded(self, staging: ArtifactStaging, pending: PendingTree, result: CommitResult, seconds: float) -> None:
+        version = result.info.version
+        record = pending.record
+        record.state, record.version, record.error = CommitState.COMMITTED, version, None
+        pending.save()
+        logger.info(
+            "committed %s@%s%s: %d files, %d bytes, %d sent, %.2f s",
+            staging.label,
+            version,
+            "" if result.created else " (same content, no new version)",
+            result.info.file_count,
+            result.info.size_bytes,
+            result.sent_bytes,
+            seconds,
+        )
+        self._on_commit(staging.collection, staging.artifact)
+        with staging.lock:
+            staging.finished.append(
+                Finished(
+                    record.commit_id,
+                    version,
+                    result.created,
+                    result.info.file_count,
+                    result.sent_bytes,
+                    result.deduplicated_bytes,
+                    round(seconds, 3),
+                )
+            )
+        staging.remove(pending)
+
+    def _failed(self, staging: ArtifactStaging, pending: PendingTree, error: Exception) -> None:
+        record = pending.record
+        lasting = isinstance(error, ArtifactError) and not error.transient
+        first = record.error != str(error)
+        record.error = str(error) or type(error).__name__
+        if lasting:
+            record.state = CommitState.BLOCKED
+        else:
+            delay_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(record.attempts - 1, 20))
+            record.state, record.next_retry = CommitState.RETRYING, time.time() + delay_s * random.uniform(0.5, 1.0)
+        try:
+            pending.save()
+        except OSError as unsaved:
+            # The record on disk says less, the files are all there: after a restart the commit is tried again.
+            logger.error("cannot write the commit record of %s: %s", staging.label, unsaved)
+        if first:
+            expected = isinstance(error, (ArtifactError, OSError))
+            logger.warning(
+                "cannot commit %s of %s, %s: %s",
+                pending.name,
+                staging.label,
+                "it waits for you to discard it or mount again" if lasting else "trying again until it works",
+                error,
+                exc_info=None if expected else error,
+            )

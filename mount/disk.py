@@ -1,0 +1,66 @@
+"""Small file-system primitives Python lacks: syncfs, renameat2, durable writes.
+
+Pure calls, no state, safe from any thread. Errors are OSError with the kernel's errno.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_AT_FDCWD = -100
+
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable (fsync of the directory)."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_filesystem(path: Path) -> None:
+    """Make everything written to the file system that holds `path` durable (syncfs(2), Linux)."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if _libc.syncfs(fd) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(path))
+    finally:
+        os.close(fd)
+
+
+def rename(old: str, new: str, flags: int = 0) -> None:
+    """rename(2), or renameat2(2) when `flags` is not 0."""
+    if flags == 0:
+        os.rename(old, new)
+        return
+    if _libc.renameat2(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), ctypes.c_uint(flags)) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), old, None, new)
+
+
+def fallocate(fd: int, mode: int, offset: int, size_bytes: int) -> None:
+    """fallocate(2), whose modes (punch a hole, keep the size …) os.posix_fallocate does not take."""
+    if _libc.fallocate(fd, mode, ctypes.c_longlong(offset), ctypes.c_longlong(size_bytes)) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Replace the file `path` by `data`, whole or not at all, durable on return."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, data)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.rename(temporary, path)
+    sync_directory(path.parent)

@@ -1,0 +1,405 @@
+"""The portable driver: libfuse 3 through mfusepy. It translates; the vfs decides.
+
+libfuse's high-level interface speaks in paths. Timeouts are conservative because libfuse has one for the whole mount:
+the kernel may believe what it knows of a staged file for `TIMEOUT_S`, and looks again (ESTALE) when it was sealed.
+
+A file that is removed while open is renamed by libfuse to ``.fuse_hidden…``. That name must not reach a version, so
+the file is really removed and lives on as a descriptor (`_hidden`) until libfuse removes the name.
+
+Threading: libfuse calls the operations from threads of its own; all state here is `_handles` and `_hidden`, changed by
+single dict operations, and `_numbers`, an iterator that is safe under the interpreter lock.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import itertools
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+from artifactfs.errors import NotFound
+from mount.drivers import DriverUnavailable
+from mount.errno_map import errno_of, is_expected
+from mount.errors import NoSuchAttribute
+from mount.handles import Handle, StagedFile
+from mount.settings import MountSettings
+from mount.tree import Attrs, Caller, Node, StagedNode
+from mount.vfs import Vfs
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT_S = 1.0
+_LIBRARIES = ("libfuse3.so.3", "libfuse3.so.4")
+_HIDDEN = re.compile(r"\.fuse_hidden[0-9a-f]{16}\Z")
+# From <sys/stat.h>: in place of nanoseconds, "the current time" and "leave it".
+_UTIME_NOW = (1 << 30) - 1
+_UTIME_OMIT = (1 << 30) - 2
+_NO_ID = 0xFFFFFFFF
+
+
+def _import_mfusepy() -> Any:
+    """mfusepy, bound to libfuse 3 even where libfuse 2 is installed too. Raises DriverUnavailable."""
+    if "FUSE_LIBRARY_PATH" not in os.environ:
+        found = next((name for name in _LIBRARIES if _loads(name)), ctypes.util.find_library("fuse3"))
+        if found is None:
+            raise DriverUnavailable("libfuse 3 is not installed: apt install fuse3")
+        os.environ["FUSE_LIBRARY_PATH"] = found
+    try:
+        import mfusepy
+    except (ImportError, OSError, AttributeError) as error:
+        raise DriverUnavailable(f"libfuse 3 cannot be used: {error}. Try: apt install fuse3") from error
+    return mfusepy
+
+
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
+class LibfuseDriver:
+    """See the module docstring."""
+
+    name = "libfuse"
+
+    def __init__(self) -> None:
+        """Raises DriverUnavailable."""
+        self._mfusepy = _import_mfusepy()
+
+    def serve(self, vfs: Vfs, settings: MountSettings, on_ready: Callable[[], None]) -> None:
+        """Mount and serve until unmounted. Raises DriverUnavailable."""
+        operations = _operations(self._mfusepy, vfs, on_ready)
+        options: dict[str, Any] = {
+            "foreground": True,
+            "fsname": source(settings),
+            "subtype": "artifactfs",
+            "default_permissions": True,
+            "attr_timeout": TIMEOUT_S,
+            "entry_timeout": TIMEOUT_S,
+            "negative_timeout": 0,
+            "use_ino": True,
+        }
+        if settings.allow_other:
+            options["allow_other"] = True
+        if settings.read_only:
+            options["ro"] = True
+        try:
+            _fuse_class(self._mfusepy)(operations, str(settings.mountpoint), raw_fi=True, **options)
+        except RuntimeError as error:
+            raise DriverUnavailable(
+                f"cannot mount on {settings.mountpoint} (libfuse error {error}): is /dev/fuse there and allowed? "
+                "In a container: --device /dev/fuse --cap-add SYS_ADMIN"
+            ) from error
+
+
+def source(settings: MountSettings) -> str:
+    """What the mount table shows as the mounted thing; commas and backslashes are libfuse's own, so escaped."""
+    from mount.mounts import source_of
+
+    return source_of(settings.url).replace("\\", "\\\\").replace(",", "\\,")
+
+
+def _fuse_class(mfusepy: Any) -> Any:
+    """mfusepy.FUSE with the two requests it does not pass on whole."""
+
+    class Fuse(mfusepy.FUSE):  # type: ignore[misc]
+        def rename_fuse_3(self, old: bytes, new: bytes, flags: int) -> int:
+            self.operations.rename_with_flags(os.fsdecode(old), os.fsdecode(new), flags)
+            return 0
+
+        def utimens_fuse_3(self, path: bytes | None, times: Any, fip: Any) -> int:
+            pair = (times.contents.actime, times.contents.modtime) if times else None
+            handle = fip.contents if fip else None
+            self.operations.utimens_of(None if path is None else os.fsdecode(path), handle, pair)
+            return 0
+
+    return Fuse
+
+
+def _operations(mfusepy: Any, vfs: Vfs, on_ready: Callable[[], None]) -> Any:
+    """The operations object mfusepy looks its callbacks up in: `_Requests` with every failure turned into an errno."""
+
+    class Operations(_Requests, mfusepy.Operations):  # type: ignore[misc]
+        use_ns = True
+
+    for name, request in vars(_Requests).items():
+        if not name.startswith("_"):
+            setattr(Operations, name, _translating(mfusepy, name, request))
+    return Operations(vfs, on_ready, mfusepy.fuse_get_context)
+
+
+def _translating(mfusepy: Any, name: str, request: Callable[..., Any]) -> Callable[..., Any]:
+    def answer(*args: Any) -> Any:
+        try:
+            return request(*args)
+        except Exception as error:  # noqa: BLE001 - every failure becomes an errno, unknown ones are logged
+            _fail(mfusepy, name, args, error)
+
+    return answer
+
+
+def _fail(mfusepy: Any, name: str, args: tuple[Any, ...], error: Exception) -> NoReturn:
+    number = errno_of(error)
+    if not is_expected(error):
+        logger.error("%s %s: unexpected error", name, args[1:3], exc_info=error)
+    elif not isinstance(error, (NotFound, NoSuchAttribute)) and logger.isEnabledFor(logging.DEBUG):
+        logger.debug("%s %s: %s", name, args[1:3], error)
+    if number == _EIO and is_expected(error):
+        logger.error("%s %s: %s", name, args[1:3], error)
+    raise mfusepy.FuseOSError(number) from error
+
+
+_EIO = errno_of(Exception())
+
+
+def _split(path: str) -> tuple[str, str]:
+    parent, _, name = path.rpartition("/")
+    return parent or "/", name
+
+
+def _stat(attrs: Attrs) -> dict[str, int]:
+    return {
+        "st_ino": attrs.ino,
+        "st_mode": attrs.mode,
+        "st_nlink": attrs.nlink,
+        "st_uid": attrs.uid,
+        "st_gid": attrs.gid,
+        "st_rdev": attrs.rdev,
+        "st_size": attrs.size_bytes,
+        "st_blksize": 4096,
+        "st_blocks": attrs.blocks,
+        "st_atime": attrs.atime_ns,
+        "st_mtime": attrs.mtime_ns,
+        "st_ctime": attrs.ctime_ns,
+    }
+
+
+class _Requests:
+    """One method per request of the kernel. `info` is libfuse's file info; its `fh` is a number in `_handles`."""
+
+    def __init__(self, vfs: Vfs, on_ready: Callable[[], None], context: Callable[[], tuple[int, int, int]]) -> None:
+        self._vfs = vfs
+        self._on_ready = on_ready
+        self._context = context
+        self._numbers = itertools.count(1)
+        self._handles: dict[int, Handle] = {}
+        self._hidden: dict[str, int] = {}
+
+    def init_with_config(self, connection: Any, config: Any) -> None:
+        # Requests on open files then come without a path: libfuse need not compute it, and the file may have none.
+        config.nullpath_ok = 1
+        self._on_ready()
+
+    def _caller(self) -> Caller:
+        uid, gid, _ = self._context()
+        return Caller(uid, gid)
+
+    def _parent(self, path: str) -> tuple[Node, str]:
+        parent, name = _split(path)
+        return self._vfs.resolve(parent), name
+
+    def _is_hidden(self, path: str | None) -> bool:
+        return path is not None and path in self._hidden
+
+    # -- attributes
+
+    def getattr(self, path: str | None, info: Any = None) -> dict[str, int]:
+        if self._is_hidden(path):
+            assert path is not None
+            return _hidden_stat(self._hidden[path])
+        if path is None:
+            handle = self._handles[info.fh]
+            return _stat(self._vfs.getattr_of(handle))
+        return _stat(self._vfs.getattr(self._vfs.resolve(path)))
+
+    def readlink(self, path: str) -> str:
+        return self._vfs.readlink(self._vfs.resolve(path))
+
+    def chmod(self, path: str, mode: int) -> int:
+        if not self._is_hidden(path):
+            self._vfs.chmod(self._vfs.resolve(path), mode)
+        return 0
+
+    def chown(self, path: str, uid: int, gid: int) -> int:
+        if not self._is_hidden(path):
+            self._vfs.chown(self._vfs.resolve(path), uid, gid)
+        return 0
+
+    def utimens_of(self, path: str | None, info: Any, times: Any) -> None:
+        if self._is_hidden(path):
+            return
+        pair = None if times is None else (_time_ns(times[0]), _time_ns(times[1]))
+        if path is None:
+            handle = self._handles[info.fh]
+            if isinstance(handle, StagedFile):
+                handle.utime(pair)
+            return
+        self._vfs.utime(self._vfs.resolve(path), pair)
+
+    def utimens(self, path: str, times: Any = None) -> int:
+        # Never called: `utimens_of` is; mfusepy looks for this name to know that the request is served.
+        raise AssertionError(path)
+
+    def truncate(self, path: str | None, length: int, info: Any = None) -> int:
+        if info is not None:
+            handle = self._handles[info.fh]
+            if isinstance(handle, StagedFile):
+                handle.truncate(length)
+                return 0
+        assert path is not None
+        self._vfs.truncate(self._vfs.resolve(path), length)
+        return 0
+
+    def statfs(self, path: str) -> dict[str, int]:
+        room = self._vfs.statfs()
+        keys = ("f_bsize", "f_frsize", "f_blocks", "f_bfree", "f_bavail", "f_files", "f_ffree", "f_favail", "f_namemax")
+        return {key: getattr(room, key) for key in keys}
+
+    # -- directories
+
+    def readdir(self, path: str, number: int) -> Iterator[tuple[str, dict[str, int], int]]:
+        entries = self._vfs.readdir(self._vfs.resolve(path))
+        return _dirents(entries)
+
+    def opendir(self, path: str) -> int:
+        return 0
+
+    def releasedir(self, path: str | None, number: int) -> int:
+        return 0
+
+    def fsyncdir(self, path: str | None, data_only: int, number: int) -> int:
+        return 0
+
+    def mkdir(self, path: str, mode: int) -> int:
+        self._vfs.mkdir(*self._parent(path), mode, self._caller())
+        return 0
+
+    def rmdir(self, path: str) -> int:
+        self._vfs.rmdir(*self._parent(path))
+        return 0
+
+    # -- names
+
+    def mknod(self, path: str, mode: int, device: int) -> int:
+        self._vfs.mknod(*self._parent(path), mode, self._caller())
+        return 0
+
+    def symlink(self, path: str, target: str) -> int:
+        self._vfs.symlink(*self._parent(path), target, self._caller())
+        return 0
+
+    def link(self, path: str, source: str) -> int:
+        self._vfs.link(self._vfs.resolve(source), *self._parent(path))
+        return 0
+
+    def unlink(self, path: str) -> int:
+        hidden = self._hidden.pop(path, None)
+        if hidden is None:
+            self._vfs.unlink(*self._parent(path))
+        else:
+            os.close(hidden)
+        return 0
+
+    def rename_with_flags(self, old: str, new: str, flags: int) -> None:
+        if _HIDDEN.match(_split(new)[1]) and isinstance(node := self._vfs.resolve(old), StagedNode):
+            self._hidden[new] = os.open(node.tree.disk_path(node.path), os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            self._vfs.unlink(*self._parent(old))
+            return
+        self._vfs.rename(*self._parent(old), *self._parent(new), flags)
+
+    def rename(self, old: str, new: str) -> int:
+        # Never called, as with `utimens`.
+        raise AssertionError(old)
+
+    # -- open files
+
+    def open(self, path: str, info: Any) -> int:
+        handle = self._vfs.open(self._vfs.resolve(path), info.flags)
+        # What is in the page cache of an immutable file stays true.
+        info.keep_cache = not isinstance(handle, StagedFile)
+        self._add(handle, info)
+        return 0
+
+    def create(self, path: str, mode: int, info: Any) -> int:
+        _, handle = self._vfs.create(*self._parent(path), info.flags, mode, self._caller())
+        self._add(handle, info)
+        return 0
+
+    def _add(self, handle: Handle, info: Any) -> None:
+        info.fh = next(self._numbers)
+        self._handles[info.fh] = handle
+
+    def _staged(self, info: Any) -> StagedFile:
+        handle = self._handles[info.fh]
+        assert isinstance(handle, StagedFile)
+        return handle
+
+    def read(self, path: str | None, size: int, offset: int, info: Any) -> bytes:
+        return self._handles[info.fh].read(size, offset)
+
+    def write(self, path: str | None, data: bytes, offset: int, info: Any) -> int:
+        return self._staged(info).write(data, offset)
+
+    def flush(self, path: str | None, info: Any) -> int:
+        return 0
+
+    def fsync(self, path: str | None, data_only: int, info: Any) -> int:
+        handle = self._handles[info.fh]
+        if isinstance(handle, StagedFile):
+            handle.fsync(bool(data_only))
+        return 0
+
+    def fallocate(self, path: str | None, mode: int, offset: int, size: int, info: Any) -> int:
+        self._staged(info).fallocate(mode, offset, size)
+        return 0
+
+    def release(self, path: str | None, info: Any) -> int:
+        self._handles.pop(info.fh).close()
+        return 0
+
+    # -- extended attributes
+
+    def getxattr(self, path: str, name: str, position: int = 0) -> bytes:
+        if self._is_hidden(path):
+            raise NoSuchAttribute(name)
+        return self._vfs.getxattr(self._vfs.resolve(path), name)
+
+    def setxattr(self, path: str, name: str, value: bytes, options: int, position: int = 0) -> int:
+        self._vfs.setxattr(self._vfs.resolve(path), name, value)
+        return 0
+
+    def listxattr(self, path: str) -> list[str]:
+        return []
+
+    def removexattr(self, path: str, name: str) -> int:
+        raise NoSuchAttribute(name)
+
+
+def _hidden_stat(fd: int) -> dict[str, int]:
+    found = os.fstat(fd)
+    keys = ("st_ino", "st_mode", "st_nlink", "st_uid", "st_gid", "st_rdev", "st_size", "st_blksize", "st_blocks")
+    times = {f"st_{which}time": getattr(found, f"st_{which}time_ns") for which in "amc"}
+    return {key: getattr(found, key) for key in keys} | times
+
+
+def _dirents(entries: Iterator[Any]) -> Iterator[tuple[str, dict[str, int], int]]:
+    yield ".", {}, 0
+    yield "..", {}, 0
+    for name, ino, mode in entries:
+        yield name, {"st_ino": ino, "st_mode": mode}, 0
+
+
+def _time_ns(spec: Any) -> int | None:
+    """A timespec as nanoseconds; None for "leave it"."""
+    if spec.tv_nsec == _UTIME_OMIT:
+        return None
+    if spec.tv_nsec == _UTIME_NOW:
+        return time.time_ns()
+    return int(spec.tv_sec) * 1_000_000_000 + int(spec.tv_nsec)

@@ -1,0 +1,54 @@
+"""Exception → errno: the only place with errno numbers.
+
+Pure, safe from any thread. An OSError that carries an errno (from a system call on the staging disk) keeps it; the
+rest is looked up by class, most specific first. What is in no row is a defect: it becomes EIO and is logged with its
+traceback by the driver (`is_expected` tells).
+"""
+
+from __future__ import annotations
+
+import errno
+
+from artifactfs import errors as store
+from mount import errors as drive
+
+_TABLE: tuple[tuple[type[BaseException], int], ...] = (
+    (drive.ReadOnly, errno.EROFS),
+    (drive.NotPermitted, errno.EPERM),
+    (drive.Stale, errno.ESTALE),
+    (drive.CrossTree, errno.EXDEV),
+    (drive.Busy, errno.EBUSY),
+    (drive.NothingStaged, errno.ENODATA),
+    (drive.NoSuchAttribute, errno.ENODATA),
+    (drive.AttributeUnsupported, errno.ENOTSUP),
+    (store.InvalidName, errno.EINVAL),
+    (store.NotFound, errno.ENOENT),
+    (store.AlreadyExists, errno.EEXIST),
+    (store.AccessDenied, errno.EACCES),
+    (store.StoreFull, errno.ENOSPC),
+    (store.StoreUnreachable, errno.EIO),
+    (store.IntegrityError, errno.EIO),
+    (store.FormatError, errno.EIO),
+    (store.UnsupportedTree, errno.EINVAL),
+    (store.UnsafeStore, errno.EROFS),
+    (store.UnknownScheme, errno.EINVAL),
+    (store.MissingDependency, errno.EIO),
+    (store.SerializationError, errno.EINVAL),
+    (store.Unsupported, errno.ENOTSUP),
+    (NotADirectoryError, errno.ENOTDIR),
+    (IsADirectoryError, errno.EISDIR),
+    (FileNotFoundError, errno.ENOENT),
+    (FileExistsError, errno.EEXIST),
+)
+
+
+def errno_of(error: BaseException) -> int:
+    """The errno a program gets for `error`; EIO for what is in no row."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    return next((number for kind, number in _TABLE if isinstance(error, kind)), errno.EIO)
+
+
+def is_expected(error: BaseException) -> bool:
+    """Whether `error` is one the drive or a system call raises on purpose."""
+    return (isinstance(error, OSError) and bool(error.errno)) or any(isinstance(error, kind) for kind, _ in _TABLE)

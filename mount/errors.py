@@ -1,0 +1,55 @@
+"""What the drive refuses, on top of `artifactfs.errors`.
+
+::
+
+    artifactfs.errors.ArtifactError
+    └── DriveError
+        ├── ReadOnly             a change to something immutable: a version, a sealed tree, a read-only mount
+        ├── NotPermitted         a change this place never allows, such as renaming an artifact
+        ├── Stale                the node belonged to a staging that has been sealed or discarded; look it up again
+        ├── CrossTree            a rename or link between two trees; programs copy instead
+        ├── Busy                 staged files are open for writing
+        ├── NothingStaged        a commit or discard of an empty staging
+        ├── NoSuchAttribute      an extended attribute that is not there
+        └── AttributeUnsupported an extended attribute that cannot be kept
+"""
+
+from __future__ import annotations
+
+from artifactfs.errors import ArtifactError
+
+
+class DriveError(ArtifactError):
+    """Base of what the drive refuses."""
+
+
+class ReadOnly(DriveError):
+    """A change to something immutable."""
+
+
+class NotPermitted(DriveError):
+    """A change that this place never allows."""
+
+
+class Stale(DriveError):
+    """The node's tree has been sealed or discarded since it was looked up."""
+
+
+class CrossTree(DriveError):
+    """A rename or hard link whose ends lie in different trees."""
+
+
+class Busy(DriveError):
+    """Staged files are open for writing."""
+
+
+class NothingStaged(DriveError):
+    """There is nothing to commit or to discard."""
+
+
+class NoSuchAttribute(DriveError):
+    """The extended attribute is not there."""
+
+
+class AttributeUnsupported(DriveError):
+    """The extended attribute cannot be kept."""

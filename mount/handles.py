@@ -1,0 +1,241 @@
+"""Open files: of versions (`VersionFile`) and of staging (`StagedFile`), and the cache of open descriptors behind them.
+
+Threading: a handle may be used from several threads at once; reads and writes carry their offset. The descriptor
+cache has one lock, never held while opening or reading a file.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+from cachetools import LRUCache
+
+from artifactfs.content.integrity import check_digest
+from artifactfs.errors import IntegrityError
+from artifactfs.managers.base import ArtifactManager, LocalRange
+from artifactfs.manifest import Entry
+from mount import disk
+from mount.tree import VersionNode
+
+if TYPE_CHECKING:
+    from mount.staged_tree import StagedTree
+
+# Files below this size are read and checked against their digest as a whole before their first byte is given out.
+CHECKED_BYTES = 1 << 20
+_REMEMBERED_DIGESTS = 1_000_000
+
+
+class _Descriptor:
+    __slots__ = ("evicted", "fd", "users")
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.users = 0
+        self.evicted = False
+
+
+class _EvictingCache(LRUCache[str, _Descriptor]):
+    """Closes a descriptor when it falls out, or when its last user lets go after that. Used under the cache's lock."""
+
+    def popitem(self) -> tuple[str, _Descriptor]:
+        path, descriptor = super().popitem()
+        descriptor.evicted = True
+        if descriptor.users == 0:
+            os.close(descriptor.fd)
+        return path, descriptor
+
+
+class DescriptorCache:
+    """Open descriptors of a local store's objects, at most `size` idle ones; one is shared by all files in a pack."""
+
+    def __init__(self, size: int) -> None:
+        self._lock = threading.Lock()
+        self._open = _EvictingCache(size)
+
+    def acquire(self, path: str) -> _Descriptor:
+        """A descriptor of `path`, opened when needed; give it back by `release`. Raises OSError."""
+        with self._lock:
+            descriptor = self._open.get(path)
+            if descriptor is not None:
+                descriptor.users += 1
+                return descriptor
+        mine = _Descriptor(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        with self._lock:
+            descriptor = self._open.get(path)
+            if descriptor is None:
+                descriptor = self._open[path] = mine
+            descriptor.users += 1
+        if descriptor is not mine:
+            os.close(mine.fd)
+        return descriptor
+
+    def release(self, descriptor: _Descriptor) -> None:
+        """Let go of what `acquire` gave."""
+        with self._lock:
+            descriptor.users -= 1
+            if descriptor.evicted and descriptor.users == 0:
+                os.close(descriptor.fd)
+
+    def close(self) -> None:
+        """Close everything that has no user."""
+        with self._lock:
+            while self._open:
+                self._open.popitem()
+
+
+class VersionReader:
+    """Opens the files of versions: in place for a local store, through the manager otherwise."""
+
+    def __init__(self, manager: ArtifactManager, descriptors: int) -> None:
+        self.manager = manager
+        self.descriptors = DescriptorCache(descriptors)
+        self.checked: LRUCache[str, bool] = LRUCache(_REMEMBERED_DIGESTS)
+        self.checked_lock = threading.Lock()
+
+    def open(self, node: VersionNode, entry: Entry) -> VersionFile:
+        """Open one file, `entry` of the version of `node`. Raises IntegrityError when its bytes are missing."""
+        where = self.manager.local_range(node.version.info, entry)
+        if where is None:
+            return VersionFile(self, node, entry, None, None)
+        try:
+            descriptor = self.descriptors.acquire(where.path)
+        except FileNotFoundError as error:
+            raise IntegrityError(f"{_label(node)} is damaged: its object is missing") from error
+        return VersionFile(self, node, entry, where, descriptor)
+
+
+def _label(node: VersionNode) -> str:
+    info = node.version.info
+    return f"{info.collection}/{info.artifact}@{info.version}:{node.path}"
+
+
+class VersionFile:
+    """An open file of a version. Immutable; the version it was opened on stays readable whatever is committed later."""
+
+    __slots__ = ("_descriptor", "_entry", "_reader", "_where", "node")
+
+    def __init__(
+        self,
+        reader: VersionReader,
+        node: VersionNode,
+        entry: Entry,
+        where: LocalRange | None,
+        descriptor: _Descriptor | None,
+    ) -> None:
+        self.node = node
+        self._reader = reader
+        self._entry = entry
+        self._where = where
+        self._descriptor = descriptor
+
+    def read(self, size_bytes: int, offset: int) -> bytes:
+        """At most `size_bytes` from `offset`; b"" past the end. Raises IntegrityError rather than give wrong bytes."""
+        entry = self._entry
+        size_bytes = min(size_bytes, entry.size_bytes - offset)
+        if size_bytes <= 0:
+            return b""
+        if self._descriptor is None or self._where is None:
+            return self._reader.manager.read_entry(self.node.version.info, entry, offset, size_bytes)
+        if entry.size_bytes < CHECKED_BYTES and entry.digest and not self._is_checked(entry.digest):
+            whole = self._read_in_place(entry.size_bytes, 0)
+            check_digest(whole, entry.digest, self.node.version.manifest.algorithm, _label(self.node))
+            with self._reader.checked_lock:
+                self._reader.checked[entry.digest + self._where.path] = True
+            return whole[offset : offset + size_bytes]
+        return self._read_in_place(size_bytes, offset)
+
+    def _is_checked(self, digest: str) -> bool:
+        assert self._where is not None
+        with self._reader.checked_lock:
+            return digest + self._where.path in self._reader.checked
+
+    def _read_in_place(self, size_bytes: int, offset: int) -> bytes:
+        assert self._descriptor is not None
+        assert self._where is not None
+        start = self._where.offset + offset
+        data = os.pread(self._descriptor.fd, size_bytes, start)
+        while len(data) < size_bytes:
+            more = os.pread(self._descriptor.fd, size_bytes - len(data), start + len(data))
+            if not more:
+                raise IntegrityError(f"{_label(self.node)} is damaged: its object is too short")
+            data += more
+        return data
+
+    def close(self) -> None:
+        """Let go of the descriptor."""
+        if self._descriptor is not None:
+            self._reader.descriptors.release(self._descriptor)
+            self._descriptor = None
+
+
+class StagedFile:
+    """An open file of a staged or sealed tree. What `write` has returned for survives the end of the daemon."""
+
+    __slots__ = ("fd", "tree", "writable")
+
+    def __init__(self, tree: StagedTree, fd: int, writable: bool) -> None:
+        self.tree = tree
+        self.fd = fd
+        self.writable = writable
+
+    def read(self, size_bytes: int, offset: int) -> bytes:
+        """At most `size_bytes` from `offset`; fewer only at the end of the file."""
+        data = os.pread(self.fd, size_bytes, offset)
+        while 0 < len(data) < size_bytes:
+            more = os.pread(self.fd, size_bytes - len(data), offset + len(data))
+            if not more:
+                break
+            data += more
+        return data
+
+    def write(self, data: Any, offset: int) -> int:
+        """Write all of `data` (bytes-like) at `offset`; returns its length. Raises OSError (ENOSPC …)."""
+        self.tree.touch()
+        view = memoryview(data)
+        done = 0
+        while done < len(view):
+            done += os.pwrite(self.fd, view[done:], offset + done)
+        return done
+
+    def truncate(self, size_bytes: int) -> None:
+        """Cut or extend the file."""
+        self.tree.touch()
+        os.ftruncate(self.fd, size_bytes)
+
+    def fallocate(self, mode: int, offset: int, size_bytes: int) -> None:
+        """fallocate(2). Raises OSError."""
+        self.tree.touch()
+        disk.fallocate(self.fd, mode, offset, size_bytes)
+
+    def utime(self, times_ns: tuple[int | None, int | None] | None) -> None:
+        """futimens(2), with the arguments of `StagedTree.utime`. Raises OSError."""
+        self.tree.touch()
+        set_times(self.fd, times_ns)
+
+    def fsync(self, data_only: bool) -> None:
+        """Make the file durable. Raises OSError."""
+        (os.fdatasync if data_only else os.fsync)(self.fd)
+
+    def close(self) -> None:
+        """Close; the tree learns that a writer is gone."""
+        self.tree.forget_handle(self)
+
+
+Handle = VersionFile | StagedFile
+
+
+def set_times(where: int | str, times_ns: tuple[int | None, int | None] | None) -> None:
+    """utimensat(2) on a descriptor or a path: (atime, mtime) in nanoseconds, None in it for no change.
+
+    Without the pair both become the current time. Raises OSError.
+    """
+    follow = isinstance(where, int)
+    if times_ns is None:
+        os.utime(where, follow_symlinks=follow)
+        return
+    before = os.stat(where, follow_symlinks=follow)
+    atime_ns = before.st_atime_ns if times_ns[0] is None else times_ns[0]
+    mtime_ns = before.st_mtime_ns if times_ns[1] is None else times_ns[1]
+    os.utime(where, ns=(atime_ns, mtime_ns), follow_symlinks=follow)

@@ -1,0 +1,278 @@
+"""One tree of files on the staging disk: the writable staging of an artifact, or a sealed one.
+
+Every operation is the system call of the same name on the file below the tree's root. Neighbours: `staging` makes,
+seals and removes trees, the vfs calls the operations. Threading: safe from any thread; operations that change names
+or attributes run under the artifact's lock (`changed` carries it), so that a seal falls between two of them and never
+into one; reads and writes of open files need no lock because a tree with writers is not sealed.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from mount import disk
+from mount.errors import Stale
+from mount.handles import StagedFile, set_times
+from mount.tree import Caller
+
+# What a program may ask for when it opens a staged file. O_APPEND is left out: the kernel gives the offset of every
+# write, and a descriptor in append mode would ignore it.
+_OPEN_FLAGS = os.O_ACCMODE | os.O_TRUNC | os.O_EXCL
+_ALWAYS = os.O_NOFOLLOW | os.O_CLOEXEC
+_IS_ROOT = os.geteuid() == 0
+PERMISSIONS = 0o7777
+
+
+class StagedTree:
+    """See the module docstring. `root` changes once, when the tree is sealed."""
+
+    def __init__(
+        self, root: Path, changed: threading.Condition, on_dirty: Callable[[], None], *, sealed: bool = False
+    ) -> None:
+        self.root = root
+        self.sealed = sealed
+        self.last_change_ns = time.monotonic_ns()
+        self.touched = False
+        self._on_dirty = on_dirty
+        self._changed = changed
+        self._handles: set[StagedFile] = set()
+        self._usage: tuple[int, tuple[int, int]] | None = None
+
+    def touch(self) -> None:
+        """Note a change: the quiet time starts again."""
+        self.last_change_ns = time.monotonic_ns()
+        if not self.touched:
+            self.touched = True
+            self._on_dirty()
+
+    def is_dirty(self) -> bool:
+        """Whether something was changed and something is there."""
+        return self.touched and not self.is_empty()
+
+    def exists(self) -> bool:
+        """Whether the tree is on disk; a staging nobody wrote to is not."""
+        return self.root.is_dir()
+
+    def is_empty(self) -> bool:
+        """Whether there is nothing at all in it."""
+        try:
+            with os.scandir(self.root) as entries:
+                return next(entries, None) is None
+        except FileNotFoundError:
+            return True
+
+    def move(self, root: Path) -> None:
+        """Seal: move the tree and make it immutable. Called with the lock held."""
+        os.rename(self.root, root)
+        self.root = root
+        self.sealed = True
+
+    def usage(self) -> tuple[int, int]:
+        """(files, bytes) in the tree; counted again only after a change."""
+        before = self.last_change_ns
+        if self._usage is None or self._usage[0] != before:
+            self._usage = (before, _usage(str(self.root)))
+        return self._usage[1]
+
+    def open_for_writing(self) -> list[str]:
+        """The files that are open for writing and still have a name. Called with the lock held."""
+        return [
+            os.path.relpath(os.readlink(f"/proc/self/fd/{handle.fd}"), self.root)
+            for handle in self._handles
+            if handle.writable and os.fstat(handle.fd).st_nlink > 0
+        ]
+
+    def disk_path(self, path: str) -> str:
+        """Where the file `path` of the tree lies on disk."""
+        return f"{self.root}/{path}" if path else str(self.root)
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    def stat(self, path: str) -> os.stat_result:
+        """lstat(2). Raises OSError."""
+        return os.lstat(self.disk_path(path))
+
+    def list(self, path: str) -> list[os.DirEntry[str]]:
+        """The entries of a directory; none when the tree itself is not on disk. Raises OSError."""
+        try:
+            with os.scandir(self.disk_path(path)) as entries:
+                return list(entries)
+        except FileNotFoundError:
+            if path:
+                raise
+            return []
+
+    def readlink(self, path: str) -> str:
+        """readlink(2). Raises OSError."""
+        return os.readlink(self.disk_path(path))
+
+    # -- open files -------------------------------------------------------------------------------------------------
+
+    def open(self, path: str, flags: int) -> StagedFile:
+        """open(2) of an existing file. Raises Stale when it has been sealed, OSError."""
+        writable = flags & os.O_ACCMODE != os.O_RDONLY or bool(flags & os.O_TRUNC)
+        with self._changed:
+            if writable:
+                self._check_writable()
+            handle = StagedFile(self, os.open(self.disk_path(path), flags & _OPEN_FLAGS | _ALWAYS), writable)
+            self._handles.add(handle)
+        if flags & os.O_TRUNC:
+            self.touch()
+        return handle
+
+    def create(self, path: str, flags: int, mode: int, caller: Caller) -> StagedFile:
+        """open(2) with O_CREAT; a new file belongs to `caller` where the daemon may give it away. Raises OSError."""
+        with self._changing():
+            fd = os.open(self.disk_path(path), flags & _OPEN_FLAGS | _ALWAYS | os.O_CREAT, mode)
+            handle = StagedFile(self, fd, flags & os.O_ACCMODE != os.O_RDONLY)
+            self._handles.add(handle)
+            try:
+                os.fchmod(fd, mode & PERMISSIONS)
+                if _IS_ROOT and (caller.uid or caller.gid):
+                    os.fchown(fd, caller.uid, caller.gid)
+            except OSError:
+                self.forget_handle(handle)
+                raise
+        return handle
+
+    def forget_handle(self, handle: StagedFile) -> None:
+        """Close a handle and wake who waits for the last writer to go. Raises OSError of close(2)."""
+        with self._changed:
+            if handle not in self._handles:
+                return
+            self._handles.discard(handle)
+            if handle.writable:
+                self.touch()
+            self._changed.notify_all()
+        os.close(handle.fd)
+
+    # -- changing names ---------------------------------------------------------------------------------------------
+
+    def mkdir(self, path: str, mode: int, caller: Caller) -> None:
+        """mkdir(2). Raises OSError."""
+        with self._changing():
+            where = self.disk_path(path)
+            os.mkdir(where, mode)
+            os.chmod(where, mode & PERMISSIONS)
+            self._give(where, caller)
+
+    def mknod(self, path: str, mode: int, caller: Caller) -> None:
+        """A regular file, fifo or socket by mknod(2). Raises OSError."""
+        with self._changing():
+            where = self.disk_path(path)
+            os.mknod(where, mode)
+            os.chmod(where, mode & PERMISSIONS)
+            self._give(where, caller)
+
+    def symlink(self, path: str, target: str, caller: Caller) -> None:
+        """symlink(2). Raises OSError."""
+        with self._changing():
+            os.symlink(target, self.disk_path(path))
+            self._give(self.disk_path(path), caller)
+
+    def link(self, path: str, new_path: str) -> None:
+        """link(2). Raises OSError."""
+        with self._changing():
+            os.link(self.disk_path(path), self.disk_path(new_path), follow_symlinks=False)
+
+    def unlink(self, path: str) -> None:
+        """unlink(2). Raises OSError."""
+        with self._changing():
+            os.unlink(self.disk_path(path))
+
+    def rmdir(self, path: str) -> None:
+        """rmdir(2). Raises OSError."""
+        with self._changing():
+            os.rmdir(self.disk_path(path))
+
+    def rename(self, path: str, new_path: str, flags: int) -> None:
+        """rename(2), or renameat2(2) with `flags`. Raises OSError."""
+        with self._changing():
+            disk.rename(self.disk_path(path), self.disk_path(new_path), flags)
+
+    # -- changing attributes ----------------------------------------------------------------------------------------
+
+    def chmod(self, path: str, mode: int) -> None:
+        """chmod(2) of anything but a symlink. Raises OSError."""
+        with self._changing():
+            os.chmod(self.disk_path(path), mode & PERMISSIONS)
+
+    def chown(self, path: str, uid: int, gid: int) -> None:
+        """lchown(2) where the daemon may; accepted and not kept elsewhere, as a version keeps no owner."""
+        with self._changing():
+            if _IS_ROOT:
+                os.lchown(self.disk_path(path), uid, gid)
+
+    def utime(self, path: str, times_ns: tuple[int | None, int | None] | None) -> None:
+        """utimensat(2), with the arguments of `set_times`. Raises OSError."""
+        with self._changing():
+            set_times(self.disk_path(path), times_ns)
+
+    def truncate(self, path: str, size_bytes: int) -> None:
+        """truncate(2). Raises OSError."""
+        with self._changing():
+            fd = os.open(self.disk_path(path), os.O_WRONLY | _ALWAYS)
+            try:
+                os.ftruncate(fd, size_bytes)
+            finally:
+                os.close(fd)
+
+    def _give(self, where: str, caller: Caller) -> None:
+        if _IS_ROOT and (caller.uid or caller.gid):
+            os.lchown(where, caller.uid, caller.gid)
+
+    def _check_writable(self) -> None:
+        if self.sealed:
+            raise Stale("these files have been sealed for their commit; look staging/ up again")
+
+    def _changing(self) -> _Change:
+        return _Change(self)
+
+
+class _Change:
+    """The bracket around an operation that changes the tree: the lock, the checks before, the note after."""
+
+    def __init__(self, tree: StagedTree) -> None:
+        self._tree = tree
+
+    def __enter__(self) -> None:
+        tree = self._tree
+        tree._changed.acquire()
+        try:
+            tree._check_writable()
+            if not tree.exists():
+                tree.root.mkdir(parents=True)
+        except BaseException:
+            tree._changed.release()
+            raise
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
+        if kind is None:
+            self._tree.touch()
+        self._tree._changed.release()
+
+
+def _usage(root: str) -> tuple[int, int]:
+    files = size_bytes = 0
+    stack = [root]
+    while stack:
+        try:
+            entries = list(os.scandir(stack.pop()))
+        except FileNotFoundError:
+            continue
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                stack.append(entry.path)
+                continue
+            try:
+                found = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            files += 1
+            size_bytes += found.st_size if stat.S_ISREG(found.st_mode) else 0
+    return files, size_bytes

@@ -1,0 +1,403 @@
+"""The staging area: the files people write, on disk, until they are a version.
+
+On disk, below the area's root::
+
+    lock                                        flock held by the daemon that owns the area
+    artifacts/<collection>/<artifact>/staging/          the writable tree
+    artifacts/<collection>/<artifact>/pending.<n>/      a sealed tree: commit.json and tree/
+
+Sealing writes ``commit.json`` first and then renames ``staging`` to ``pending.<n>/tree``: the rename is the moment.
+A ``pending.<n>`` without ``tree`` is a seal that did not happen and is removed at the next start. So what has been
+written is at every moment in exactly one place, whatever dies.
+
+Neighbours: the vfs reads and writes trees, the committer seals them and takes them away. Threading: safe from any
+thread. Lock order: `StagingArea._lock` → `ArtifactStaging.lock` (also the lock of its trees) →
+`StagingArea._dirty_lock`; none is held across a backend call, only across system calls on the local disk.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from artifactfs.errors import ArtifactError
+from artifactfs.managers.base import ArtifactManager, new_commit_id
+from artifactfs.names import PENDING_PREFIX, STAGING
+from mount import disk
+from mount.control import ArtifactState, CommitRequest, CommitState, Finished, Pending, Staged
+from mount.errors import Busy, NothingStaged
+from mount.settings import MountSettings
+from mount.staged_tree import StagedTree
+
+OnDirty = Callable[["ArtifactStaging"], None]
+
+_REMEMBERED_RESULTS = 64
+_SYNC_ROUNDS = 3
+
+
+class AreaBusy(ArtifactError):
+    """Another daemon owns the staging area."""
+
+
+class SealRecord(msgspec.Struct):
+    """``commit.json``: what is known of a sealed tree. Times are seconds since the epoch."""
+
+    commit_id: str
+    sealed_at: float
+    message: str = ""
+    aliases: list[str] = []
+    state: CommitState = CommitState.SEALED
+    attempts: int = 0
+    error: str | None = None
+    next_retry: float | None = None
+    version: str | None = None
+
+
+class PendingTree:
+    """A sealed tree on its way to a version. Its record is changed by the committer's one thread for it only."""
+
+    def __init__(self, directory: Path, tree: StagedTree, record: SealRecord) -> None:
+        self.directory = directory
+        self.tree = tree
+        self.record = record
+        self.done_bytes = 0
+
+    @property
+    def name(self) -> str:
+        """``pending.3``."""
+        return self.directory.name
+
+    @property
+    def number(self) -> int:
+        """3 for ``pending.3``; the order of commits."""
+        return int(self.name.rpartition(".")[2])
+
+    def save(self) -> None:
+        """Make the record durable. Raises OSError."""
+        disk.write_durably(self.directory / "commit.json", msgspec.json.encode(self.record))
+
+    def describe(self) -> Pending:
+        """For the control surface."""
+        files, size_bytes = self.tree.usage()
+        r = self.record
+        return Pending(
+            self.name,
+            r.commit_id,
+            r.state,
+            r.sealed_at,
+            files,
+            size_bytes,
+            self.done_bytes,
+            r.attempts,
+            r.error,
+            r.next_retry,
+        )
+
+
+class ArtifactStaging:
+    """What one artifact has staged and pending."""
+
+    def __init__(self, directory: Path, collection: str, artifact: str, on_dirty: OnDirty) -> None:
+        self.directory = directory
+        self.collection = collection
+        self.artifact = artifact
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
+        self._sealing = threading.Lock()
+        self._on_dirty = on_dirty
+        self.staged = self._new_tree()
+        self.pending: list[PendingTree] = []
+        self.finished: deque[Finished] = deque(maxlen=_REMEMBERED_RESULTS)
+
+    @property
+    def label(self) -> str:
+        """``collection/artifact``, for messages."""
+        return f"{self.collection}/{self.artifact}"
+
+    def recover(self) -> None:
+        """Read back what an earlier daemon left. Raises OSError."""
+        for directory in sorted(
+            self.directory.glob(f"{PENDING_PREFIX}.*"), key=lambda p: int(p.name.rpartition(".")[2])
+        ):
+            record = self._recovered_record(directory)
+            if record is None:
+                shutil.rmtree(directory)
+            else:
+                self.pending.append(PendingTree(directory, self._sealed_tree(directory), record))
+        if self.pending or not self.staged.is_empty():
+            self.staged.touch()
+
+    def _recovered_record(self, directory: Path) -> SealRecord | None:
+        """The record of a sealed tree; None when there is nothing to commit in it (any more)."""
+        if not (directory / "tree").is_dir():
+            return None
+        try:
+            record = msgspec.json.decode((directory / "commit.json").read_bytes(), type=SealRecord)
+        except (FileNotFoundError, msgspec.DecodeError):
+            # Cannot happen by a crash (the record is durable before the tree is moved), but the files matter most.
+            record = SealRecord(new_commit_id(), time.time())
+        if record.state is CommitState.COMMITTED:
+            return None
+        record.state, record.next_retry = CommitState.SEALED, None
+        return record
+
+    def _new_tree(self) -> StagedTree:
+        return StagedTree(self.directory / STAGING, self.changed, lambda: self._on_dirty(self))
+
+    def _sealed_tree(self, directory: Path) -> StagedTree:
+        return StagedTree(directory / "tree", self.changed, lambda: None, sealed=True)
+
+    def seal(self, request: CommitRequest, wait_s: float = 0.0, quiet_s: float = 0.0) -> PendingTree:
+        """Set what is staged aside for committing and start an empty staging.
+
+        Waits up to `wait_s` for files open for writing to be closed. With `quiet_s`, nothing may have changed for
+        that long at the moment of the rename, so that a save in several steps is never cut in two.
+        Raises Busy when files are open or were changed, NothingStaged, OSError (the disk).
+        """
+        with self._sealing:
+            sealed = self._repeated(request)
+            if sealed is not None:
+                return sealed
+            if self.staged.is_empty():
+                raise NothingStaged(f"nothing is staged for {self.label}")
+            self._wait_for_writers(wait_s)
+            number = max([p.number for p in self.pending], default=0) + 1
+            record = SealRecord(
+                request.commit_id or new_commit_id(), time.time(), request.message, list(request.aliases)
+            )
+            directory = self.directory / f"{PENDING_PREFIX}.{number}"
+            directory.mkdir()
+            pending = PendingTree(directory, self.staged, record)
+            try:
+                pending.save()
+                self._sync_staged()
+                with self.lock:
+                    self._move_staged(pending, quiet_s)
+            except BaseException:
+                if not (directory / "tree").exists():
+                    shutil.rmtree(directory)
+                raise
+            disk.sync_directory(directory)
+            disk.sync_directory(self.directory)
+            return pending
+
+    def _repeated(self, request: CommitRequest) -> PendingTree | None:
+        """The tree sealed before under the same commit id: a request may be sent twice."""
+        return next((p for p in self.pending if request.commit_id and p.record.commit_id == request.commit_id), None)
+
+    def _wait_for_writers(self, wait_s: float) -> None:
+        deadline = time.monotonic() + wait_s
+        with self.lock:
+            while names := self.staged.open_for_writing():
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise Busy(f"{len(names)} files of {self.label} are open for writing, such as {names[0]}")
+                self.changed.wait(left)
+
+    def _sync_staged(self) -> None:
+        """Make the staged files durable while writers go on; what changes meanwhile is caught by another round."""
+        for _ in range(_SYNC_ROUNDS):
+            before = self.staged.last_change_ns
+            disk.sync_filesystem(self.staged.root)
+            if self.staged.last_change_ns == before:
+                return
+
+    def _move_staged(self, pending: PendingTree, quiet_s: float) -> None:
+        """The rename. Called with the lock held, so that no operation falls between the two trees."""
+        self._wait_for_writers(0)
+        if time.monotonic_ns() - self.staged.last_change_ns < quiet_s * 1e9:
+            raise Busy(f"{self.label} is being changed")
+        if self.staged.is_empty():
+            raise NothingStaged(f"nothing is staged for {self.label}")
+        staged = self.staged
+        staged.move(pending.directory / "tree")
+        self.staged = self._new_tree()
+        self.pending.append(pending)
+
+    def discard_staged(self) -> int:
+        """Throw away what is staged; returns the number of files. Raises Busy, NothingStaged, OSError."""
+        with self._sealing:
+            trash = self.directory / f".discarded.{time.monotonic_ns()}"
+            with self.lock:
+                self._wait_for_writers(0)
+                if self.staged.is_empty():
+                    raise NothingStaged(f"nothing is staged for {self.label}")
+                files, _ = self.staged.usage()
+                self.staged.move(trash)
+                self.staged = self._new_tree()
+            shutil.rmtree(trash)
+            return files
+
+    def remove(self, pending: PendingTree) -> None:
+        """Take a sealed tree away, after its commit or to discard it. Raises OSError."""
+        with self.lock:
+            self.pending.remove(pending)
+        # First the name, so that a half-deleted tree is never taken for a sealed one after a crash.
+        trash = self.directory / f".discarded.{time.monotonic_ns()}"
+        os.rename(pending.directory, trash)
+        shutil.rmtree(trash)
+
+    def oldest_pending(self) -> PendingTree | None:
+        """The sealed tree whose turn it is."""
+        with self.lock:
+            return self.pending[0] if self.pending else None
+
+    def become_idle(self) -> bool:
+        """Whether nothing is staged, pending or open for writing; then the next change is told again."""
+        with self.lock:
+            if self.pending or not self.staged.is_empty() or self.staged.open_for_writing():
+                return False
+            self.staged.touched = False
+            return True
+
+    def find_pending(self, name: str) -> PendingTree | None:
+        """The sealed tree shown as `name`."""
+        with self.lock:
+            return next((p for p in self.pending if p.name == name), None)
+
+    def describe(self) -> ArtifactState:
+        """For the control surface."""
+        with self.lock:
+            staged, pending, finished = self.staged, list(self.pending), list(self.finished)
+        files, size_bytes = staged.usage()
+        shown = None
+        if not staged.is_empty():
+            quiet_s = (time.monotonic_ns() - staged.last_change_ns) / 1e9
+            with self.lock:
+                writers = len(staged.open_for_writing())
+            shown = Staged(files, size_bytes, writers, round(quiet_s, 3))
+        return ArtifactState(self.collection, self.artifact, shown, [p.describe() for p in pending], finished)
+
+
+class StagingArea:
+    """Everything staged through one mount. One daemon at a time owns it."""
+
+    def __init__(self, root: Path, lock_fd: int) -> None:
+        self.root = root
+        self._lock_fd = lock_fd
+        self._lock = threading.Lock()
+        self._artifacts: dict[tuple[str, str], ArtifactStaging] = {}
+        self._dirty_lock = threading.Lock()
+        self._dirty: set[ArtifactStaging] = set()
+        self.on_dirty: Callable[[], None] = lambda: None
+
+    @classmethod
+    def open(cls, manager: ArtifactManager, settings: MountSettings) -> StagingArea:
+        """Take the area that belongs to this store, user, host and state directory, and read back what it holds.
+
+        Raises AreaBusy when another daemon has it, OSError.
+        """
+        root = area_root(manager, settings)
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock_fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(lock_fd)
+            raise AreaBusy(
+                f"{settings.url} is mounted for writing already with the state directory {settings.state_dir}: "
+                "unmount it, or use --read-only or another --state-dir"
+            ) from error
+        area = cls(root, lock_fd)
+        area._recover()
+        return area
+
+    def _recover(self) -> None:
+        (self.root / "artifacts").mkdir(exist_ok=True)
+        for collection in self.local_collections():
+            for artifact in self.local_artifacts(collection):
+                for trash in (self.root / "artifacts" / collection / artifact).glob(".discarded.*"):
+                    shutil.rmtree(trash)
+                self.artifact(collection, artifact).recover()
+
+    def close(self) -> None:
+        """Let another daemon have the area."""
+        os.close(self._lock_fd)
+
+    def artifact(self, collection: str, artifact: str) -> ArtifactStaging:
+        """The staging of an artifact; nothing is made on disk before something is written."""
+        with self._lock:
+            found = self._artifacts.get((collection, artifact))
+            if found is None:
+                directory = self.root / "artifacts" / collection / artifact
+                found = self._artifacts[collection, artifact] = ArtifactStaging(
+                    directory, collection, artifact, self._note_dirty
+                )
+            return found
+
+    def _note_dirty(self, staging: ArtifactStaging) -> None:
+        with self._dirty_lock:
+            self._dirty.add(staging)
+        self.on_dirty()
+
+    def active(self) -> list[ArtifactStaging]:
+        """The artifacts that have something staged or pending, in the order of their names."""
+        with self._dirty_lock:
+            candidates = sorted(self._dirty, key=lambda staging: staging.label)
+        idle = {staging for staging in candidates if staging.become_idle()}
+        with self._dirty_lock:
+            # One that was written to since is dirty again and has told so: its tree would not tell twice.
+            self._dirty -= {staging for staging in idle if not staging.staged.touched}
+        return [staging for staging in candidates if staging not in idle]
+
+    def local_collections(self) -> list[str]:
+        """Collections that exist on the staging disk, whether the store has them or not."""
+        return _subdirectories(self.root / "artifacts")
+
+    def local_artifacts(self, collection: str) -> list[str]:
+        """Artifacts of a collection that exist on the staging disk."""
+        return _subdirectories(self.root / "artifacts" / collection)
+
+    def make_collection(self, collection: str) -> None:
+        """A new collection, local until its first commit. Raises FileExistsError."""
+        (self.root / "artifacts" / collection).mkdir()
+
+    def make_artifact(self, collection: str, artifact: str) -> None:
+        """A new artifact, local until its first commit. Raises FileExistsError."""
+        (self.root / "artifacts" / collection / artifact / STAGING).mkdir(parents=True)
+
+    def remove_collection(self, collection: str) -> None:
+        """Undo `make_collection`. Raises OSError (ENOTEMPTY) while it holds artifacts."""
+        (self.root / "artifacts" / collection).rmdir()
+
+    def remove_artifact(self, collection: str, artifact: str) -> None:
+        """Undo `make_artifact`. Raises OSError (ENOTEMPTY) while anything is staged or pending."""
+        staging = self.artifact(collection, artifact)
+        with self._lock, staging.lock:
+            if staging.staged.exists():
+                staging.staged.root.rmdir()
+            staging.directory.rmdir()
+            self._artifacts.pop((collection, artifact), None)
+
+
+def area_root(manager: ArtifactManager, settings: MountSettings) -> Path:
+    """Where this mount stages: in the store itself when that is a local directory, so that a commit moves files.
+
+    The name tells user, host and state directory apart, so mounts of one store never share an area by accident and
+    find theirs again after a crash.
+    """
+    owner = f"{socket.gethostname()}\0{os.getuid()}\0{os.path.realpath(settings.state_dir)}"
+    name = f"{os.getuid()}-{hashlib.sha256(owner.encode()).hexdigest()[:16]}"
+    local_root: Callable[[], Path | None] | Path | None = getattr(manager, "local_root", None)
+    if isinstance(local_root, Path):
+        return local_root / STAGING / name
+    store = getattr(manager, "store_id", None) or hashlib.sha256(settings.url.encode()).hexdigest()[:32]
+    return settings.state_dir / STAGING / store
+
+
+def _subdirectories(path: Path) -> list[str]:
+    try:
+        with os.scandir(path) as entries:
+            return sorted(e.name for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith(".tmp"))
+    except FileNotFoundError:
+        return []

@@ -1,0 +1,513 @@
+"""The drive itself: what every operation does on every kind of node. No FUSE types, no errno.
+
+`SEMANTICS.md` is the contract. Neighbours: drivers translate the kernel's requests into these calls; `listing` knows
+what the store holds, `staging` what has been written, `handles` the open files, `attributes` the control surface.
+
+Threading: every method is safe from any thread. The vfs has one lock, `_lock`, for its cache of manifests; it is a
+leaf and never held across a backend call or a system call.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from cachetools import LRUCache
+
+from artifactfs import names
+from artifactfs.errors import ArtifactNotFound, CollectionNotFound, InvalidName, PathNotFound, VersionNotFound
+from artifactfs.managers.base import ArtifactManager
+from artifactfs.manifest import EntryKind
+from mount import attributes
+from mount.committer import Committer
+from mount.control import Status
+from mount.errors import CrossTree, NotPermitted, ReadOnly, Stale
+from mount.handles import Handle, StagedFile, VersionReader
+from mount.listing import Listing
+from mount.settings import MountSettings
+from mount.staging import ArtifactStaging, StagingArea
+from mount.tree import (
+    BLOCK_BYTES,
+    KIND_MODES,
+    ROOT_INO,
+    Alias,
+    Artifact,
+    Attrs,
+    Caller,
+    Collection,
+    Dirent,
+    LoadedVersion,
+    Node,
+    Root,
+    StagedNode,
+    VersionNode,
+    ino_at,
+    ino_of,
+    join,
+)
+
+logger = logging.getLogger(__name__)
+
+MANIFEST_CACHE_BYTES = 512 << 20
+DIRECTORY_MODE = 0o755
+_RESERVED = (names.LATEST, names.STAGING)
+
+
+class Vfs:
+    """See the module docstring. `area` and `committer` are None on a read-only mount."""
+
+    def __init__(
+        self,
+        manager: ArtifactManager,
+        settings: MountSettings,
+        area: StagingArea | None,
+        committer: Committer | None,
+        *,
+        driver: str,
+        log_file: Path | None,
+    ) -> None:
+        self.manager = manager
+        self.settings = settings
+        self.area = area
+        self.committer = committer
+        self.driver = driver
+        self.log_file = log_file
+        self.started_at = time.time()
+        self.listing = Listing(manager, settings.refresh_s)
+        soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._reader = VersionReader(manager, max(16, min(1024, soft_limit // 4)))
+        self._lock = threading.Lock()
+        self._versions: LRUCache[tuple[str, str, str], LoadedVersion] = LRUCache(
+            MANIFEST_CACHE_BYTES, getsizeof=lambda loaded: loaded.memory_bytes
+        )
+        self._store_created_ns = manager.created_ns or int(self.started_at * 1e9)
+
+    def close(self) -> None:
+        """Let go of open descriptors."""
+        self._reader.descriptors.close()
+
+    # -- finding nodes ----------------------------------------------------------------------------------------------
+
+    def resolve(self, path: str) -> Node:
+        """The node at an absolute path of the mount. Raises NotFound, NotADirectoryError, StoreUnreachable.
+
+        In staging the answer does not promise that the file exists: the operation on it tells.
+        """
+        parts = path.split("/", 4)[1:]
+        if parts[0] == "":
+            return Root()
+        node: Node = self._collection(parts[0])
+        if len(parts) > 1:
+            node = self._artifact(parts[0], parts[1])
+        if len(parts) > 2:
+            node = self._in_artifact(Artifact(parts[0], parts[1]), parts[2])
+        if len(parts) > 3:
+            node = self._below(node, parts[3])
+        return node
+
+    def lookup(self, parent: Node, name: str) -> Node:
+        """The node `name` in the directory `parent`. Raises as `resolve`."""
+        if isinstance(parent, Root):
+            return self._collection(name)
+        if isinstance(parent, Collection):
+            return self._artifact(parent.name, name)
+        if isinstance(parent, Artifact):
+            return self._in_artifact(parent, name)
+        return self._below(parent, name)
+
+    def _below(self, node: Node, path: str) -> Node:
+        if isinstance(node, StagedNode):
+            return node._replace(path=join(node.path, path))
+        if isinstance(node, VersionNode):
+            path = join(node.path, path)
+            position = node.version.manifest.index(path)
+            if position is None and not node.version.manifest.is_directory(path):
+                raise PathNotFound(f"no {path!r} in {node.version.info.artifact}@{node.version.info.version}")
+            return VersionNode(node.version, path, position)
+        raise NotADirectoryError(path)
+
+    def _collection(self, name: str) -> Collection:
+        if name in self.listing.collections() or (self.area and name in self.area.local_collections()):
+            return Collection(name)
+        raise CollectionNotFound(f"no collection {name!r}")
+
+    def _artifact(self, collection: str, name: str) -> Artifact:
+        # The versions are asked for first: they are what a path that leads further needs anyway.
+        if (
+            self.listing.versions(collection, name)
+            or (self.area and name in self.area.local_artifacts(collection))
+            or name in self.listing.artifacts(collection)
+        ):
+            return Artifact(collection, name)
+        raise ArtifactNotFound(f"no artifact {name!r} in {collection!r}")
+
+    def _in_artifact(self, artifact: Artifact, name: str) -> Node:
+        if name == names.STAGING and self._has_staging(artifact):
+            return StagedNode(self._staging(artifact).staged, "", artifact)
+        if name.startswith(names.PENDING_PREFIX) and self._has_staging(artifact):
+            pending = self._staging(artifact).find_pending(name)
+            if pending is not None:
+                return StagedNode(pending.tree, "", artifact, name)
+        if names.is_version(name):
+            return VersionNode(self._version(artifact, name), "", None)
+        version = self.listing.aliases(artifact.collection, artifact.name).get(name)
+        if version is None:
+            raise VersionNotFound(f"{artifact.label} has no version or alias {name!r}")
+        return Alias(artifact, name, version)
+
+    def _version(self, artifact: Artifact, name: str) -> LoadedVersion:
+        if name not in self.listing.versions(artifact.collection, artifact.name):
+            raise VersionNotFound(f"{artifact.label} has no version {name}")
+        key = (artifact.collection, artifact.name, name)
+        with self._lock:
+            loaded = self._versions.get(key)
+        if loaded is None:
+            info = self.manager.version_info(artifact.name, artifact.collection, name)
+            manifest = self.manager.manifest(artifact.name, artifact.collection, name)
+            loaded = LoadedVersion(info, manifest, ino_of("version", *key))
+            with self._lock:
+                # A manifest too large for the whole cache is used and not kept.
+                if loaded.memory_bytes <= MANIFEST_CACHE_BYTES:
+                    loaded = self._versions.setdefault(key, loaded)
+        return loaded
+
+    def on_commit(self, collection: str, artifact: str) -> None:
+        """A version was committed here: the next listing shows it."""
+        self.listing.forget(collection, artifact)
+
+    # -- staging ----------------------------------------------------------------------------------------------------
+
+    def _has_staging(self, artifact: Artifact) -> bool:
+        # A foreign name that breaks the rules can be read, and no version can be added to it.
+        return self.area is not None and names.is_collection(artifact.collection) and names.is_artifact(artifact.name)
+
+    def _staging(self, artifact: Artifact) -> ArtifactStaging:
+        assert self.area is not None
+        return self.area.artifact(artifact.collection, artifact.name)
+
+    def staging_of(self, node: Node) -> ArtifactStaging:
+        """The staging an artifact's node or a staged node belongs to. Raises NotPermitted for another."""
+        if isinstance(node, StagedNode):
+            return self._staging(node.artifact)
+        if isinstance(node, Artifact) and self._has_staging(node):
+            return self._staging(node)
+        raise NotPermitted("only staging/ and pending directories have something to commit or discard")
+
+    def _writable(self, node: Node, doing: str) -> StagedNode:
+        """`node` when it is in staging; raises ReadOnly with the reason otherwise, which is logged."""
+        if isinstance(node, StagedNode) and node.pending is None:
+            return node
+        if isinstance(node, StagedNode):
+            why = f"{node.artifact.label}/{node.pending} is sealed for its commit"
+        elif isinstance(node, (VersionNode, Alias)):
+            why = "versions and aliases do not change"
+        elif self.area is None:
+            why = "the mount is read-only"
+        else:
+            why = "files belong into <collection>/<artifact>/staging/"
+        logger.info("refused %s: %s", doing, why)
+        raise ReadOnly(f"{doing}: {why}")
+
+    # -- attributes -------------------------------------------------------------------------------------------------
+
+    def getattr_of(self, handle: Handle) -> Attrs:
+        """What fstat(2) tells of an open file, which may have lost its name."""
+        if isinstance(handle, StagedFile):
+            return self._disk_attrs(os.fstat(handle.fd))
+        return self._version_attrs(handle.node)
+
+    def getattr(self, node: Node) -> Attrs:
+        """What stat(2) tells of a node. Raises OSError (in staging)."""
+        if isinstance(node, VersionNode):
+            return self._version_attrs(node)
+        if isinstance(node, StagedNode):
+            return self._staged_attrs(node)
+        if isinstance(node, Alias):
+            ino = ino_of("alias", node.artifact.collection, node.artifact.name, node.name)
+            return self._made_attrs(ino, stat.S_IFLNK | 0o777, len(node.version))
+        return self._made_attrs(self._ino(node), stat.S_IFDIR | DIRECTORY_MODE)
+
+    def _ino(self, node: Root | Collection | Artifact) -> int:
+        if isinstance(node, Collection):
+            return ino_of("collection", node.name)
+        if isinstance(node, Artifact):
+            return ino_of("artifact", node.collection, node.name)
+        return ROOT_INO
+
+    def _made_attrs(self, ino: int, mode: int, size_bytes: int = 0, time_ns: int | None = None) -> Attrs:
+        when = self._store_created_ns if time_ns is None else time_ns
+        blocks = -(-size_bytes // BLOCK_BYTES) if stat.S_ISREG(mode) else 0
+        settings = self.settings
+        shown = mode & ~settings.umask
+        return Attrs(ino, shown, size_bytes, when, when, when, settings.uid, settings.gid, 1, blocks)
+
+    def _version_attrs(self, node: VersionNode) -> Attrs:
+        version, path, position = node
+        if position is None:
+            ino = ino_of("directory", str(version.base_ino), path) if path else version.base_ino
+            return self._made_attrs(ino, stat.S_IFDIR | DIRECTORY_MODE, 0, version.info.created_ns)
+        entry = version.manifest[position]
+        size_bytes = len(os.fsencode(entry.target)) if entry.target is not None else entry.size_bytes
+        permissions = 0o777 if entry.kind is EntryKind.SYMLINK else entry.mode
+        mode = KIND_MODES[entry.kind] | permissions
+        return self._made_attrs(ino_at(version.base_ino, position), mode, size_bytes, entry.mtime_ns)
+
+    def _staged_attrs(self, node: StagedNode) -> Attrs:
+        if node.path:
+            return self._disk_attrs(node.tree.stat(node.path))
+        ino = ino_of("staging", node.artifact.collection, node.artifact.name, node.pending or "")
+        try:
+            top = self._disk_attrs(node.tree.stat(""))
+        except FileNotFoundError:
+            if node.pending is not None:
+                raise
+            return self._made_attrs(ino, stat.S_IFDIR | DIRECTORY_MODE)
+        # The number is not the disk's: a seal puts another directory in its place.
+        return top._replace(ino=ino, nlink=1)
+
+    def _disk_attrs(self, found: os.stat_result) -> Attrs:
+        settings = self.settings
+        return Attrs(
+            found.st_ino,
+            found.st_mode & ~settings.umask,
+            found.st_size,
+            found.st_mtime_ns,
+            found.st_ctime_ns,
+            found.st_atime_ns,
+            found.st_uid if settings.keeps_owner else settings.uid,
+            found.st_gid if settings.keeps_owner else settings.gid,
+            found.st_nlink,
+            found.st_blocks,
+            found.st_rdev,
+        )
+
+    def readlink(self, node: Node) -> str:
+        """Where a symlink points. Raises OSError."""
+        if isinstance(node, Alias):
+            return node.version
+        if isinstance(node, StagedNode):
+            return node.tree.readlink(node.path)
+        if isinstance(node, VersionNode) and node.position is not None:
+            target = node.version.manifest[node.position].target
+            if target is not None:
+                return target
+        raise InvalidName("not a symlink")
+
+    def statfs(self) -> os.statvfs_result:
+        """The room on the disk that staged files go to; of the state directory when nothing can be staged."""
+        path = self.area.root if self.area is not None else getattr(self.manager, "local_root", None)
+        return os.statvfs(path or self.settings.state_dir)
+
+    # -- directories ------------------------------------------------------------------------------------------------
+
+    def readdir(self, node: Node) -> Iterator[Dirent]:
+        """What a directory holds, without '.' and '..'. Raises NotADirectoryError, StoreUnreachable."""
+        if isinstance(node, Root):
+            local = self.area.local_collections() if self.area else []
+            return (
+                Dirent(name, ino_of("collection", name), stat.S_IFDIR)
+                for name in sorted(self.listing.collections().union(local))
+            )
+        if isinstance(node, Collection):
+            local = self.area.local_artifacts(node.name) if self.area else []
+            return (
+                Dirent(name, ino_of("artifact", node.name, name), stat.S_IFDIR)
+                for name in sorted(self.listing.artifacts(node.name).union(local))
+            )
+        if isinstance(node, Artifact):
+            return iter(self._list_artifact(node))
+        if isinstance(node, VersionNode):
+            return self._list_version(node)
+        if isinstance(node, StagedNode):
+            return iter([Dirent(e.name, e.inode(), _entry_type(e)) for e in node.tree.list(node.path)])
+        raise NotADirectoryError(node.name)
+
+    def _list_artifact(self, node: Artifact) -> list[Dirent]:
+        key = (node.collection, node.name)
+        found = [Dirent(v, ino_of("version", *key, v), stat.S_IFDIR) for v in self.listing.versions(*key)]
+        found += [Dirent(a, ino_of("alias", *key, a), stat.S_IFLNK) for a in sorted(self.listing.aliases(*key))]
+        if self._has_staging(node):
+            staging = self._staging(node)
+            with staging.lock:
+                pending = [p.name for p in staging.pending]
+            found += [Dirent(name, ino_of("staging", *key, name), stat.S_IFDIR) for name in pending]
+            found.append(Dirent(names.STAGING, ino_of("staging", *key, ""), stat.S_IFDIR))
+        return found
+
+    def _list_version(self, node: VersionNode) -> Iterator[Dirent]:
+        version, manifest = node.version, node.version.manifest
+        if not manifest.is_directory(node.path):
+            raise NotADirectoryError(node.path)
+        for name, position in manifest.children(node.path):
+            if position is None:
+                ino = ino_of("directory", str(version.base_ino), join(node.path, name))
+                yield Dirent(name, ino, stat.S_IFDIR)
+            else:
+                yield Dirent(name, ino_at(version.base_ino, position), KIND_MODES[manifest.kind(position)])
+
+    def mkdir(self, parent: Node, name: str, mode: int, caller: Caller) -> None:
+        """A new collection, artifact, or directory in staging. Raises InvalidName, ReadOnly, NotPermitted, OSError."""
+        if isinstance(parent, StagedNode):
+            tree_node = self._writable(parent, f"mkdir {name}")
+            tree_node.tree.mkdir(join(tree_node.path, name), mode, caller)
+            return
+        if self.area is None or isinstance(parent, (VersionNode, Alias)):
+            self._writable(parent, f"mkdir {name}")
+        assert self.area is not None
+        if isinstance(parent, Artifact):
+            logger.info("refused mkdir %s/%s: versions are made by writing to staging/", parent.label, name)
+            raise NotPermitted(f"mkdir {name}: versions are made by writing to staging/")
+        try:
+            self._check_new_name(parent, name)
+        except InvalidName as error:
+            logger.info("refused mkdir %s: %s", name, error)
+            raise
+        if isinstance(parent, Root):
+            if name in self.listing.collections():
+                raise FileExistsError(name)
+            self.area.make_collection(name)
+        elif isinstance(parent, Collection):
+            if name in self.listing.artifacts(parent.name):
+                raise FileExistsError(name)
+            self.area.make_artifact(parent.name, name)
+
+    def _check_new_name(self, parent: Node, name: str) -> None:
+        if name in _RESERVED or names.is_version(name) or name.startswith(names.PENDING_PREFIX):
+            raise InvalidName(f"invalid name {name!r}: it is kept for versions, latest, staging and pending")
+        if isinstance(parent, Root):
+            names.check_collection(name)
+        else:
+            names.check_artifact(name)
+
+    def rmdir(self, parent: Node, name: str) -> None:
+        """Remove an empty directory in staging, or an artifact or collection that exists only here. Raises OSError."""
+        node = self.lookup(parent, name)
+        if isinstance(node, StagedNode) and node.path:
+            staged = self._writable(node, f"rmdir {name}")
+            staged.tree.rmdir(staged.path)
+        elif isinstance(node, StagedNode):
+            logger.info("refused rmdir %s of %s", name, node.artifact.label)
+            raise NotPermitted(f"rmdir {name}: it belongs to the artifact")
+        elif isinstance(node, Artifact) and self.area and not self.listing.versions(node.collection, node.name):
+            self.area.remove_artifact(node.collection, node.name)
+        elif isinstance(node, Collection) and self.area and node.name not in self.listing.collections():
+            self.area.remove_collection(node.name)
+        else:
+            self._writable(node, f"rmdir {name}")
+
+    # -- files ------------------------------------------------------------------------------------------------------
+
+    def open(self, node: Node, flags: int) -> Handle:
+        """Open an existing file. Raises ReadOnly, IsADirectoryError, Stale, IntegrityError, OSError."""
+        if isinstance(node, StagedNode):
+            if flags & (os.O_ACCMODE | os.O_TRUNC):
+                self._writable(node, f"writing {node.path}")
+            try:
+                return node.tree.open(node.path, flags)
+            except FileNotFoundError as error:
+                # The kernel has looked it up a moment ago: sealed or removed since. It looks again on Stale.
+                raise Stale(f"{node.path} is gone") from error
+        if flags & (os.O_ACCMODE | os.O_TRUNC):
+            self._writable(node, "writing")
+        if isinstance(node, VersionNode) and node.position is not None:
+            entry = node.version.manifest[node.position]
+            if entry.kind is EntryKind.FILE:
+                return self._reader.open(node, entry)
+        raise IsADirectoryError("not a file")
+
+    def create(self, parent: Node, name: str, flags: int, mode: int, caller: Caller) -> tuple[Node, StagedFile]:
+        """Create (or open, without O_EXCL) a file in staging. Raises ReadOnly, OSError."""
+        into = self._writable(parent, f"creating {name}")
+        node = into._replace(path=join(into.path, name))
+        return node, node.tree.create(node.path, flags, mode, caller)
+
+    def mknod(self, parent: Node, name: str, mode: int, caller: Caller) -> None:
+        """A file, fifo or socket in staging. Raises NotPermitted for devices, ReadOnly, OSError."""
+        into = self._writable(parent, f"creating {name}")
+        if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+            logger.info("refused mknod %s: no devices in a store", name)
+            raise NotPermitted(f"mknod {name}: no devices in a store")
+        into.tree.mknod(join(into.path, name), mode, caller)
+
+    def symlink(self, parent: Node, name: str, target: str, caller: Caller) -> None:
+        """A symlink in staging. Raises ReadOnly, OSError."""
+        into = self._writable(parent, f"linking {name}")
+        into.tree.symlink(join(into.path, name), target, caller)
+
+    def link(self, node: Node, parent: Node, name: str) -> None:
+        """A hard link within one staging. Raises ReadOnly, CrossTree, OSError."""
+        into = self._writable(parent, f"linking {name}")
+        if not isinstance(node, StagedNode) or node.tree is not into.tree:
+            raise CrossTree(f"linking {name}: both ends must lie in the same staging")
+        into.tree.link(node.path, join(into.path, name))
+
+    def unlink(self, parent: Node, name: str) -> None:
+        """Remove a file in staging. Raises ReadOnly, OSError."""
+        if isinstance(parent, StagedNode):
+            staged = self._writable(parent, f"removing {name}")
+            staged.tree.unlink(join(staged.path, name))
+        else:
+            self._writable(self.lookup(parent, name), f"removing {name}")
+
+    def rename(self, parent: Node, name: str, new_parent: Node, new_name: str, flags: int = 0) -> None:
+        """Rename within one staging; `flags` as in renameat2(2). Raises ReadOnly, NotPermitted, CrossTree, OSError."""
+        if not isinstance(parent, (StagedNode, VersionNode)):
+            logger.info("refused renaming %s to %s", name, new_name)
+            raise NotPermitted(f"renaming {name}: collections, artifacts and versions keep their names")
+        source = self._writable(parent, f"renaming {name}")
+        target = self._writable(new_parent, f"renaming to {new_name}")
+        if source.tree is not target.tree:
+            raise CrossTree(f"renaming {name}: to another staging it has to be copied")
+        source.tree.rename(join(source.path, name), join(target.path, new_name), flags)
+
+    # -- changing attributes ----------------------------------------------------------------------------------------
+
+    def chmod(self, node: Node, mode: int) -> None:
+        """Change permissions in staging. Raises ReadOnly, OSError."""
+        staged = self._writable(node, "chmod")
+        staged.tree.chmod(staged.path, mode)
+
+    def chown(self, node: Node, uid: int, gid: int) -> None:
+        """Change the owner in staging, -1 for no change. Raises ReadOnly, OSError."""
+        staged = self._writable(node, "chown")
+        staged.tree.chown(staged.path, uid, gid)
+
+    def truncate(self, node: Node, size_bytes: int) -> None:
+        """Cut or extend a file in staging. Raises ReadOnly, OSError."""
+        staged = self._writable(node, "truncate")
+        staged.tree.truncate(staged.path, size_bytes)
+
+    def utime(self, node: Node, times_ns: tuple[int | None, int | None] | None) -> None:
+        """Set (atime, mtime) in staging; None in the pair leaves one as it is, no pair means the current time."""
+        staged = self._writable(node, "utime")
+        staged.tree.utime(staged.path, times_ns)
+
+    # -- the control surface ----------------------------------------------------------------------------------------
+
+    def getxattr(self, node: Node, name: str) -> bytes:
+        """The value of an extended attribute. Raises NoSuchAttribute."""
+        return attributes.get(self, node, name)
+
+    def setxattr(self, node: Node, name: str, value: bytes) -> None:
+        """Ask for something (`control`). Raises Busy, NothingStaged, NotPermitted, AttributeUnsupported, OSError."""
+        attributes.act(self, node, name, value)
+
+    def status(self) -> Status:
+        """The whole mount, for the control surface."""
+        return attributes.status(self)
+
+
+def _entry_type(entry: os.DirEntry[str]) -> int:
+    if entry.is_symlink():
+        return stat.S_IFLNK
+    if entry.is_dir(follow_symlinks=False):
+        return stat.S_IFDIR
+    if entry.is_file(follow_symlinks=False):
+        return stat.S_IFREG
+    return stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode)

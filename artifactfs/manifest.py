@@ -34,6 +34,10 @@ MANIFEST_FORMAT = 1
 DIGEST_SIZE_BYTES = 32
 # A manifest of ten million long paths is about 2 GB; anything that claims more is a bomb.
 MAX_DECODED_BYTES = 4 << 30
+# An entry takes 63 bytes and its path; all alike, they shrink to less than 1 % but never to nothing.
+_MAX_RATIO = 256
+_MAX_RATIO_SLACK_BYTES = 1 << 20
+_MAX_SIZE = 1 << 62
 _COMPRESSION_LEVEL = 3
 _NO_OBJECT = 0xFFFFFFFF
 _BAD_PARTS = tuple(
@@ -74,6 +78,25 @@ class Entry(NamedTuple):
         return bool(self.mode & 0o100)
 
 
+def stays_inside(path: bytes, target: bytes) -> bool:
+    """Whether the symlink at `path` is relative and, read literally, leads to a place inside the version."""
+    if not target or target.startswith(b"/") or b"\0" in target:
+        return False
+    depth = path.count(b"/")
+    for part in target.split(b"/"):
+        if part == b"..":
+            depth -= 1
+        elif part not in (b"", b"."):
+            depth += 1
+        if depth < 0:
+            return False
+    return True
+
+
+class _Format(msgspec.Struct):
+    format: int
+
+
 class _Columns(msgspec.Struct, array_like=False):
     """The stored form; see the module docstring."""
 
@@ -108,12 +131,160 @@ def _unpack(typecode: str, raw: bytes, count: int, what: str) -> array[int]:
     return column
 
 
+def _columns_of(raw: bytes) -> _Columns:
+    """The stored columns, their format checked and nothing else. Raises FormatError."""
+    try:
+        size = zstandard.frame_content_size(raw)
+        if not 0 <= size <= min(MAX_DECODED_BYTES, len(raw) * _MAX_RATIO + _MAX_RATIO_SLACK_BYTES):
+            raise FormatError(f"manifest of {len(raw)} bytes claims to unpack to {size}: refused")
+        plain = zstandard.ZstdDecompressor().decompress(raw, max_output_size=size)
+    except (zstandard.ZstdError, MemoryError) as error:
+        raise FormatError(f"damaged manifest: {error}") from error
+    try:
+        # The format first: a newer one may have other columns altogether.
+        found = msgspec.msgpack.decode(plain, type=_Format).format
+        if found == MANIFEST_FORMAT:
+            return msgspec.msgpack.decode(plain, type=_Columns)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise FormatError(f"damaged manifest: {error}") from error
+    raise FormatError(f"manifest has format {found}, this program reads format {MANIFEST_FORMAT}: upgrade artifactfs")
+
+
+class ManifestBuilder:
+    """The columns of a manifest that is being made, one row per entry, in any order.
+
+    Costs about what the manifest does. Not thread-safe. Paths are not checked before :meth:`build`.
+    """
+
+    def __init__(self, algorithm: str = "blake3") -> None:
+        self.algorithm = algorithm
+        self.paths: list[bytes] = []
+        self.sizes: array[int] = array("Q")
+        self.mtimes: array[int] = array("q")
+        self.kinds = bytearray()
+        self._modes: array[int] = array("H")
+        self._offsets: array[int] = array("Q")
+        self._object_index: array[int] = array("I")
+        self._objects: dict[bytes, int] = {}
+        self._targets: dict[int, bytes] = {}
+        self._digests = bytearray()
+        self._width = 0
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def add(
+        self,
+        path: bytes,
+        kind: EntryKind,
+        *,
+        size_bytes: int = 0,
+        mtime_ns: int = 0,
+        mode: int = 0o644,
+        target: bytes | None = None,
+    ) -> int:
+        """Add an entry without content and return its row."""
+        row = len(self.paths)
+        self.paths.append(path)
+        self.kinds.append(kind)
+        self.sizes.append(size_bytes)
+        self.mtimes.append(mtime_ns)
+        self._modes.append(mode & 0o777)
+        self._offsets.append(0)
+        self._object_index.append(_NO_OBJECT)
+        if kind is EntryKind.SYMLINK:
+            self._targets[row] = target or b""
+        return row
+
+    def set_content(self, row: int, digest: bytes | None, object_name: bytes | None, offset: int = 0) -> None:
+        """Say where a file's bytes lie: raw digest, raw name of the object (None: nowhere), offset in it."""
+        if digest:
+            self._width = self._width or len(digest)
+            if len(digest) != self._width:
+                raise InvalidName(f"digest of {os.fsdecode(self.paths[row])!r} has another length than the others")
+            end = (row + 1) * self._width
+            if len(self._digests) < end:
+                self._digests.extend(bytes(end - len(self._digests)))
+            self._digests[end - self._width : end] = digest
+        if object_name is not None:
+            self._object_index[row] = self._objects.setdefault(object_name, len(self._objects))
+            self._offsets[row] = offset
+
+    def add_entry(self, entry: Entry) -> None:
+        """Add an entry with its content."""
+        row = self.add(
+            os.fsencode(entry.path),
+            entry.kind,
+            size_bytes=entry.size_bytes,
+            mtime_ns=entry.mtime_ns,
+            mode=entry.mode,
+            target=os.fsencode(entry.target or "") if entry.kind is EntryKind.SYMLINK else None,
+        )
+        name = None if entry.object is None else bytes.fromhex(entry.object)
+        self.set_content(row, bytes.fromhex(entry.digest or ""), name, entry.offset)
+
+    def build(self) -> Manifest:
+        """The manifest; the builder is of no use afterwards. Raises InvalidName as :class:`Manifest`."""
+        manifest = Manifest.__new__(Manifest)
+        self.fill(manifest)
+        return manifest
+
+    def fill(self, manifest: Manifest) -> None:
+        """Give the columns, sorted by path, to a manifest that has none."""
+        count = len(self.paths)
+        if self._width:
+            self._digests.extend(bytes(count * self._width - len(self._digests)))
+        if not all(map(lt, self.paths, islice(self.paths, 1, None))):
+            self._sort()
+        fenced = b"\0" + b"\0".join(self.paths) + b"\0"
+        if count and (fenced.count(b"\0") != count + 1 or any(bad in fenced for bad in _BAD_PARTS)):
+            for path in self.paths:
+                names.check_path(os.fsdecode(path))
+        for before, after in zip(self.paths, islice(self.paths, 1, None), strict=False):
+            if before == after:
+                raise InvalidName(f"path {os.fsdecode(after)!r} occurs twice")
+        self._hand_over(manifest)
+
+    def _sort(self) -> None:
+        """Put the rows in the order of their paths."""
+        order = sorted(range(len(self.paths)), key=self.paths.__getitem__)
+        width = self._width
+        self.paths = [self.paths[row] for row in order]
+        self.kinds = bytearray(self.kinds[row] for row in order)
+        for name in ("sizes", "mtimes", "_modes", "_offsets", "_object_index"):
+            column = getattr(self, name)
+            setattr(self, name, array(column.typecode, (column[row] for row in order)))
+        self._digests = bytearray().join(self._digests[row * width : (row + 1) * width] for row in order)
+        if self._targets:
+            position = {row: i for i, row in enumerate(order) if row in self._targets}
+            self._targets = {position[row]: target for row, target in self._targets.items()}
+
+    def _hand_over(self, manifest: Manifest) -> None:
+        # Objects are numbered in the order of the paths, so that equal entries always encode to equal bytes.
+        raw_names = list(self._objects)
+        renumbered: dict[int, int] = {}
+        for i, number in enumerate(self._object_index):
+            if number != _NO_OBJECT:
+                self._object_index[i] = renumbered.setdefault(number, len(renumbered))
+        manifest.algorithm = self.algorithm
+        manifest._paths = self.paths
+        manifest._kinds = bytes(self.kinds)
+        manifest._modes = self._modes
+        manifest._sizes = self.sizes
+        manifest._mtimes = self.mtimes
+        manifest._offsets = self._offsets
+        manifest._digests = bytes(self._digests)
+        manifest._object_index = self._object_index
+        manifest._objects = [raw_names[number] for number in renumbered]
+        manifest._targets = dict(sorted(self._targets.items()))
+        manifest._count()
+
+
 class Manifest:
     """The files of one version, sorted by path. See the module docstring for cost and format."""
 
     __slots__ = (
         "_digests",
-        "_has_digest",
         "_kinds",
         "_modes",
         "_mtimes",
@@ -127,38 +298,30 @@ class Manifest:
         "file_count",
         "size_bytes",
     )
+    algorithm: str
+    file_count: int
+    size_bytes: int
+    _paths: list[bytes]
+    _kinds: bytes
+    _modes: array[int]
+    _sizes: array[int]
+    _mtimes: array[int]
+    _offsets: array[int]
+    _object_index: array[int]
+    _objects: list[bytes]
+    _targets: dict[int, bytes]
+    _digests: bytes
 
     def __init__(self, entries: Iterable[Entry] = (), *, algorithm: str = "blake3") -> None:
-        """Build from entries in any order.
+        """Build from entries in any order, without keeping them.
 
         Raises:
             InvalidName: a path is absolute, has '..' or the like, or occurs twice.
         """
-        rows = sorted(((os.fsencode(names.check_path(e.path)), e) for e in entries), key=lambda row: row[0])
-        self.algorithm = algorithm
-        self._paths = [path for path, _ in rows]
-        for before, after in zip(self._paths, islice(self._paths, 1, None), strict=False):
-            if before == after:
-                raise InvalidName(f"path {os.fsdecode(after)!r} occurs twice")
-        self._kinds = bytes(e.kind for _, e in rows)
-        self._modes = array("H", (e.mode & 0o777 for _, e in rows))
-        self._sizes = array("Q", (e.size_bytes for _, e in rows))
-        self._mtimes = array("q", (e.mtime_ns for _, e in rows))
-        self._offsets = array("Q", (e.offset for _, e in rows))
-        self._has_digest = any(e.digest for _, e in rows)
-        width = next((len(e.digest) // 2 for _, e in rows if e.digest), DIGEST_SIZE_BYTES)
-        blank = bytes(width)
-        self._digests = (
-            b"".join(bytes.fromhex(e.digest) if e.digest else blank for _, e in rows) if self._has_digest else b""
-        )
-        table: dict[str, int] = {}
-        index: array[int] = array("I")
-        for _, e in rows:
-            index.append(_NO_OBJECT if e.object is None else table.setdefault(e.object, len(table)))
-        self._object_index = index
-        self._objects = [bytes.fromhex(name) for name in table]
-        self._targets = {i: os.fsencode(e.target or "") for i, (_, e) in enumerate(rows) if e.kind is EntryKind.SYMLINK}
-        self._count()
+        builder = ManifestBuilder(algorithm)
+        for entry in entries:
+            builder.add_entry(entry)
+        builder.fill(self)
 
     def _count(self) -> None:
         self.file_count = self._kinds.count(EntryKind.FILE)
@@ -174,18 +337,22 @@ class Manifest:
         width = len(self._digests) // len(self._paths) if self._paths else 0
         kind = EntryKind(self._kinds[index])
         number = self._object_index[index]
-        known = self._has_digest and kind is EntryKind.FILE
+        digest = self._digests[index * width : (index + 1) * width] if kind is EntryKind.FILE else b""
         return Entry(
             path=os.fsdecode(self._paths[index]),
             kind=kind,
             size_bytes=self._sizes[index],
-            digest=self._digests[index * width : (index + 1) * width].hex() if known else None,
+            digest=digest.hex() if digest.strip(b"\0") else None,
             object=None if number == _NO_OBJECT else self._objects[number].hex(),
             offset=self._offsets[index],
             mtime_ns=self._mtimes[index],
             mode=self._modes[index],
             target=os.fsdecode(self._targets[index]) if kind is EntryKind.SYMLINK else None,
         )
+
+    def kind(self, index: int) -> EntryKind:
+        """What the entry at a position is; cheaper than the whole entry."""
+        return EntryKind(self._kinds[index])
 
     def index(self, path: str) -> int | None:
         """The position of `path`, None when no entry has it. Stable for the life of the version."""
@@ -234,6 +401,19 @@ class Manifest:
                 i += 1
         for name, position in pending.items():
             yield os.fsdecode(name), position
+
+    def contents(self) -> Iterator[tuple[bytes, int, int, int]]:
+        """(digest, position in :attr:`objects`, offset, size) of every file that lies in an object, cheaply."""
+        width = len(self._digests) // len(self._paths) if self._paths else 0
+        for i, number in enumerate(self._object_index):
+            if number != _NO_OBJECT and self._kinds[i] == EntryKind.FILE:
+                yield self._digests[i * width : (i + 1) * width], number, self._offsets[i], self._sizes[i]
+
+    def places(self) -> Iterator[tuple[int, int, int]]:
+        """(position, position of its object in :attr:`objects`, offset) of every file, cheaply."""
+        for i, kind in enumerate(self._kinds):
+            if kind == EntryKind.FILE:
+                yield i, self._object_index[i], self._offsets[i]
 
     @property
     def objects(self) -> list[str]:
@@ -293,18 +473,7 @@ class Manifest:
         Raises:
             FormatError: damaged, hostile (paths that leave the version, absurd sizes) or of a newer format.
         """
-        try:
-            if zstandard.frame_content_size(raw) > MAX_DECODED_BYTES:
-                raise FormatError("manifest claims more than 4 GiB: refused")
-            plain = zstandard.ZstdDecompressor().decompress(raw, max_output_size=MAX_DECODED_BYTES)
-            columns = msgspec.msgpack.decode(plain, type=_Columns)
-        except (zstandard.ZstdError, msgspec.DecodeError, MemoryError) as error:
-            raise FormatError(f"damaged manifest: {error}") from error
-        if columns.format != MANIFEST_FORMAT:
-            raise FormatError(
-                f"manifest has format {columns.format}, this program reads {MANIFEST_FORMAT}: upgrade artifactfs"
-            )
-        return cls._from_columns(columns)
+        return cls._from_columns(_columns_of(raw))
 
     @classmethod
     def _from_columns(cls, columns: _Columns) -> Manifest:
@@ -326,7 +495,6 @@ class Manifest:
         self._offsets = _unpack("Q", columns.offsets, count, "offsets")
         self._object_index = _unpack("I", columns.object_index, count, "object_index")
         self._digests = columns.digests
-        self._has_digest = bool(columns.digests)
         if columns.digests and len(columns.digests) % max(count, 1):
             raise FormatError("damaged manifest: digests")
         raw = columns.objects
@@ -340,8 +508,13 @@ class Manifest:
             if EntryKind.SYMLINK in self._kinds
             else set()
         )
-        if links != set(columns.targets) or any(b"\0" in target for target in columns.targets.values()):
+        if links != set(columns.targets):
             raise FormatError("damaged manifest: symlink targets")
+        for row, target in columns.targets.items():
+            if not stays_inside(self._paths[row], target):
+                raise FormatError(f"hostile manifest: a symlink leads out of the version, to {target!r}")
+        if count and (max(self._sizes) >= _MAX_SIZE or max(self._offsets) >= _MAX_SIZE or max(self._modes) > 0o777):
+            raise FormatError("damaged manifest: a size, offset or mode is absurd")
         self._targets = columns.targets
         self._count()
         return self

@@ -11,7 +11,9 @@ Nothing network-like is built before the first call, so a manager may be made be
 
 from __future__ import annotations
 
+import re
 import tempfile
+import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,6 +24,10 @@ from typing import Any, NamedTuple
 
 from artifactfs import names
 from artifactfs.manifest import Entry, Manifest
+
+_TIMED_ID = re.compile(r"[0-9a-f]{12}7[0-9a-f]{3}[89ab][0-9a-f]{15}\Z")
+_FIRST_ID_MS = 1_577_836_800_000
+_DAY_MS = 86_400_000
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, files done) as a transfer goes on, from any thread, and at least once at its end."""
@@ -56,7 +62,7 @@ class VersionInfo:
 
 @dataclass(frozen=True)
 class CommitResult:
-    """What a commit gave: the version, whether it is new, and how many bytes went to the backend and did not need to."""
+    """What a commit gave: the version, whether it is new, and how many bytes went to the backend or did not need to."""
 
     info: VersionInfo
     created: bool
@@ -73,8 +79,24 @@ class LocalRange(NamedTuple):
 
 
 def new_commit_id() -> str:
-    """A fresh name for a commit; the same id committed twice gives one version."""
-    return uuid.uuid4().hex
+    """A fresh name for a commit; the same id committed twice gives one version.
+
+    It begins with the time in milliseconds, as a UUID of version 7 does, so that whoever looks for the version a
+    commit made reads no records older than the commit.
+    """
+    milliseconds = time.time_ns() // 1_000_000
+    random = uuid.uuid4().hex
+    return f"{milliseconds:012x}7{random[13:]}"
+
+
+def commit_time_ns(commit_id: str) -> int | None:
+    """When :func:`new_commit_id` made that id, in nanoseconds since the epoch; None for an id of another kind."""
+    if _TIMED_ID.match(commit_id) is None:
+        return None
+    milliseconds = int(commit_id[:12], 16)
+    # An id that only looks like one of ours names some time between 1970 and the year 10889.
+    plausible = _FIRST_ID_MS <= milliseconds <= time.time_ns() // 1_000_000 + _DAY_MS
+    return milliseconds * 1_000_000 if plausible else None
 
 
 class TmpArtifact:
@@ -176,6 +198,25 @@ class ArtifactManager(ABC):
     def active_collection(self, value: str) -> None:
         """Set it; raises InvalidName (a ValueError) when the name breaks the rule of `artifactfs.names`."""
         self._active_collection = names.check_collection(value)
+
+    @property
+    def local_root(self) -> Path | None:
+        """The directory of a store on a local disk, None for others."""
+        return None
+
+    @property
+    def store_id(self) -> str | None:
+        """What tells this store from all others, None when it has no such thing (yet). May ask the backend."""
+        return None
+
+    @property
+    def created_ns(self) -> int | None:
+        """When the store was made, in nanoseconds since the epoch; None when unknown. May ask the backend."""
+        return None
+
+    def ensure_created(self) -> None:
+        """Make an empty store where there is none, so that it can be committed to. Raises AccessDenied, FormatError."""
+        return
 
     # -- browsing ---------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,1 @@
+"""The backends: `base` says what each offers, `registry` finds the one for a URL."""

@@ -1,0 +1,374 @@
+"""FileSystemArtifactManager: the object layout on any fsspec URL, the local disk included.
+
+Joins the parts of `artifactfs.objects` to the interface of `managers.base`. A directory is a store when it holds the
+marker ``artifactfs.json``, which the first commit writes.
+
+Threading: any thread; locks guard caches only and are not held across I/O. May be made before a fork but not used
+before it. Pickles to what it was made from.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+from cachetools import LRUCache
+
+from artifactfs import names
+from artifactfs.errors import (
+    ArtifactNotFound,
+    CollectionNotFound,
+    IntegrityError,
+    NotFound,
+    PathNotFound,
+    UnsupportedTree,
+    VersionNotFound,
+)
+from artifactfs.managers.base import (
+    ArtifactManager,
+    CommitResult,
+    LocalRange,
+    Progress,
+    TmpArtifact,
+    VersionInfo,
+    new_commit_id,
+)
+from artifactfs.manifest import Entry, EntryKind, Manifest
+from artifactfs.objects import layout
+from artifactfs.objects.commit import Commit, Committer
+from artifactfs.objects.history import History, Known
+from artifactfs.objects.layout import Alias, Tombstone
+from artifactfs.objects.local import LocalStore
+from artifactfs.objects.marker import StoreMarker
+from artifactfs.objects.restore import read_range, read_whole, restore
+from artifactfs.objects.store import ObjectStore, Outcome
+
+_MANIFEST_CACHE_BYTES = 256 << 20
+
+
+class FileSystemArtifactManager(ArtifactManager):
+    """Artifacts in the object layout below a local directory or at an fsspec URL.
+
+    Names of collections and artifacts that somebody else put there and the rules forbid are shown percent-encoded, and
+    are taken in that form.
+    """
+
+    def __init__(
+        self, url: str, *, collection: str = "default", single_writer: bool = False, **storage_options: Any
+    ) -> None:
+        """Open the store at `url`: a path, ``file://…``, ``memory://…`` or any other fsspec URL.
+
+        `single_writer` lets a backend without a sound exclusive create be written to: the caller promises that nothing
+        else writes at the same time. `storage_options` go to the fsspec file system. Nothing is touched yet.
+        Raises InvalidName.
+        """
+        super().__init__(collection)
+        self._made_from = url, single_writer, storage_options
+        self.url = url
+        self.store = open_store(url, single_writer=single_writer, **storage_options)
+        self._marker = StoreMarker(self.store)
+        self._history = History(self.store)
+        self._committer = Committer(self.store, self._history, self._load_manifest)
+        self._manifest_lock = threading.Lock()
+        self._manifests: LRUCache[str, Manifest] = LRUCache(
+            _MANIFEST_CACHE_BYTES, getsizeof=lambda manifest: manifest.memory_bytes
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        url, single_writer, options = self._made_from
+        make = functools.partial(
+            type(self), url, collection=self.active_collection, single_writer=single_writer, **options
+        )
+        return make, ()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r}, collection={self.active_collection!r})"
+
+    # -- the store --------------------------------------------------------------------------------------------------
+
+    @property
+    def store_id(self) -> str | None:
+        """The id of the store, None when it was not made yet. Raises FormatError, StoreUnreachable."""
+        marker = self._marker.read()
+        return None if marker is None else marker.id
+
+    @property
+    def created_ns(self) -> int | None:
+        """When the store was made, nanoseconds since the epoch; None when it was not made yet."""
+        marker = self._marker.read()
+        return None if marker is None else marker.created
+
+    @property
+    def local_root(self) -> Path | None:
+        """The directory of a local store, None for others."""
+        return None if self.store.local_root is None else Path(self.store.local_root)
+
+    def ensure_created(self) -> None:
+        """Make the store if it does not exist yet.
+
+        Raises FormatError (the place holds something else), UnsafeStore, StoreFull, StoreUnreachable, AccessDenied.
+        """
+        self._marker.create()
+
+    # -- browsing ---------------------------------------------------------------------------------------------------
+
+    def list_collection_names(self) -> list[str]:
+        """Every collection, sorted. Raises NotFound (no such local directory), StoreUnreachable, AccessDenied."""
+        self._marker.require()
+        found = self.store.listing(layout.COLLECTIONS).directories
+        if not found:
+            self._marker.check_present()
+        return sorted(map(layout.shown_collection, found))
+
+    def list_artifacts(self, collection: str | None = None) -> list[str]:
+        """The artifacts of a collection that have a live version, sorted."""
+        self._marker.require()
+        collection = collection or self.active_collection
+        found = self._history.artifacts(collection)
+        if found is None:
+            self._marker.check_present()
+            raise CollectionNotFound(f"no collection {collection!r} in {self.url}")
+        return sorted(map(layout.shown_artifact, found))
+
+    def list_version_names(self, artifact: str, collection: str | None = None) -> list[str]:
+        """The live versions, oldest first. One listing of the backend."""
+        return [names.version_name(number) for number in self._live(artifact, collection)]
+
+    def list_versions(self, artifact: str, collection: str | None = None) -> list[VersionInfo]:
+        """Every live version, oldest first; records not read before are read together."""
+        numbers = self._live(artifact, collection)
+        return [known.info for known in self._history.records(collection or self.active_collection, artifact, numbers)]
+
+    def version_info(self, artifact: str, collection: str | None = None, version: str | None = None) -> VersionInfo:
+        """What is known of one version."""
+        return self._known(artifact, collection, version).info
+
+    def manifest(self, artifact: str, collection: str | None = None, version: str | None = None) -> Manifest:
+        """The files of a version; manifests read lately are kept, up to 256 MiB."""
+        return self._load_manifest(self._known(artifact, collection, version).record.manifest)
+
+    def read_entry(self, info: VersionInfo, entry: Entry, offset: int = 0, size_bytes: int | None = None) -> bytes:
+        """Bytes of one file. A read of the whole file is checked against its digest."""
+        if entry.kind is not EntryKind.FILE:
+            raise PathNotFound(f"{entry.path} of {info.collection}/{info.artifact} {info.version} is not a file")
+        offset = max(0, offset)
+        left = max(0, entry.size_bytes - offset)
+        count = left if size_bytes is None else max(0, min(size_bytes, left))
+        if count == entry.size_bytes:
+            return read_whole(self.store, entry)
+        return read_range(self.store, entry, offset, count)
+
+    def local_range(self, info: VersionInfo, entry: Entry) -> LocalRange | None:
+        """Where the file's bytes lie on a local disk; None for other stores, and for an empty file.
+
+        Raises IntegrityError when the object is missing or too short; its digest is not checked.
+        """
+        if entry.object is None or entry.size_bytes == 0:
+            return None
+        key = layout.object_key(entry.object)
+        path = self.store.local_path(key)
+        if path is None:
+            return None
+        try:
+            there = self.store.size(key)
+        except NotFound as error:
+            raise IntegrityError(f"{entry.path}: its object {entry.object} is missing from {self.url}") from error
+        if there < entry.offset + entry.size_bytes:
+            raise IntegrityError(f"{entry.path}: its object {entry.object} in {self.url} is cut short")
+        return LocalRange(path, entry.offset, entry.size_bytes)
+
+    # -- aliases and deletion ---------------------------------------------------------------------------------------
+
+    def aliases(self, artifact: str, collection: str | None = None) -> dict[str, str]:
+        """Alias → version, without ``latest``; an alias whose version was deleted is left out."""
+        self._marker.require()
+        collection = collection or self.active_collection
+        return self._history.aliases(collection, artifact)
+
+    def set_alias(self, artifact: str, alias: str, version: str, collection: str | None = None) -> None:
+        """Point `alias` at a version."""
+        names.check_alias(alias)
+        found = self.version_info(artifact, collection, version)
+        self._write_alias(collection or self.active_collection, artifact, alias, found.version)
+
+    def delete_alias(self, artifact: str, alias: str, collection: str | None = None) -> None:
+        """Remove an alias."""
+        self._marker.require()
+        key = layout.alias_key(layout.artifact_prefix(collection or self.active_collection, artifact), alias)
+        if not self.store.exists(key):
+            raise VersionNotFound(f"no alias {alias!r} of {artifact}")
+        self.store.delete(key)
+
+    def delete_version(self, artifact: str, version: str, collection: str | None = None) -> None:
+        """Delete a version for good; an alias or ``latest`` names the version it stands for."""
+        collection = collection or self.active_collection
+        record = self._known(artifact, collection, version).record
+        self.store.require_exclusive()
+        prefix = layout.artifact_prefix(collection, artifact)
+        number = names.version_number(record.version)
+        pointing = [alias for alias, of in self._history.aliases(collection, artifact).items() if of == record.version]
+        tombstone = Tombstone(version=record.version, deleted=time.time_ns(), record=record)
+        # Taken: somebody else deletes it at this moment. What follows is theirs as much as ours.
+        outcome = self.store.put_exclusive(layout.tombstone_key(prefix, number), layout.encode(tombstone))
+        assert outcome in Outcome
+        self.store.delete(layout.record_key(prefix, number))
+        for alias in pointing:
+            self.store.delete(layout.alias_key(prefix, alias))
+
+    # -- committing -------------------------------------------------------------------------------------------------
+
+    def commit_tree(
+        self,
+        artifact: str,
+        tree: Path,
+        collection: str | None = None,
+        *,
+        commit_id: str,
+        message: str = "",
+        metadata: Mapping[str, Any] | None = None,
+        aliases: Sequence[str] = (),
+        consume: bool = False,
+        progress: Progress | None = None,
+    ) -> CommitResult:
+        """Make the directory `tree` the next version; `objects.commit` says how that is safe.
+
+        A repeated commit answers as the first did, ``created=True``. Symlinks and special files that a version cannot
+        keep raise UnsupportedTree, metadata that is no JSON or larger than 64 KiB SerializationError, a place that is
+        no store FormatError.
+        """
+        if not os.path.isdir(tree):
+            raise UnsupportedTree(f"{tree} is not a directory")
+        commit = Commit(
+            collection or self.active_collection,
+            artifact,
+            os.path.abspath(tree),
+            commit_id,
+            message=message,
+            metadata=metadata or {},
+            consume=consume,
+            progress=progress,
+        )
+        return self._commit(commit, aliases)
+
+    def log_files(
+        self,
+        artifact_name: str,
+        local_path: Path,
+        collection: str | None = None,
+        artifact_path: Path | None = None,
+        *,
+        message: str = "",
+        metadata: Mapping[str, Any] | None = None,
+        aliases: Sequence[str] = (),
+        progress: Progress | None = None,
+    ) -> VersionInfo:
+        """Log a folder, or a file under its own name, as the next version; `artifact_path` is a directory to put it in.
+
+        Gives the version: an existing one where the content equals the latest.
+        Raises NotFound (no such `local_path`), otherwise as :meth:`commit_tree`.
+        """
+        if not os.path.exists(local_path):
+            raise NotFound(f"{local_path} does not exist")
+        below = Path(artifact_path or ".").as_posix()
+        commit = Commit(
+            collection or self.active_collection,
+            artifact_name,
+            os.path.abspath(local_path),
+            new_commit_id(),
+            below="" if below == "." else names.check_path(below),
+            message=message,
+            metadata=metadata or {},
+            progress=progress,
+        )
+        return self._commit(commit, aliases).info
+
+    def download_artifact(
+        self, artifact: str, collection: str | None = None, version: str | None = None, to: Path | None = None
+    ) -> Path | TmpArtifact:
+        """Copy a version's files, checked, to ``to/<artifact>``; without `to`, a TmpArtifact.
+
+        Modes, mtimes, symlinks and empty directories come along; files of the same path are replaced, others stay.
+        Raises AlreadyExists when something that is no directory is in the way of one; else as :meth:`read_entry`.
+        """
+        collection = collection or self.active_collection
+        known = self._known(artifact, collection, version)
+        if to is None:
+            return TmpArtifact(self, collection, artifact, known.record.version)
+        target = Path(to, artifact)
+        restore(self.store, self._load_manifest(known.record.manifest), str(target))
+        return target
+
+    # -- parts ------------------------------------------------------------------------------------------------------
+
+    def _live(self, artifact: str, collection: str | None) -> list[int]:
+        self._marker.require()
+        try:
+            return self._history.existing_numbers(collection or self.active_collection, artifact).live
+        except ArtifactNotFound:
+            self._marker.check_present()
+            raise
+
+    def _known(self, artifact: str, collection: str | None, version: str | None) -> Known:
+        self._marker.require()
+        collection = collection or self.active_collection
+        try:
+            return self._history.version(collection, artifact, self._history.resolve(collection, artifact, version))
+        except NotFound:
+            self._marker.check_present()
+            raise
+
+    def _load_manifest(self, name: str) -> Manifest:
+        """The manifest with that object name. Raises IntegrityError, FormatError."""
+        with self._manifest_lock:
+            if (cached := self._manifests.get(name)) is not None:
+                return cached
+        try:
+            raw = self.store.get(layout.object_key(name))
+        except NotFound as error:
+            raise IntegrityError(f"manifest {name} is missing from {self.url}") from error
+        if blake3(raw).hexdigest() != name:
+            raise IntegrityError(f"manifest {name} in {self.url} does not match its digest")
+        manifest = Manifest.decode(raw)
+        with self._manifest_lock:
+            if manifest.memory_bytes <= self._manifests.maxsize:
+                self._manifests[name] = manifest
+        return manifest
+
+    def _commit(self, commit: Commit, aliases: Sequence[str]) -> CommitResult:
+        names.check_collection(commit.collection)
+        names.check_artifact(commit.artifact)
+        for alias in aliases:
+            names.check_alias(alias)
+        self._marker.create()
+        done = self._committer.commit(commit)
+        for alias in aliases:
+            self._write_alias(commit.collection, commit.artifact, alias, done.record.version)
+        return CommitResult(
+            done.record.info(commit.collection, commit.artifact),
+            done.created,
+            done.sent_bytes,
+            done.deduplicated_bytes,
+        )
+
+    def _write_alias(self, collection: str, artifact: str, alias: str, version: str) -> None:
+        key = layout.alias_key(layout.artifact_prefix(collection, artifact), alias)
+        self.store.replace(key, layout.encode(Alias(version)))
+
+
+def open_store(url: str, *, single_writer: bool = False, **storage_options: Any) -> ObjectStore:
+    """The store at a path or URL; nothing is touched yet."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return LocalStore(os.path.expanduser(url))
+    if scheme in ("file", "local"):
+        return LocalStore(rest)
+    # Imported here: fsspec takes longer to import than everything else together.
+    from artifactfs.objects.remote import FsspecStore
+
+    return FsspecStore(url, single_writer=single_writer, **storage_options)

@@ -1,0 +1,90 @@
+"""Reading the files of a tree that is being logged, and their digests (BLAKE3, as every object is named).
+
+Pure functions on files, safe from any thread. A tree's files may be changed by others at any moment, so they are never
+followed through a symlink, never waited for (a file may have become a FIFO) and never mapped into memory.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import NamedTuple
+
+from blake3 import blake3
+
+from artifactfs.errors import AccessDenied, ArtifactError, UnsupportedTree
+
+_BLOCK_BYTES = 1 << 20
+_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ESTALE})
+_DENIED = frozenset({errno.EACCES, errno.EPERM})
+
+
+def changed(path: str | bytes) -> UnsupportedTree:
+    """The error for a file that was not the same from beginning to end."""
+    return UnsupportedTree(
+        f"{os.fsdecode(path)} changed or went while it was being logged: log it again when nothing writes to it"
+    )
+
+
+def unreadable(path: str | bytes, error: OSError) -> ArtifactError:
+    """The error for a file or directory of a tree that cannot be read."""
+    if error.errno in _GONE:
+        return changed(path)
+    kind = AccessDenied if error.errno in _DENIED else UnsupportedTree
+    return kind(f"cannot read {os.fsdecode(path)}: {error.strerror}")
+
+
+def open_regular(path: str | bytes) -> int:
+    """A descriptor for reading a regular file of a tree. Raises UnsupportedTree, AccessDenied."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise changed(path)
+    return fd
+
+
+class HashedFile(NamedTuple):
+    """A file of a tree, the hex BLAKE3 of its bytes, and its status when the last of them was read."""
+
+    path: str
+    digest: str
+    status: os.stat_result
+
+    def check_unchanged(self) -> None:
+        """Raises UnsupportedTree when the file is not the one that was hashed any more."""
+        try:
+            found = os.lstat(self.path)
+        except OSError as error:
+            raise unreadable(self.path, error) from error
+        if identity(found) != identity(self.status):
+            raise changed(self.path)
+
+
+def identity(status: os.stat_result) -> tuple[int, int, int, int]:
+    """What differs when a file was replaced or written to."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def hash_file(path: str) -> HashedFile:
+    """Hash a file of a tree, reading it block by block. Raises as `open_regular`."""
+    digest = blake3()
+    fd = open_regular(path)
+    try:
+        block = bytearray(_BLOCK_BYTES)
+        view = memoryview(block)
+        while count := os.readv(fd, [block]):
+            digest.update(view[:count])
+        return HashedFile(path, digest.hexdigest(), os.fstat(fd))
+    except OSError as error:
+        raise unreadable(path, error) from error
+    finally:
+        os.close(fd)
+
+
+def own_file_digest(path: str) -> str:
+    """The hex BLAKE3 of a file that only this package writes: mapped, so cutting it short would be fatal (SIGBUS)."""
+    return blake3().update_mmap(path).hexdigest()

@@ -1,0 +1,228 @@
+"""What a store says of an artifact: its version numbers, records, tombstones and aliases.
+
+Listings are always asked of the store; records and tombstones are immutable once written, so they are kept.
+
+Threading: any thread; the lock guards the cache and is not held across I/O.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from cachetools import LRUCache
+
+from artifactfs import names
+from artifactfs.errors import ArtifactNotFound, NotFound, VersionNotFound
+from artifactfs.managers.base import VersionInfo, commit_time_ns
+from artifactfs.objects import layout
+from artifactfs.objects.layout import Record
+from artifactfs.objects.store import ObjectStore
+
+# About 1 KiB each with its VersionInfo.
+_CACHED_RECORDS = 50_000
+_RECORDS_AT_ONCE = 64
+# By how much the clocks of two committing hosts may differ.
+CLOCK_SKEW_NS = 24 * 3600 * 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """One listing of an artifact: the numbers in use, deleted ones apart, and the aliases' names."""
+
+    live: list[int]
+    deleted: set[int]
+    aliases: list[str]
+
+    @property
+    def next(self) -> int:
+        """The number the next version tries first. Deleted ones are never used again."""
+        return max([*self.live[-1:], *self.deleted], default=-1) + 1
+
+
+class Known(NamedTuple):
+    """A record, and the same as the manager's callers see it."""
+
+    record: Record
+    info: VersionInfo
+
+
+class History:
+    """Reads the records of a store's artifacts. Collections and artifacts are named as listings show them."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._records: LRUCache[tuple[str, int], Known] = LRUCache(_CACHED_RECORDS)
+
+    def numbers(self, collection: str, artifact: str) -> Numbers:
+        """List an artifact; nothing when it does not exist."""
+        return numbers_in(self._store.listing(layout.artifact_prefix(collection, artifact)).files)
+
+    def existing_numbers(self, collection: str, artifact: str) -> Numbers:
+        """As :meth:`numbers`. Raises ArtifactNotFound when there never was a version."""
+        found = self.numbers(collection, artifact)
+        if not found.live and not found.deleted:
+            raise ArtifactNotFound(f"no artifact {artifact!r} in collection {collection!r}")
+        return found
+
+    def artifacts(self, collection: str) -> list[str] | None:
+        """The names in the store of a collection's artifacts with a live version; None when there is no collection."""
+        prefix = layout.collection_prefix(collection)
+        if self._store.local_root is None:
+            return self._artifacts_walked(prefix)
+        found = self._store.listing(prefix).directories
+        if not found and not self._store.exists(prefix):
+            return None
+        return [name for name in found if numbers_in(self._store.listing(f"{prefix}/{name}").files).live]
+
+    def _artifacts_walked(self, prefix: str) -> list[str] | None:
+        """As `artifacts`, by one listing of everything: an object store answers a thousand names at once."""
+        files: dict[str, list[str]] = {}
+        for stored in self._store.walk(prefix):
+            artifact, slash, name = stored.key[len(prefix) + 1 :].partition("/")
+            if slash and "/" not in name:
+                files.setdefault(artifact, []).append(name)
+        return [artifact for artifact, found in files.items() if numbers_in(found).live] if files else None
+
+    def aliases(self, collection: str, artifact: str) -> dict[str, str]:
+        """Alias → version of an artifact; one whose version is gone is left out.
+
+        Raises ArtifactNotFound, FormatError.
+        """
+        numbers = self.existing_numbers(collection, artifact)
+        prefix = layout.artifact_prefix(collection, artifact)
+        keys = [layout.alias_key(prefix, alias) for alias in numbers.aliases]
+        live = {names.version_name(number) for number in numbers.live}
+        found: dict[str, str] = {}
+        for alias, key, raw in zip(numbers.aliases, keys, self._store.get_many(keys), strict=True):
+            if raw is not None and (version := layout.decode_alias(raw, key).version) in live:
+                found[alias] = version
+        return found
+
+    def records(self, collection: str, artifact: str, numbers: Iterable[int]) -> list[Known]:
+        """The records of versions just listed, in that order; one that was deleted since is left out.
+
+        Raises FormatError.
+        """
+        prefix = layout.artifact_prefix(collection, artifact)
+        wanted = list(numbers)
+        with self._lock:
+            found = {number: self._records.get((prefix, number)) for number in wanted}
+        missing = [number for number, known in found.items() if known is None]
+        for start in range(0, len(missing), _RECORDS_AT_ONCE):
+            some = missing[start : start + _RECORDS_AT_ONCE]
+            keys = [layout.record_key(prefix, number) for number in some]
+            for number, key, raw in zip(some, keys, self._store.get_many(keys), strict=True):
+                if raw is not None:
+                    record = layout.decode_record(raw, key, number)
+                    found[number] = Known(record, record.info(collection, artifact))
+        with self._lock:
+            for number in missing:
+                if (fresh := found[number]) is not None:
+                    self._records[prefix, number] = fresh
+        return [known for known in found.values() if known is not None]
+
+    def version(self, collection: str, artifact: str, number: int) -> Known:
+        """The record of one version, after asking the store whether it is still there.
+
+        Raises VersionNotFound, ArtifactNotFound, FormatError.
+        """
+        prefix = layout.artifact_prefix(collection, artifact)
+        key = layout.record_key(prefix, number)
+        with self._lock:
+            cached = (prefix, number) in self._records
+        there = self._store.exists(key) if cached else True
+        if there and not self._store.exists(layout.tombstone_key(prefix, number)):
+            found = self.records(collection, artifact, [number])
+            if found:
+                return found[0]
+        self.existing_numbers(collection, artifact)
+        raise VersionNotFound(f"no version v{number} of {collection}/{artifact}")
+
+    def resolve(self, collection: str, artifact: str, version: str | None) -> int:
+        """The number that a version, an alias, ``latest`` or None stands for; it may have gone since.
+
+        Raises VersionNotFound, ArtifactNotFound, InvalidName, FormatError.
+        """
+        if version is None or version == names.LATEST:
+            live = self.existing_numbers(collection, artifact).live
+            if not live:
+                raise VersionNotFound(f"every version of {collection}/{artifact} was deleted")
+            return live[-1]
+        if names.is_version(version):
+            return names.version_number(version)
+        prefix = layout.artifact_prefix(collection, artifact)
+        if names.is_alias(version):
+            key = layout.alias_key(prefix, version)
+            try:
+                return names.version_number(layout.decode_alias(self._store.get(key), key).version)
+            except NotFound as error:
+                self.existing_numbers(collection, artifact)
+                raise VersionNotFound(f"no version or alias {version!r} of {collection}/{artifact}") from error
+        self.existing_numbers(collection, artifact)
+        raise VersionNotFound(f"no version or alias {version!r} of {collection}/{artifact}")
+
+    def find_commit(
+        self, collection: str, artifact: str, commit_id: str, numbers: Numbers, since: int = 0
+    ) -> Record | None:
+        """The record of the commit with that id, of a version deleted since too; None when it made none.
+
+        Of the versions just listed, only those numbered `since` or higher are read, newest first, and none older than
+        the id itself, which holds its time (`managers.base.new_commit_id`). Raises FormatError.
+        """
+        live = [number for number in numbers.live if number >= since]
+        deleted = {number for number in numbers.deleted if number >= since}
+        return self._search(collection, artifact, commit_id, live) or self._buried(
+            collection, artifact, commit_id, deleted
+        )
+
+    def _search(self, collection: str, artifact: str, commit_id: str, live: list[int]) -> Record | None:
+        made_ns = commit_time_ns(commit_id)
+        newest_first = live[::-1]
+        # The newest record alone usually tells that there is nothing to look for.
+        step = 1
+        while newest_first:
+            some, newest_first = newest_first[:step], newest_first[step:]
+            step = _RECORDS_AT_ONCE
+            for known in self.records(collection, artifact, some):
+                if known.record.commit == commit_id:
+                    return known.record
+                if made_ns is not None and known.record.created < made_ns - CLOCK_SKEW_NS:
+                    return None
+        return None
+
+    def _buried(self, collection: str, artifact: str, commit_id: str, deleted: set[int]) -> Record | None:
+        prefix = layout.artifact_prefix(collection, artifact)
+        made_ns = commit_time_ns(commit_id)
+        for number in sorted(deleted, reverse=True):
+            key = layout.tombstone_key(prefix, number)
+            raw = self._store.get_many([key])[0]
+            if raw is None:
+                continue
+            record = layout.decode_tombstone(raw, key, number).record
+            if record.commit == commit_id:
+                return record
+            if made_ns is not None and record.created < made_ns - CLOCK_SKEW_NS:
+                return None
+        return None
+
+
+def numbers_in(files: Iterable[str]) -> Numbers:
+    """Sort the file names of an artifact's directory into numbers and aliases; what is neither is left out."""
+    live: list[int] = []
+    deleted: set[int] = set()
+    aliases: list[str] = []
+    for name in files:
+        if (number := layout.number_of(name, layout.VERSION_SUFFIX)) is not None:
+            live.append(number)
+        elif (number := layout.number_of(name, layout.DELETED_SUFFIX)) is not None:
+            deleted.add(number)
+        elif name.endswith(layout.ALIAS_SUFFIX) and names.is_alias(alias := name[: -len(layout.ALIAS_SUFFIX)]):
+            aliases.append(alias)
+    if deleted:
+        live = [number for number in live if number not in deleted]
+    live.sort()
+    return Numbers(live, deleted, sorted(aliases))

@@ -1,0 +1,261 @@
+"""Where things lie in a store, and what its small JSON files hold.
+
+Pure functions and immutable structs, no I/O, safe from any thread. A key is a path below the store's root with ``/``
+between its parts. Times are integers, nanoseconds since the epoch (UTC): exact, sortable and free of parsing.
+
+::
+
+    artifactfs.json                                     Marker
+    objects/<2 hex>/<64 hex>                            immutable bytes, named by their BLAKE3
+    collections/<collection>/<artifact>/v3.version      Record: the version exists because this does
+    collections/<collection>/<artifact>/v3.deleted      Tombstone: the number is never used again
+    collections/<collection>/<artifact>/<alias>.alias   Alias
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+
+from artifactfs import names
+from artifactfs.errors import FormatError, InvalidName, SerializationError
+from artifactfs.managers.base import VersionInfo
+
+LAYOUT_FORMAT = 1
+RECORD_FORMAT = 1
+MARKER_KEY = "artifactfs.json"
+OBJECTS = "objects"
+COLLECTIONS = "collections"
+STAGING = "staging"
+VERSION_SUFFIX = ".version"
+DELETED_SUFFIX = ".deleted"
+ALIAS_SUFFIX = ".alias"
+TEMPORARY_PREFIX = ".tmp-"
+# Names in a store's root that do not make it a foreign directory: the drive's area, and what mkfs puts on a disk.
+NOT_CONTENT = frozenset({STAGING, "lost+found"})
+# A record is one small single PUT, so that its exclusive create is sound (conditional multipart uploads are not).
+MAX_RECORD_BYTES = 64 << 10
+
+_HEX_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
+
+
+class Marker(msgspec.Struct, frozen=True):
+    """``artifactfs.json``: makes a directory a store."""
+
+    id: str
+    created: int
+    digest: str = "blake3"
+    format: int = LAYOUT_FORMAT
+
+
+class Creator(msgspec.Struct, frozen=True):
+    """Who committed, and where."""
+
+    host: str = ""
+    user: str = ""
+
+
+class Record(msgspec.Struct, frozen=True):
+    """The commit record ``vN.version``: everything a listing needs, so that it never opens a manifest.
+
+    `commit` is the commit id, `digest` the content digest, `manifest` the hex name of the manifest's object.
+    """
+
+    version: str
+    created: int
+    commit: str
+    digest: str
+    manifest: str
+    file_count: int
+    size_bytes: int
+    message: str = ""
+    metadata: dict[str, Any] = {}
+    creator: Creator = Creator()
+    parent: str | None = None
+    format: int = RECORD_FORMAT
+
+    def info(self, collection: str, artifact: str) -> VersionInfo:
+        """The record as the manager's callers see it."""
+        who = self.creator
+        return VersionInfo(
+            collection,
+            artifact,
+            self.version,
+            self.created,
+            self.size_bytes,
+            self.file_count,
+            self.digest,
+            self.message,
+            self.metadata,
+            f"{who.user}@{who.host}" if who.user and who.host else who.user or who.host,
+            self.parent,
+            self.commit,
+        )
+
+
+class Tombstone(msgspec.Struct, frozen=True):
+    """``vN.deleted``. Keeps the record, so that a repeated commit learns that its version was made, and deleted."""
+
+    version: str
+    deleted: int
+    record: Record
+    format: int = RECORD_FORMAT
+
+
+class Alias(msgspec.Struct, frozen=True):
+    """``<alias>.alias``."""
+
+    version: str
+
+
+class _Format(msgspec.Struct, frozen=True):
+    format: int
+
+
+T = TypeVar("T")
+_format_decoder = msgspec.json.Decoder(_Format)
+_encode = msgspec.json.Encoder(order="deterministic").encode
+
+
+def encode(value: Marker | Record | Tombstone | Alias) -> bytes:
+    """The JSON of a small file.
+
+    Raises:
+        SerializationError: the metadata or message cannot be JSON, or make a record of more than 64 KiB.
+    """
+    try:
+        raw = _encode(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SerializationError(f"message or metadata cannot be written as JSON: {error}") from error
+    if isinstance(value, Record) and len(raw) > MAX_RECORD_BYTES:
+        raise SerializationError(
+            f"message and metadata take {len(raw)} bytes, at most {MAX_RECORD_BYTES} fit a commit record: "
+            "log what is larger as a file"
+        )
+    return raw
+
+
+def _decoder(kind: type[T], highest: int) -> Callable[[bytes, str], T]:
+    decode = msgspec.json.Decoder(kind).decode
+
+    def decode_checked(raw: bytes, key: str) -> T:
+        try:
+            value = decode(raw)
+            # A newer format may have other fields altogether, so the format is looked at before complaining.
+            found = getattr(value, "format", highest)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            try:
+                found = _format_decoder.decode(raw).format
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                found = highest
+            if found == highest:
+                raise FormatError(f"{key} is damaged or not written by artifactfs: {error}") from error
+        if found != highest:
+            raise FormatError(f"{key} has format {found}, this program reads format {highest}: upgrade artifactfs")
+        return value
+
+    return decode_checked
+
+
+decode_marker = _decoder(Marker, LAYOUT_FORMAT)
+_decode_record = _decoder(Record, RECORD_FORMAT)
+_decode_tombstone = _decoder(Tombstone, RECORD_FORMAT)
+decode_alias = _decoder(Alias, LAYOUT_FORMAT)
+
+
+def decode_record(raw: bytes, key: str, number: int) -> Record:
+    """Read the record stored at `key` for version `number`. Raises FormatError."""
+    record = _decode_record(raw, key)
+    _check_record(record, key, number)
+    return record
+
+
+def decode_tombstone(raw: bytes, key: str, number: int) -> Tombstone:
+    """Read the tombstone stored at `key` for version `number`. Raises FormatError."""
+    tombstone = _decode_tombstone(raw, key)
+    _check_record(tombstone.record, key, number)
+    return tombstone
+
+
+def _check_record(record: Record, key: str, number: int) -> None:
+    if record.version != f"v{number}" or _HEX_DIGEST.match(record.manifest) is None:
+        raise FormatError(f"{key} is damaged: it names version {record.version!r}, manifest {record.manifest!r}")
+
+
+def object_key(name: str) -> str:
+    """The key of the object with that hex name."""
+    return f"{OBJECTS}/{name[:2]}/{name}"
+
+
+def is_object_name(name: str) -> bool:
+    """Whether `name` is the hex name of an object."""
+    return _HEX_DIGEST.match(name) is not None
+
+
+def is_temporary(key: str) -> bool:
+    """Whether the key's last part is a temporary name: left by a writer that died, unless one is writing it."""
+    return key.rpartition("/")[2].startswith(TEMPORARY_PREFIX)
+
+
+def stored_collection(shown: str) -> str:
+    """The name in the store of a collection as listings show it. Raises InvalidName."""
+    return shown if names.is_collection(shown) else _foreign(shown, names.check_collection)
+
+
+def stored_artifact(shown: str) -> str:
+    """The name in the store of an artifact as listings show it. Raises InvalidName."""
+    return shown if names.is_artifact(shown) else _foreign(shown, names.check_artifact)
+
+
+def _foreign(shown: str, check: Callable[[str], str]) -> str:
+    """A name that breaks the rules but was found in a store, and is shown percent-encoded."""
+    stored = names.unescape(shown)
+    if names.escape(stored) != shown or stored == shown:
+        return check(shown)
+    if "/" in stored or "\0" in stored or stored in ("", ".", ".."):
+        raise InvalidName(f"invalid name {shown!r}: it is no part of a path")
+    return stored
+
+
+def shown_collection(stored: str) -> str:
+    """How listings show a collection found in the store."""
+    return stored if names.is_collection(stored) else names.escape(stored)
+
+
+def shown_artifact(stored: str) -> str:
+    """How listings show an artifact found in the store."""
+    return stored if names.is_artifact(stored) else names.escape(stored)
+
+
+def collection_prefix(collection: str) -> str:
+    """The key below which a collection lies; `collection` as shown. Raises InvalidName."""
+    return f"{COLLECTIONS}/{stored_collection(collection)}"
+
+
+def artifact_prefix(collection: str, artifact: str) -> str:
+    """The key below which an artifact's records lie; names as shown. Raises InvalidName."""
+    return f"{COLLECTIONS}/{stored_collection(collection)}/{stored_artifact(artifact)}"
+
+
+def record_key(prefix: str, number: int) -> str:
+    """The key of a version's record, `prefix` from :func:`artifact_prefix`."""
+    return f"{prefix}/v{number}{VERSION_SUFFIX}"
+
+
+def tombstone_key(prefix: str, number: int) -> str:
+    """The key of a version's tombstone."""
+    return f"{prefix}/v{number}{DELETED_SUFFIX}"
+
+
+def alias_key(prefix: str, alias: str) -> str:
+    """The key of an alias. Raises InvalidName."""
+    return f"{prefix}/{names.check_alias(alias)}{ALIAS_SUFFIX}"
+
+
+def number_of(name: str, suffix: str) -> int | None:
+    """The version number of a file name such as ``v3.version``, None when it is something else."""
+    stem = name[: -len(suffix)]
+    return int(stem[1:]) if name.endswith(suffix) and names.is_version(stem) else None

@@ -1,0 +1,80 @@
+"""What makes a directory a store: the marker ``artifactfs.json``, and what its absence means.
+
+Threading: any thread; the lock guards the marker once seen, which never changes, and is not held across I/O.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import uuid
+
+from artifactfs.errors import FormatError, NotFound, StoreUnreachable
+from artifactfs.objects import layout
+from artifactfs.objects.layout import Marker
+from artifactfs.objects.store import ObjectStore
+
+
+class StoreMarker:
+    """The marker of one store."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._seen: Marker | None = None
+
+    def read(self) -> Marker | None:
+        """The marker, None where a store may be made.
+
+        Raises FormatError when what is there is not a store, or one of a newer format; StoreUnreachable, AccessDenied.
+        """
+        with self._lock:
+            if self._seen is not None:
+                return self._seen
+        marker = self._fetch()
+        if marker is None:
+            top = self._store.listing("")
+            foreign = sorted({*top.files, *top.directories} - layout.NOT_CONTENT)
+            if foreign:
+                # Unless somebody made the store while we looked.
+                marker = self._fetch()
+                if marker is None:
+                    raise FormatError(
+                        f"{self._store.url} is not an artifactfs store: it has no {layout.MARKER_KEY} but holds "
+                        f"{', '.join(map(repr, foreign[:3]))}; choose an empty or new directory"
+                    )
+        with self._lock:
+            self._seen = marker
+        return marker
+
+    def require(self) -> Marker | None:
+        """As :meth:`read`, for reading: raises NotFound when the directory of a local store does not exist."""
+        marker = self.read()
+        root = self._store.local_root
+        if marker is None and root is not None and not os.path.isdir(root):
+            raise NotFound(f"no store at {root}: the directory does not exist (the first commit makes it)")
+        return marker
+
+    def create(self) -> Marker:
+        """The marker, written if there is none. Raises as :meth:`read`, and UnsafeStore, StoreFull."""
+        marker = self.read()
+        self._store.require_exclusive()
+        if marker is None:
+            ours = Marker(id=uuid.uuid4().hex, created=time.time_ns())
+            self._store.put_exclusive(layout.MARKER_KEY, layout.encode(ours))
+            marker = self.read()
+            if marker is None:
+                raise StoreUnreachable(f"{self._store.url}: the store's marker was written but cannot be read back")
+        return marker
+
+    def check_present(self) -> None:
+        """Tell a store that lists nothing from one whose disk went away. Raises StoreUnreachable."""
+        with self._lock:
+            seen = self._seen
+        if seen is not None and self._fetch() is None:
+            raise StoreUnreachable(f"{self._store.url}: the store was there and is gone (is its disk still mounted?)")
+
+    def _fetch(self) -> Marker | None:
+        raw = self._store.get_many([layout.MARKER_KEY])[0]
+        return None if raw is None else layout.decode_marker(raw, layout.MARKER_KEY)

@@ -1,0 +1,176 @@
+"""Putting the bytes of a scanned tree into objects.
+
+A file of 1 MiB or more is an object of its own; smaller ones go, in the order of their paths, into packs of up to
+16 MiB, so that one put and one get carry hundreds of files. A file whose digest is known, from an earlier version or
+from earlier in the same tree, points at the bytes that are there. The same tree and the same known digests always give
+the same objects, so a repeated commit finds what it stored before. An empty file lies in no object.
+
+One pack is in memory at a time. Threading: a Packer belongs to one thread.
+"""
+
+from __future__ import annotations
+
+import os
+
+from blake3 import blake3
+
+from artifactfs.managers.base import Progress
+from artifactfs.manifest import EntryKind, Manifest
+from artifactfs.objects.hashing import changed, hash_file, open_regular, unreadable
+from artifactfs.objects.layout import object_key
+from artifactfs.objects.scan import Scan
+from artifactfs.objects.store import ObjectStore
+
+SMALL_FILE_BYTES = 1 << 20
+PACK_BYTES = 16 << 20
+_EMPTY_DIGEST = blake3().digest()
+
+
+class KnownContents:
+    """Where contents already stored lie: digest → (object, offset). Bounded by the manifests put in."""
+
+    def __init__(self) -> None:
+        self._objects: list[bytes] = []
+        # One integer per digest, object number and offset in one: a tuple would double the memory of a million files.
+        self._places: dict[bytes, int] = {}
+
+    def add_manifest(self, manifest: Manifest) -> None:
+        """Take in what an earlier version holds."""
+        first = len(self._objects)
+        self._objects.extend(bytes.fromhex(name) for name in manifest.objects)
+        places = self._places
+        for digest, number, offset, size_bytes in manifest.contents():
+            if size_bytes and digest not in places:
+                places[digest] = (first + number) << 64 | offset
+
+    def add(self, digest: bytes, object_name: bytes, offset: int) -> None:
+        """Take in one content."""
+        if not self._objects or self._objects[-1] != object_name:
+            self._objects.append(object_name)
+        self._places[digest] = (len(self._objects) - 1) << 64 | offset
+
+    def find(self, digest: bytes) -> tuple[bytes, int] | None:
+        """The object and the offset in it, None when the content is not known."""
+        place = self._places.get(digest)
+        return None if place is None else (self._objects[place >> 64], place & (1 << 64) - 1)
+
+
+class Packer:
+    """Stores the contents of one scanned tree and notes in its rows where they lie.
+
+    After :meth:`run`, `stored` lists the keys that must be flushed, `adopted` those that
+    share an inode with a file of the tree, and that file.
+    """
+
+    def __init__(self, store: ObjectStore, known: KnownContents, *, consume: bool, progress: Progress | None) -> None:
+        self.stored: list[str] = []
+        self.adopted: list[tuple[str, str]] = []
+        self.sent_bytes = 0
+        self.deduplicated_bytes = 0
+        self._store = store
+        self._known = known
+        self._consume = consume
+        self._progress = progress
+        self._done_bytes = 0
+        self._done_files = 0
+        self._pack = bytearray()
+        self._in_pack: dict[bytes, int] = {}
+        self._waiting: list[tuple[int, bytes]] = []
+
+    def run(self, scan: Scan) -> None:
+        """Store every file of the tree.
+
+        Raises UnsupportedTree when a file is not as it was scanned, StoreFull, StoreUnreachable, AccessDenied.
+        """
+        for row, kind in enumerate(scan.builder.kinds):
+            if kind == EntryKind.FILE:
+                size_bytes = scan.builder.sizes[row]
+                if size_bytes < SMALL_FILE_BYTES:
+                    self._small(scan, row, size_bytes)
+                else:
+                    self._large(scan, row, size_bytes)
+                    self._report(size_bytes)
+        self._end_pack(scan)
+        self._report(0)
+
+    def _small(self, scan: Scan, row: int, size_bytes: int) -> None:
+        if len(self._pack) + size_bytes > PACK_BYTES:
+            self._end_pack(scan)
+        data = _read_small(scan, row, size_bytes)
+        self._done_files += 1
+        self._done_bytes += size_bytes
+        if not data:
+            scan.builder.set_content(row, _EMPTY_DIGEST, None)
+            return
+        digest = blake3(data).digest()
+        place = self._known.find(digest)
+        if place is not None:
+            scan.builder.set_content(row, digest, *place)
+            self.deduplicated_bytes += size_bytes
+            return
+        if digest in self._in_pack:
+            self.deduplicated_bytes += size_bytes
+        else:
+            self._in_pack[digest] = len(self._pack)
+            self._pack += data
+        self._waiting.append((row, digest))
+
+    def _end_pack(self, scan: Scan) -> None:
+        if not self._pack:
+            return
+        name = blake3(self._pack)
+        self._store.put(object_key(name.hexdigest()), self._pack)
+        self.stored.append(object_key(name.hexdigest()))
+        self.sent_bytes += len(self._pack)
+        for digest, offset in self._in_pack.items():
+            self._known.add(digest, name.digest(), offset)
+        for row, digest in self._waiting:
+            scan.builder.set_content(row, digest, name.digest(), self._in_pack[digest])
+        self._pack = bytearray()
+        self._in_pack.clear()
+        self._waiting.clear()
+        self._report(0)
+
+    def _large(self, scan: Scan, row: int, size_bytes: int) -> None:
+        file = hash_file(scan.path(row))
+        if (file.status.st_size, file.status.st_mtime_ns) != (size_bytes, scan.builder.mtimes[row]):
+            raise changed(file.path)
+        digest = bytes.fromhex(file.digest)
+        place = self._known.find(digest)
+        if place is None:
+            place = digest, 0
+            key = object_key(file.digest)
+            if not self._consume:
+                self._store.put_file(key, file)
+            elif self._store.adopt_file(key, file):
+                self.adopted.append((key, file.path))
+            self.stored.append(key)
+            self.sent_bytes += size_bytes
+            self._known.add(digest, digest, 0)
+        else:
+            self.deduplicated_bytes += size_bytes
+        scan.builder.set_content(row, digest, *place)
+        self._done_files += 1
+
+    def _report(self, size_bytes: int) -> None:
+        self._done_bytes += size_bytes
+        if self._progress is not None:
+            self._progress(self._done_bytes, self._done_files)
+
+
+def _read_small(scan: Scan, row: int, size_bytes: int) -> bytes:
+    """The bytes of a small file. Raises UnsupportedTree when it is not the file that was scanned any more."""
+    path = scan.path(row)
+    fd = open_regular(path)
+    try:
+        data = os.read(fd, size_bytes + 1)
+        while 0 < len(data) < size_bytes and (more := os.read(fd, size_bytes + 1 - len(data))):
+            data += more
+        status = os.fstat(fd)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    finally:
+        os.close(fd)
+    if len(data) != size_bytes or (status.st_size, status.st_mtime_ns) != (size_bytes, scan.builder.mtimes[row]):
+        raise changed(path)
+    return data

@@ -1,0 +1,207 @@
+"""The seam for store I/O: what the object layout needs of a place that keeps bytes under keys.
+
+`LocalStore` (`objects.local`, plain system calls) and `FsspecStore` (`objects.remote`, everything else) implement it;
+nothing else in the package touches a store's bytes. Every error leaves as one of `artifactfs.errors`, with its cause;
+`translate` is the one place that decides which.
+
+Threading: a store is safe from any thread and holds no lock across I/O, except the one that makes memory:// create
+exclusively. Nothing is opened before the first call, so a store may be made before a fork.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from artifactfs.errors import (
+    AccessDenied,
+    AlreadyExists,
+    ArtifactError,
+    MissingDependency,
+    NotFound,
+    StoreFull,
+    StoreTimeout,
+    StoreUnreachable,
+)
+from artifactfs.objects.hashing import HashedFile
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Outcome(enum.Enum):
+    """What became of an exclusive create."""
+
+    CREATED = "created"
+    """The key holds our bytes, and nobody else's were ever there."""
+    TAKEN = "taken"
+    """The key held, or holds, somebody else's bytes."""
+
+
+class Listing(NamedTuple):
+    """The names directly below a key, in no order, temporary names left out."""
+
+    files: list[str]
+    directories: list[str]
+
+
+class StoredFile(NamedTuple):
+    """One stored file. `changed_ns` is when it was last put, linked or touched, None where the backend cannot tell."""
+
+    key: str
+    size_bytes: int
+    changed_ns: int | None
+
+
+class ObjectStore(ABC):
+    """Bytes under keys. Keys come from `objects.layout`. All methods raise StoreUnreachable and AccessDenied."""
+
+    url: str
+    local_root: str | None = None
+    """The directory of a store on this machine, as an absolute path."""
+    parallel_transfers: int = 1
+    """How many transfers at once pay."""
+
+    @abstractmethod
+    def put(self, key: str, data: Buffer) -> None:
+        """Store an object, whole or not at all; the same again is no error. Durable after :meth:`flush`.
+
+        Raises StoreFull.
+        """
+
+    @abstractmethod
+    def put_file(self, key: str, file: HashedFile) -> None:
+        """As :meth:`put`, with the bytes of a file, streamed.
+
+        Raises UnsupportedTree, and stores nothing, when the file changed since it was hashed.
+        """
+
+    def adopt_file(self, key: str, file: HashedFile) -> bool:
+        """As :meth:`put_file` for a file the caller gives away; a local store links it instead of copying.
+
+        Returns whether the object shares the file's inode; such an object needs :meth:`settle` later.
+        """
+        self.put_file(key, file)
+        return False
+
+    @abstractmethod
+    def put_exclusive(self, key: str, data: Buffer) -> Outcome:
+        """Store bytes that differ from anybody else's only if `key` is free; durable on return.
+
+        When this raises, the outcome is unknown: calling again with the same bytes tells.
+        Raises StoreFull.
+        """
+
+    @abstractmethod
+    def replace(self, key: str, data: Buffer) -> None:
+        """Store small bytes whether or not `key` exists; readers see the old or the new; durable on return."""
+
+    @abstractmethod
+    def get(self, key: str) -> bytes:
+        """All bytes of `key`. Raises NotFound."""
+
+    @abstractmethod
+    def get_range(self, key: str, offset: int, size_bytes: int) -> bytes:
+        """Up to `size_bytes` from `offset`, fewer only at the end. Raises NotFound."""
+
+    @abstractmethod
+    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """The bytes of small files, None for each that is not there."""
+
+    @abstractmethod
+    def listing(self, prefix: str) -> Listing:
+        """The names directly below `prefix` ('' is the root), nothing when it does not exist. Never cached."""
+
+    @abstractmethod
+    def walk(self, prefix: str) -> Iterator[StoredFile]:
+        """Every file below `prefix`, temporary ones included. Never cached."""
+
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Remove `key`; it may be gone already."""
+
+    @abstractmethod
+    def exists(self, key: str) -> bool:
+        """Whether `key` is there."""
+
+    @abstractmethod
+    def size(self, key: str) -> int:
+        """Bytes of `key`. Raises NotFound."""
+
+    def local_path(self, key: str) -> str | None:
+        """The file on this machine that holds `key`, whether or not it exists; None when the store is remote."""
+        return None
+
+    def flush(self, keys: Sequence[str]) -> None:
+        """Make the objects just put under `keys` survive a power cut. Raises StoreFull."""
+        return  # what a remote store has answered for is durable
+
+    def settle(self, adopted: Iterable[tuple[str, str]]) -> None:
+        """Make adopted objects read-only, each given with the file it was. See `objects.commit` for when.
+
+        An object that has become some other tree's file stays as it is.
+        """
+        return  # only a local store links
+
+    @abstractmethod
+    def require_exclusive(self) -> None:
+        """Raises UnsafeStore when :meth:`put_exclusive` cannot be trusted here. Asks the backend once."""
+
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR})
+# Cloud libraries raise classes of their own; they are told by name because none of them may be imported here.
+_DENIED_CLASSES = frozenset(
+    {
+        "NoCredentialsError",
+        "PartialCredentialsError",
+        "CredentialRetrievalError",
+        "TokenRetrievalError",
+        "UnauthorizedSSOTokenError",
+        "ClientAuthenticationError",
+        "DefaultCredentialsError",
+        "RefreshError",
+        "AuthenticationException",
+        "PasswordRequiredException",
+        "BadHostKeyException",
+    }
+)
+_ABSENT_CLASSES = frozenset({"ResourceNotFoundError", "NoSuchKey", "NoSuchBucket"})
+_UNREACHABLE_MODULES = ("aiohttp", "botocore", "aiobotocore", "azure", "google", "gcsfs", "paramiko", "requests")
+
+
+def translate(error: Exception, what: str) -> ArtifactError:
+    """The error of `artifactfs.errors` that says what `error` means; `what` names the key or place concerned.
+
+    Use as ``raise translate(error, what) from error``. What nobody foresaw becomes a plain ArtifactError, which is
+    not transient, so that a bug is not retried for ever.
+    """
+    if isinstance(error, ArtifactError):
+        return error
+    text = f"{what}: {error}" if str(error) else f"{what}: {type(error).__name__}"
+    class_names = {cls.__name__ for cls in type(error).__mro__}
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, FileNotFoundError | NotADirectoryError) or number in _ABSENT or class_names & _ABSENT_CLASSES:
+        return NotFound(text)
+    if isinstance(error, FileExistsError):
+        return AlreadyExists(text)
+    status = getattr(error, "code", None) or getattr(error, "status", None) or getattr(error, "status_code", None)
+    if (
+        isinstance(error, PermissionError)
+        or number in _DENIED
+        or class_names & _DENIED_CLASSES
+        or status in (401, 403, "401", "403")
+    ):
+        return AccessDenied(text)
+    if number in _FULL:
+        return StoreFull(text)
+    if "TimeoutError" in class_names or number == errno.ETIMEDOUT:
+        return StoreTimeout(text)
+    if isinstance(error, ImportError):
+        return MissingDependency(text)
+    if isinstance(error, OSError) or type(error).__module__.startswith(_UNREACHABLE_MODULES):
+        return StoreUnreachable(text)
+    return ArtifactError(f"{what}: unexpected {type(error).__name__}: {error}")

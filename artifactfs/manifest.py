@@ -4,7 +4,7 @@ A Manifest holds its entries in columns (one packed array per attribute, paths a
 a million files costs about 100 MB and opens in well under a second; an Entry is made when it is asked for. Manifests
 are immutable and safe from any thread.
 
-On disk (`encode`/`decode`): a zstd frame around the MessagePack map of `_Columns`. Paths are sorted by their bytes
+On disk (`encode`/`decode`): a zstd frame around the MessagePack map of `Columns`. Paths are sorted by their bytes
 and joined by NUL; numbers are little-endian arrays; a file's bytes are ``object[offset:offset+size]``. Directories
 may be listed (then mode and mtime are known) or only implied by the files in them; an empty directory is always
 listed. The content digest covers paths, kinds, sizes, digests, executable bits, symlink targets and empty
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import enum
 import os
-import sys
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
@@ -23,22 +22,14 @@ from itertools import islice
 from operator import lt
 from typing import NamedTuple
 
-import msgspec
-import zstandard
 from blake3 import blake3
 
 from artifactfs import names
+from artifactfs.columns import MANIFEST_FORMAT, Columns, decode_columns, encode_columns, pack, unpack
 from artifactfs.errors import FormatError, InvalidName
 
-MANIFEST_FORMAT = 1
 DIGEST_SIZE_BYTES = 32
-# A manifest of ten million long paths is about 2 GB; anything that claims more is a bomb.
-MAX_DECODED_BYTES = 4 << 30
-# An entry takes 63 bytes and its path; all alike, they shrink to less than 1 % but never to nothing.
-_MAX_RATIO = 256
-_MAX_RATIO_SLACK_BYTES = 1 << 20
 _MAX_SIZE = 1 << 62
-_COMPRESSION_LEVEL = 3
 _NO_OBJECT = 0xFFFFFFFF
 _BAD_PARTS = tuple(
     left + part + right for left in (b"\0", b"/") for part in (b"", b".", b"..") for right in (b"\0", b"/")
@@ -91,63 +82,6 @@ def stays_inside(path: bytes, target: bytes) -> bool:
         if depth < 0:
             return False
     return True
-
-
-class _Format(msgspec.Struct):
-    format: int
-
-
-class _Columns(msgspec.Struct, array_like=False):
-    """The stored form; see the module docstring."""
-
-    format: int
-    algorithm: str
-    paths: bytes
-    kinds: bytes
-    modes: bytes
-    sizes: bytes
-    mtimes: bytes
-    digests: bytes
-    objects: bytes
-    object_index: bytes
-    offsets: bytes
-    targets: dict[int, bytes]
-
-
-def _pack(column: array[int]) -> bytes:
-    if sys.byteorder == "big":
-        column = array(column.typecode, column)
-        column.byteswap()
-    return column.tobytes()
-
-
-def _unpack(typecode: str, raw: bytes, count: int, what: str) -> array[int]:
-    column: array[int] = array(typecode)
-    if len(raw) != count * column.itemsize:
-        raise FormatError(f"damaged manifest: column {what} has {len(raw)} bytes for {count} entries")
-    column.frombytes(raw)
-    if sys.byteorder == "big":
-        column.byteswap()
-    return column
-
-
-def _columns_of(raw: bytes) -> _Columns:
-    """The stored columns, their format checked and nothing else. Raises FormatError."""
-    try:
-        size = zstandard.frame_content_size(raw)
-        if not 0 <= size <= min(MAX_DECODED_BYTES, len(raw) * _MAX_RATIO + _MAX_RATIO_SLACK_BYTES):
-            raise FormatError(f"manifest of {len(raw)} bytes claims to unpack to {size}: refused")
-        plain = zstandard.ZstdDecompressor().decompress(raw, max_output_size=size)
-    except (zstandard.ZstdError, MemoryError) as error:
-        raise FormatError(f"damaged manifest: {error}") from error
-    try:
-        # The format first: a newer one may have other columns altogether.
-        found = msgspec.msgpack.decode(plain, type=_Format).format
-        if found == MANIFEST_FORMAT:
-            return msgspec.msgpack.decode(plain, type=_Columns)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise FormatError(f"damaged manifest: {error}") from error
-    raise FormatError(f"manifest has format {found}, this program reads format {MANIFEST_FORMAT}: upgrade artifactfs")
 
 
 class ManifestBuilder:
@@ -438,7 +372,7 @@ class Manifest:
             b"\0".join(self._paths[i] for i in keep),
             bytes(self._kinds[i] for i in keep),
             bytes(self._modes[i] >> 6 & 1 if self._kinds[i] == EntryKind.FILE else 0 for i in keep),
-            _pack(array("Q", (self._sizes[i] if self._kinds[i] == EntryKind.FILE else 0 for i in keep))),
+            pack(array("Q", (self._sizes[i] if self._kinds[i] == EntryKind.FILE else 0 for i in keep))),
             b"".join(self._digests[i * width : (i + 1) * width] for i in keep),
             b"\0".join(self._targets[i] for i in keep if i in self._targets),
             empty.digest(),
@@ -450,21 +384,21 @@ class Manifest:
 
     def encode(self) -> bytes:
         """The stored form. The same entries always give the same bytes (for one zstd library)."""
-        columns = _Columns(
+        columns = Columns(
             format=MANIFEST_FORMAT,
             algorithm=self.algorithm,
             paths=b"\0".join(self._paths),
             kinds=self._kinds,
-            modes=_pack(self._modes),
-            sizes=_pack(self._sizes),
-            mtimes=_pack(self._mtimes),
+            modes=pack(self._modes),
+            sizes=pack(self._sizes),
+            mtimes=pack(self._mtimes),
             digests=self._digests,
             objects=b"".join(self._objects),
-            object_index=_pack(self._object_index),
-            offsets=_pack(self._offsets),
+            object_index=pack(self._object_index),
+            offsets=pack(self._offsets),
             targets=self._targets,
         )
-        return zstandard.ZstdCompressor(level=_COMPRESSION_LEVEL).compress(msgspec.msgpack.encode(columns))
+        return encode_columns(columns)
 
     @classmethod
     def decode(cls, raw: bytes) -> Manifest:
@@ -473,10 +407,10 @@ class Manifest:
         Raises:
             FormatError: damaged, hostile (paths that leave the version, absurd sizes) or of a newer format.
         """
-        return cls._from_columns(_columns_of(raw))
+        return cls._from_columns(decode_columns(raw))
 
     @classmethod
-    def _from_columns(cls, columns: _Columns) -> Manifest:
+    def _from_columns(cls, columns: Columns) -> Manifest:
         self = cls.__new__(cls)
         self.algorithm = columns.algorithm
         self._paths = columns.paths.split(b"\0") if columns.paths else []
@@ -489,11 +423,11 @@ class Manifest:
         if not all(map(lt, self._paths, islice(self._paths, 1, None))):
             raise FormatError("damaged manifest: paths are not sorted")
         self._kinds = columns.kinds
-        self._modes = _unpack("H", columns.modes, count, "modes")
-        self._sizes = _unpack("Q", columns.sizes, count, "sizes")
-        self._mtimes = _unpack("q", columns.mtimes, count, "mtimes")
-        self._offsets = _unpack("Q", columns.offsets, count, "offsets")
-        self._object_index = _unpack("I", columns.object_index, count, "object_index")
+        self._modes = unpack("H", columns.modes, count, "modes")
+        self._sizes = unpack("Q", columns.sizes, count, "sizes")
+        self._mtimes = unpack("q", columns.mtimes, count, "mtimes")
+        self._offsets = unpack("Q", columns.offsets, count, "offsets")
+        self._object_index = unpack("I", columns.object_index, count, "object_index")
         self._digests = columns.digests
         if columns.digests and len(columns.digests) % max(count, 1):
             raise FormatError("damaged manifest: digests")

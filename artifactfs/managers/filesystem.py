@@ -25,6 +25,7 @@ from artifactfs.errors import (
     ArtifactNotFound,
     CollectionNotFound,
     IntegrityError,
+    InvalidName,
     NotFound,
     PathNotFound,
     UnsupportedTree,
@@ -47,7 +48,7 @@ from artifactfs.objects.layout import Alias, Tombstone
 from artifactfs.objects.local import LocalStore
 from artifactfs.objects.marker import StoreMarker
 from artifactfs.objects.restore import read_range, read_whole, restore
-from artifactfs.objects.store import ObjectStore, Outcome
+from artifactfs.objects.store import ObjectStore
 
 _MANIFEST_CACHE_BYTES = 256 << 20
 
@@ -214,9 +215,8 @@ class FileSystemArtifactManager(ArtifactManager):
         number = names.version_number(record.version)
         pointing = [alias for alias, of in self._history.aliases(collection, artifact).items() if of == record.version]
         tombstone = Tombstone(version=record.version, deleted=time.time_ns(), record=record)
-        # Taken: somebody else deletes it at this moment. What follows is theirs as much as ours.
-        outcome = self.store.put_exclusive(layout.tombstone_key(prefix, number), layout.encode(tombstone))
-        assert outcome in Outcome
+        # Where somebody else deletes it at this moment, theirs is the tombstone and the rest is done twice.
+        self.store.put_exclusive(layout.tombstone_key(prefix, number), layout.encode(tombstone))
         self.store.delete(layout.record_key(prefix, number))
         for alias in pointing:
             self.store.delete(layout.alias_key(prefix, alias))
@@ -345,6 +345,8 @@ class FileSystemArtifactManager(ArtifactManager):
         names.check_artifact(commit.artifact)
         for alias in aliases:
             names.check_alias(alias)
+        if not commit.commit_id:
+            raise InvalidName("a commit needs an id: see new_commit_id")
         self._marker.create()
         done = self._committer.commit(commit)
         for alias in aliases:
@@ -365,9 +367,9 @@ def open_store(url: str, *, single_writer: bool = False, **storage_options: Any)
     """The store at a path or URL; nothing is touched yet."""
     scheme, separator, rest = url.partition("://")
     if not separator:
-        return LocalStore(os.path.expanduser(url))
+        return LocalStore(os.path.expanduser(url), single_writer=single_writer)
     if scheme in ("file", "local"):
-        return LocalStore(rest)
+        return LocalStore(rest, single_writer=single_writer)
     # Imported here: fsspec takes longer to import than everything else together.
     from artifactfs.objects.remote import FsspecStore
 

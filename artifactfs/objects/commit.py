@@ -175,6 +175,8 @@ class Committer:
 
     def _resumed(self, commit: Commit, made: Record) -> Committed:
         """The commit was done before: do what may have been left."""
+        if commit.progress is not None:
+            commit.progress(made.size_bytes, made.file_count)
         if commit.consume and self._store.local_root is not None:
             below = len(commit.below) + 1 if commit.below else 0
             self._store.settle(

@@ -26,6 +26,7 @@ from artifactfs.managers.base import VersionInfo
 
 LAYOUT_FORMAT = 1
 RECORD_FORMAT = 1
+DIGEST = "blake3"
 MARKER_KEY = "artifactfs.json"
 OBJECTS = "objects"
 COLLECTIONS = "collections"
@@ -47,7 +48,7 @@ class Marker(msgspec.Struct, frozen=True):
 
     id: str
     created: int
-    digest: str = "blake3"
+    digest: str = DIGEST
     format: int = LAYOUT_FORMAT
 
 
@@ -160,10 +161,18 @@ def _decoder(kind: type[T], highest: int) -> Callable[[bytes, str], T]:
     return decode_checked
 
 
-decode_marker = _decoder(Marker, LAYOUT_FORMAT)
+_decode_marker = _decoder(Marker, LAYOUT_FORMAT)
 _decode_record = _decoder(Record, RECORD_FORMAT)
 _decode_tombstone = _decoder(Tombstone, RECORD_FORMAT)
 decode_alias = _decoder(Alias, LAYOUT_FORMAT)
+
+
+def decode_marker(raw: bytes, key: str) -> Marker:
+    """Read the store's marker. Raises FormatError."""
+    marker = _decode_marker(raw, key)
+    if marker.digest != DIGEST:
+        raise FormatError(f"{key} asks for digest {marker.digest!r}, this program knows {DIGEST!r}: upgrade artifactfs")
+    return marker
 
 
 def decode_record(raw: bytes, key: str, number: int) -> Record:
@@ -213,7 +222,7 @@ def stored_artifact(shown: str) -> str:
 def _foreign(shown: str, check: Callable[[str], str]) -> str:
     """A name that breaks the rules but was found in a store, and is shown percent-encoded."""
     stored = names.unescape(shown)
-    if names.escape(stored) != shown or stored == shown:
+    if names.escape(stored) != shown:
         return check(shown)
     if "/" in stored or "\0" in stored or stored in ("", ".", ".."):
         raise InvalidName(f"invalid name {shown!r}: it is no part of a path")

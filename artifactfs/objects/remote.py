@@ -6,7 +6,7 @@ followed by reading the key back (our bytes = won, others = lost, nothing = agai
 creating a name twice. SFTP has its own primitive, the rename of protocol version 3, which fails on an existing name.
 
 Threading: any thread. The file system is built at the first call, under a lock, never before a fork. One process-wide
-lock makes the check-then-set of memory:// one step. fsspec's listing caches never expire, so they are kept off.
+lock makes every step on memory:// one, its check-then-set too. fsspec's listing caches never expire, so they are off.
 """
 
 # ruff: noqa: D102 - ObjectStore documents the methods
@@ -17,6 +17,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from datetime import datetime, timezone
 from typing import Any, TypeVar
 
@@ -68,7 +69,8 @@ class FsspecStore(ObjectStore):
         """Run `action` with the file system and the path of `key`, its errors translated."""
         try:
             fs, root = self._open()
-            return action(fs, f"{root}/{key}" if key else root or "/")
+            with _memory_lock if self._protocol == "memory" else nullcontext():
+                return action(fs, f"{root}/{key}" if key else root or "/")
         except Exception as error:
             raise translate(error, f"cannot {what} {key or 'the top'} of {self.url}") from error
 
@@ -214,12 +216,7 @@ class FsspecStore(ObjectStore):
         raise AssertionError("the last attempt returns or raises")
 
     def _create(self, fs: Any, path: str, data: bytes) -> None:
-        if self._protocol == "memory":
-            with _memory_lock:
-                if fs.exists(path):
-                    raise FileExistsError(path)
-                fs.pipe_file(path, data)
-        elif self._single_writer:
+        if self._single_writer or self._protocol == "memory":
             if fs.exists(path):
                 raise FileExistsError(path)
             self._put_whole(fs, path, lambda to: fs.pipe_file(to, data))

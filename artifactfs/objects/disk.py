@@ -1,0 +1,183 @@
+"""System calls on the files of a local store: what `local` is made of.
+
+Pure functions on paths; they raise OSError, which `local` translates, and what `hashing` raises about a tree's files.
+Safe from any thread.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import functools
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+
+from artifactfs.objects.hashing import open_regular, own_file_digest
+from artifactfs.objects.layout import TEMPORARY_PREFIX
+from artifactfs.objects.store import Buffer
+
+READ_ONLY = 0o444
+_COPY_CHUNK_BYTES = 1 << 30
+_CANNOT_COPY_RANGE = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM})
+
+
+def make_durable_directories(path: str) -> None:
+    """Make a directory and the parents it lacks, on disk when this returns."""
+    parent = os.path.dirname(path)
+    if not os.path.isdir(parent):
+        make_durable_directories(parent)
+    os.makedirs(path, exist_ok=True)
+    sync_directory(parent)
+
+
+class TemporaryName:
+    """Context: a fresh temporary name beside `path`, in a directory that exists; what is left under it goes."""
+
+    def __init__(self, path: str) -> None:
+        directory = os.path.dirname(path)
+        os.makedirs(directory, exist_ok=True)
+        self._name = f"{directory}/{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+
+    def __enter__(self) -> str:
+        return self._name
+
+    def __exit__(self, *exc: object) -> None:
+        try:
+            os.unlink(self._name)
+        except FileNotFoundError:
+            return  # renamed to its final name, or never made
+
+
+def read_all(fd: int) -> bytes:
+    """All that is left of a file; one system call for a small one."""
+    data = os.read(fd, 4096)
+    if len(data) < 4096:
+        return data
+    blocks = [data]
+    while block := os.read(fd, 1 << 24):
+        blocks.append(block)
+    return b"".join(blocks)
+
+
+def write_new(path: str, data: Buffer, *, sync: bool) -> None:
+    """Make a read-only file with these bytes, on disk when this returns if `sync`."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, READ_ONLY)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        if sync:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def copy_new(source: str, target: str) -> None:
+    """Copy a regular file, by reference where the file system can (XFS, btrfs)."""
+    reader = open_regular(source)
+    try:
+        writer = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, READ_ONLY)
+        try:
+            try:
+                while os.copy_file_range(reader, writer, _COPY_CHUNK_BYTES):
+                    pass
+            except OSError as error:
+                if error.errno not in _CANNOT_COPY_RANGE:
+                    raise
+            # Goes on where copy_file_range stopped; some file systems of the kernel (procfs) answer it with nothing.
+            with open(reader, "rb", closefd=False) as plain_in, open(writer, "wb", closefd=False) as plain_out:
+                shutil.copyfileobj(plain_in, plain_out, 1 << 20)
+        finally:
+            os.close(writer)
+    finally:
+        os.close(reader)
+
+
+def holds(path: str, data: Buffer) -> bool:
+    """Whether the file holds exactly `data`; then it counts as put just now, which gc goes by."""
+    try:
+        if os.stat(path).st_size != len(data):
+            return False
+        with open(path, "rb") as existing:
+            if existing.read() != data:
+                return False
+    except FileNotFoundError:
+        return False
+    return touch(path)
+
+
+def has_digest(path: str, digest: str) -> bool:
+    """As `holds`, for a file that is not in memory."""
+    if not os.path.exists(path) or own_file_digest(path) != digest:
+        return False
+    return touch(path)
+
+
+def touch(path: str) -> bool:
+    """Renew a file's ctime, leaving its mtime: the inode may still be a file of the caller's tree.
+
+    Answers False, for "write it again", where the file belongs to somebody else.
+    """
+    try:
+        status = os.stat(path)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    except (PermissionError, FileNotFoundError):
+        return False
+    return True
+
+
+def same_inode(path: str, status: os.stat_result) -> bool:
+    """Whether `path` is the file with that status."""
+    try:
+        return os.path.samestat(os.lstat(path), status)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def sync_directory(path: str) -> None:
+    """Put the names in a directory on disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # file systems without fsync for directories (some FUSE ones)
+            raise
+    finally:
+        os.close(fd)
+
+
+def sync_file(path: str) -> None:
+    """Put a file's bytes on disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@functools.cache
+def _libc_syncfs() -> Callable[[int], int] | None:
+    try:
+        function = ctypes.CDLL(None, use_errno=True).syncfs
+    except (OSError, AttributeError):
+        return None
+    function.argtypes = [ctypes.c_int]
+    function.restype = ctypes.c_int
+    return function
+
+
+def sync_filesystem(path: str) -> bool:
+    """Put everything on the file system of `path` on disk; False where the system cannot."""
+    function = _libc_syncfs()
+    if function is None:
+        return False
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if function(fd) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), path)
+    finally:
+        os.close(fd)
+    return True

@@ -1,0 +1,277 @@
+"""The daemon process of one mount: ``python -m mount.daemon``, settings as JSON on a descriptor.
+
+Started by `mount.launch` as a fresh process: libraries with threads or event loops of their own do not survive a
+fork, so the store is touched here and nowhere else. It tells the starter, on a pipe, that the mount is ready or why
+it cannot be; later it is talked to through extended attributes and signals only.
+
+Threading: the main thread owns start and end. It handles signals and waits for events; the driver serves in a second
+thread, because Python runs signal handlers in the main thread only, and never while that is inside the C loop of a
+FUSE library. (libfuse puts its own handlers only where none are, so it leaves these alone.) All other threads have the
+signals blocked. `_events` is the one thing shared: a SimpleQueue, safe to put to from a signal handler.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import enum
+import faulthandler
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from artifactfs.errors import ArtifactError
+from mount import logs, mounts
+from mount.processes import Process
+from mount.settings import MountSettings, SettingsError
+
+if TYPE_CHECKING:
+    from artifactfs.managers.base import ArtifactManager
+    from mount.drivers import Driver
+    from mount.vfs import Vfs
+
+# By name: this module runs as __main__.
+logger = logging.getLogger("mount.daemon")
+
+# Commits under way get this long to finish when the mount ends; what is left is taken up by the next mount.
+COMMITTER_STOP_S = 10.0
+# How long the driver may take to end after the unmount. A bind mount in another mount namespace, or files that stay
+# open, keep a connection alive without limit; ending the process closes it.
+SERVE_END_S = 3.0
+_UNMOUNT_RETRY_S = 0.1
+
+
+class Report(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the daemon tells its starter, once: an `error` in one line, or None when the mount is about to answer."""
+
+    error: str | None = None
+
+
+class Event(enum.Enum):
+    """What the main thread waits for."""
+
+    READY = "ready"
+    """The driver has mounted and is about to answer."""
+    STOP = "stop"
+    """A signal asks to end."""
+    ENDED = "ended"
+    """The driver has stopped serving: unmounted, or failed."""
+
+
+class Daemon:
+    """One mount from start to end."""
+
+    def __init__(self, settings: MountSettings, on_ready: Callable[[], None]) -> None:
+        """`on_ready` is called in the main thread when the mount is about to answer."""
+        self._settings = settings
+        self._on_ready = on_ready
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._failure: BaseException | None = None
+        self._entry: mounts.MountEntry | None = None
+
+    def stop(self, number: int, _frame: FrameType | None = None) -> None:
+        """Signal handler: unmount and end."""
+        self._events.put(Event.STOP)
+
+    def run(self) -> None:
+        """Mount, serve until unmounted, leave what is pending for the next mount.
+
+        Raises what keeps the store from being opened or mounted: ArtifactError, OSError, or a defect.
+        """
+        settings = self._settings
+        with contextlib.ExitStack() as stack:
+            manager = open_store(settings)
+            driver = self._load_driver()
+            vfs = self._build(manager, driver, stack)
+            logger.info("mounting %s on %s, driver %s", logs.redact(settings.url), settings.mountpoint, driver.name)
+            serving = threading.Thread(target=self._serve, args=(driver, vfs), name="serve", daemon=True)
+            serving.start()
+            self._wait()
+        if self._failure is not None:
+            raise self._failure
+        mounts.remove_record(settings.state_dir, settings.mountpoint)
+        logger.info("%s is unmounted", settings.mountpoint)
+
+    def _load_driver(self) -> Driver:
+        from mount import drivers
+
+        return drivers.load(self._settings.driver)
+
+    def _build(self, manager: ArtifactManager, driver: Driver, stack: contextlib.ExitStack) -> Vfs:
+        """The file system, with its staging area and committer unless it is read-only; `stack` takes them down."""
+        from mount.committer import Committer
+        from mount.staging import StagingArea
+        from mount.vfs import Vfs
+
+        settings = self._settings
+        log_file = logs.log_file(settings.state_dir, settings.mountpoint)
+        if settings.read_only:
+            vfs = Vfs(manager, settings, None, None, driver=driver.name, log_file=log_file)
+            stack.callback(vfs.close)
+            return vfs
+        area = StagingArea.open(manager, settings)
+        stack.callback(area.close)
+        # The committer tells the file system of new versions, the file system asks the committer for them.
+        committer = Committer(area, manager, settings, on_commit=lambda *names: vfs.on_commit(*names))
+        vfs = Vfs(manager, settings, area, committer, driver=driver.name, log_file=log_file)
+        stack.callback(vfs.close)
+        committer.start()
+        stack.callback(committer.stop, COMMITTER_STOP_S)
+        return vfs
+
+    def _serve(self, driver: Driver, vfs: Vfs) -> None:
+        """Body of the thread that the driver serves in."""
+        try:
+            driver.serve(vfs, self._settings, lambda: self._events.put(Event.READY))
+        except BaseException as error:  # noqa: BLE001 - raised again by run() in the main thread
+            self._failure = error
+        finally:
+            self._events.put(Event.ENDED)
+
+    def _wait(self) -> None:
+        """Handle events until the driver has ended, or has had its time to."""
+        while (event := self._events.get()) is not Event.ENDED:
+            if event is Event.READY:
+                self._announce()
+            elif not self._end():
+                return
+
+    def _announce(self) -> None:
+        settings = self._settings
+        self._entry = mounts.entry_at(settings.mountpoint)
+        daemon = Process.of(os.getpid())
+        assert daemon is not None
+        log_file = str(logs.log_file(settings.state_dir, settings.mountpoint))
+        record = mounts.Record(str(settings.mountpoint), logs.redact(settings.url), log_file, daemon)
+        mounts.write_record(settings.state_dir, record)
+        logger.info("mounted %s on %s", record.store, settings.mountpoint)
+        self._on_ready()
+
+    def _end(self) -> bool:
+        """Unmount; whether the driver is still to report its end. False when it had its time and did not."""
+        logger.info("asked to end: unmounting %s", self._settings.mountpoint)
+        deadline = time.monotonic() + SERVE_END_S
+        while True:
+            self._unmount_own()
+            with contextlib.suppress(queue.Empty):
+                event = self._events.get(timeout=_UNMOUNT_RETRY_S)
+                if event is Event.READY:
+                    # The signal came while the driver was still mounting.
+                    self._announce()
+                elif event is Event.ENDED:
+                    return False
+            if time.monotonic() > deadline:
+                logger.info("something still holds the connection; it ends with this process")
+                return False
+
+    def _unmount_own(self) -> None:
+        """Take the mountpoint out of sight, if it is this mount that is there."""
+        mountpoint = self._settings.mountpoint
+        entry = mounts.entry_at(mountpoint)
+        if entry is None or self._entry is None or entry.device != self._entry.device:
+            return
+        try:
+            mounts.unmount(mountpoint)
+        except mounts.NotMounted:
+            return
+        except mounts.MountBusy as error:
+            logger.warning("%s; unmounting all the same, because this process was told to end", error)
+            mounts.unmount(mountpoint, lazy=True)
+
+
+def open_store(settings: MountSettings) -> ArtifactManager:
+    """The store of a mount, made when it is missing and may be made. Raises ArtifactError."""
+    import artifactfs
+
+    manager: ArtifactManager = artifactfs.connect(settings.url, **settings.options)
+    if settings.read_only:
+        # Reading is the test of what is there: a missing store, another format, missing rights.
+        manager.list_collection_names()
+    else:
+        manager.ensure_created()
+    return manager
+
+
+# -- the process -------------------------------------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of the daemon process; returns its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m mount.daemon", description="Started by 'artifactfs mount'.")
+    parser.add_argument("--settings-fd", type=int, required=True)
+    parser.add_argument("--report-fd", type=int, help="background: where to tell that the mount is ready")
+    options = parser.parse_args(arguments)
+    faulthandler.enable()
+    settings = MountSettings.from_json(_read_all(options.settings_fd))
+    foreground = options.report_fd is None
+    formatter = logs.set_up(settings, to_stderr=foreground)
+    report = _say_error if foreground else _Reporter(options.report_fd)
+    try:
+        _run(settings, report, foreground)
+    except (ArtifactError, SettingsError, OSError) as error:
+        logger.error("cannot go on: %s", error, exc_info=settings.verbose)
+        report(Report(formatter.clean(str(error))))
+        return 1
+    except Exception as error:
+        logger.critical("cannot go on", exc_info=True)
+        report(Report(formatter.clean(f"{type(error).__name__}: {error}")))
+        return 1
+    return 0
+
+
+def _run(settings: MountSettings, report: Callable[[Report], None], foreground: bool) -> None:
+    daemon = Daemon(settings, on_ready=lambda: report(Report()))
+    stops = {signal.SIGTERM, signal.SIGINT}
+    if foreground:
+        # The terminal is gone: nobody is left to stop it.
+        stops.add(signal.SIGHUP)
+    else:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for number in stops:
+        signal.signal(number, daemon.stop)
+    daemon.run()
+
+
+def _say_error(report: Report) -> None:
+    """Foreground: what the starter would print."""
+    if report.error is not None:
+        sys.stderr.write(f"artifactfs: {report.error}\n")
+
+
+class _Reporter:
+    """Background: tells the starter on a pipe, and closes it."""
+
+    def __init__(self, fd: int) -> None:
+        # Programs that this process starts (fusermount3) must not keep the pipe open.
+        os.set_inheritable(fd, False)
+        self._fd: int | None = fd
+
+    def __call__(self, report: Report) -> None:
+        fd, self._fd = self._fd, None
+        if fd is None:
+            return
+        # A starter that gave up has closed its end.
+        with contextlib.suppress(BrokenPipeError):
+            os.write(fd, msgspec.json.encode(report) + b"\n")
+        os.close(fd)
+
+
+def _read_all(fd: int) -> bytes:
+    with open(fd, "rb") as file:
+        return file.read()
+
+
+if __name__ == "__main__":
+    status = main()
+    logging.shutdown()
+    # Threads inside a FUSE library or a hanging backend call would hold up an orderly end of the interpreter.
+    os._exit(status)

@@ -1,0 +1,85 @@
+"""The command line: the program ``artifactfs``.
+
+`cli` is the group that every command hangs on; the commands of the drive are in `mount.commands`. This module and
+those import click and nothing else at their top: ``--help`` and ``--version`` answer at once, and what a command needs
+is imported when it runs. Errors that are foreseen are one line on stderr and exit status 1; wrong usage is 2.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from mount.commands.commit import commit
+from mount.commands.discard import discard
+from mount.commands.mount import mount
+from mount.commands.status import status
+from mount.commands.umount import umount
+
+PROGRAM = "artifactfs"
+INTERRUPTED = 130
+
+
+def _print_version(context: click.Context, _parameter: click.Parameter, asked: bool) -> None:
+    if not asked:
+        return
+    from artifactfs import __version__
+
+    click.echo(f"{PROGRAM} {__version__}")
+    context.exit()
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the version."
+)
+def cli() -> None:
+    """Versioned machine-learning artifacts on any storage, as a drive."""
+
+
+for _command in (mount, umount, status, commit, discard):
+    cli.add_command(_command)
+
+
+def main() -> None:
+    """Entry point of the program."""
+    try:
+        cli.main(prog_name=PROGRAM, standalone_mode=False)
+    except click.exceptions.Exit as exit_:
+        sys.exit(exit_.exit_code)
+    except click.Abort:
+        sys.exit(INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # The reader of our output has seen enough; what the interpreter still wants to flush has no place to go.
+        sys.stdout = open("/dev/null", "w")  # noqa: SIM115
+        sys.exit(1)
+    except Exception as error:
+        if not _is_foreseen(error):
+            raise
+        from mount.logs import redact
+
+        click.echo(f"{PROGRAM}: {redact(_one_line(error))}", err=True)
+        sys.exit(1)
+
+
+def _is_foreseen(error: Exception) -> bool:
+    from artifactfs.errors import ArtifactError
+    from mount.settings import SettingsError
+
+    return isinstance(error, (ArtifactError, SettingsError, OSError))
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    else:
+        text = str(error) or type(error).__name__
+    return " ".join(text.split())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The commands of the drive, one module each; see `mount.cli`."""

@@ -1,0 +1,112 @@
+"""``artifactfs mount``: check, start the daemon, come back when the mount answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+NEVER = -1.0
+"""``--commit-after never`` while it is an option; None stands for one that is not given."""
+
+
+def octal(text: str) -> int:
+    """``022`` → 0o22."""
+    try:
+        return int(text, 8)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not an octal number") from None
+
+
+def seconds_or_never(text: str) -> float:
+    """``7.5`` → 7.5, ``never`` → NEVER."""
+    if text == "never":
+        return NEVER
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = NEVER
+    if not seconds >= 0:
+        raise click.BadParameter(f"{text!r} is neither a number of seconds nor 'never'")
+    return seconds
+
+
+def key_value(text: str) -> tuple[str, Any]:
+    """``single_writer=true`` → ("single_writer", True): the value is read as JSON where it is JSON, else as text."""
+    key, separator, value = text.partition("=")
+    if not separator or not key.isidentifier():
+        # The text may be a secret: it is not repeated.
+        raise click.BadParameter("expected KEY=VALUE, with KEY a name")
+    try:
+        return key, json.loads(value)
+    except json.JSONDecodeError:
+        return key, value
+
+
+@click.command()
+@click.argument("url")
+@click.argument("mountpoint")
+@click.option("--read-only", is_flag=True, help="No staging: the versions, and nothing that changes the store.")
+@click.option(
+    "--commit-after",
+    type=seconds_or_never,
+    metavar="SECONDS|never",
+    help="Commit what is staged after so many quiet seconds; 'never' leaves it to 'artifactfs commit'.  [default: 5]",
+)
+@click.option("--refresh", type=float, metavar="SECONDS", help="How old a listing may get.  [default: 2]")
+@click.option("--allow-other", is_flag=True, help="Let other users in.")
+@click.option("--uid", type=int, help="Owner that is shown.  [default: you]")
+@click.option("--gid", type=int, help="Group that is shown.  [default: yours]")
+@click.option("--umask", type=octal, metavar="OCTAL", help="Permission bits to hide.  [default: 000]")
+@click.option("--state-dir", type=click.Path(), help="Place of logs, records and what is staged for remote stores.")
+@click.option("--driver", help="auto or libfuse.  [default: auto]")
+@click.option(
+    "--option",
+    "options",
+    type=key_value,
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="An option of the store, such as single_writer=true; may be repeated.",
+)
+@click.option("--foreground", is_flag=True, help="Stay, and log to the terminal as well.")
+@click.option("-v", "--verbose", is_flag=True, help="Log more.")
+def mount(url: str, mountpoint: str, foreground: bool, **given: Any) -> None:
+    """Mount the store URL on the empty directory MOUNTPOINT.
+
+    URL is a directory or any fsspec URL (s3://bucket/path, memory://, …). A local store that does not exist is made.
+    Versions are below <collection>/<artifact>; what is copied into the directory staging there becomes the next one.
+    """
+    from mount import launch, preflight
+    from mount.logs import redact
+
+    settings = make_settings(url, mountpoint, given)
+    launch.make_state_dirs(settings)
+    cleared = preflight.check(settings)
+    if cleared:
+        click.echo(f"artifactfs: {cleared}", err=True)
+    if foreground:
+        launch.in_foreground(settings)
+    launch.in_background(settings)
+    click.echo(f"mounted {redact(settings.url)} on {settings.mountpoint}")
+
+
+def make_settings(url: str, mountpoint: str, given: dict[str, Any]) -> Any:
+    """The MountSettings that the options ask for; what is not given keeps its default. Raises SettingsError."""
+    import os
+
+    from mount.preflight import absolute_url
+    from mount.settings import MountSettings
+
+    chosen = {name: value for name, value in given.items() if value is not None}
+    if "commit_after" in chosen:
+        seconds = chosen.pop("commit_after")
+        chosen["commit_after_s"] = None if seconds == NEVER else seconds
+    if "refresh" in chosen:
+        chosen["refresh_s"] = chosen.pop("refresh")
+    if "state_dir" in chosen:
+        chosen["state_dir"] = Path(os.path.abspath(chosen["state_dir"]))
+    chosen["options"] = dict(chosen["options"])
+    # Without symlinks, as the kernel lists it. A dead mount cannot be looked into, which realpath takes in its stride.
+    return MountSettings(url=absolute_url(url), mountpoint=Path(os.path.realpath(mountpoint)), **chosen)

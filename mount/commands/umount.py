@@ -1,0 +1,170 @@
+"""``artifactfs umount``: publish what is staged, unmount, come back when the daemon is gone."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mount.commands import show
+
+if TYPE_CHECKING:
+    from mount.control import Pending, Status
+    from mount.processes import Process
+
+POLL_S = 0.2
+# A program that writes gets this long to close its files; one that never does would hold up the unmount for ever.
+WRITERS_S = 10.0
+# The daemon lets commits under way finish (mount.daemon.COMMITTER_STOP_S) before it ends.
+DAEMON_END_S = 30.0
+# An unmounted daemon ends at once, unless another mount namespace holds on to the mount: then it has to be told.
+NOTICE_S = 1.0
+
+
+@click.command()
+@click.argument("mountpoint")
+@click.option("--now", is_flag=True, help="Do not wait: what is not committed waits for the next mount.")
+@click.option("--state-dir", type=click.Path(), help="The state directory given to 'artifactfs mount'.")
+def umount(mountpoint: str, now: bool, state_dir: str | None) -> None:
+    """Unmount MOUNTPOINT, after everything staged is committed.
+
+    Interrupting the wait leaves the store mounted.
+    """
+    from mount import client, mounts
+
+    where = Path(os.path.realpath(mountpoint))
+    states = show.state_dir_option(state_dir)
+    entry = mounts.entry_at(where)
+    if entry is None or not entry.is_ours:
+        _forget_lost(where, states, mountpoint)
+        return
+    try:
+        status = client.read_status(where)
+    except client.DeadMount:
+        mounts.unmount(where, lazy=True)
+        mounts.remove_record(states, where)
+        click.echo(f"unmounted {where}; its daemon was gone already, what it had staged waits for the next mount")
+        return
+    if not now:
+        status = _drain_or_stay(where, status)
+    daemon = _daemon_of(where, states, status)
+    mounts.unmount(where)
+    _end_daemon(daemon, status)
+    _say_left(status)
+    click.echo(f"unmounted {where}")
+
+
+def _forget_lost(where: Path, states: Path, given: str) -> None:
+    """Nothing is mounted: clear the record of a daemon that was killed. Raises NotMounted when there is none."""
+    from mount import mounts
+
+    record = mounts.read_record(states, where)
+    if record is None:
+        raise mounts.NotMounted(f"no store is mounted on {given}; 'artifactfs status' lists the mounts")
+    record.daemon.end(DAEMON_END_S)
+    mounts.remove_record(states, where)
+    click.echo(f"{where} was not mounted any more; what its daemon had staged waits for the next mount")
+
+
+def _drain_or_stay(where: Path, status: Status) -> Status:
+    """Wait until nothing is pending; an interruption leaves the mount as it is. Raises ClientError."""
+    try:
+        return _drain(where, status)
+    except KeyboardInterrupt:
+        click.echo(f"interrupted: {where} is still mounted and goes on committing", err=True)
+        raise click.exceptions.Exit(130) from None
+
+
+def _drain(where: Path, status: Status) -> Status:
+    from mount import client
+
+    commits_staged = status.commit_after_s is not None and not status.read_only
+    writers_since: float | None = None
+    most_bytes = 0
+    with show.display() as display:
+        while True:
+            writing = _writing(status) if commits_staged else 0
+            ready_to_seal = commits_staged and any(s.staged and not s.staged.open_for_writing for s in status.artifacts)
+            if ready_to_seal:
+                client.request_drain(where)
+                status = client.read_status(where)
+            pending = [(show.label(state), tree) for state in status.artifacts for tree in state.pending]
+            staged = commits_staged and any(state.staged for state in status.artifacts)
+            if not pending and not staged and not status.left_off:
+                return status
+            _refuse_blocked(where, pending, staged or bool(status.left_off))
+            writers_since = None if not writing or pending else writers_since or time.monotonic()
+            if writers_since is not None and time.monotonic() - writers_since > WRITERS_S:
+                raise client.ClientError(
+                    f"{where} is still mounted: {show.count(writing, 'file')} in staging open for writing; "
+                    "close them, or use --now"
+                )
+            left_bytes = sum(tree.size_bytes - tree.done_bytes for _, tree in pending)
+            most_bytes = max(most_bytes, left_bytes)
+            display.update(_doing(pending, writing), most_bytes - left_bytes, most_bytes)
+            for label, tree in pending:
+                if problem := show.problem(label, tree):
+                    display.note(problem)
+            time.sleep(POLL_S)
+            status = client.read_status(where)
+
+
+def _writing(status: Status) -> int:
+    return sum(state.staged.open_for_writing for state in status.artifacts if state.staged)
+
+
+def _refuse_blocked(where: Path, pending: list[tuple[str, Pending]], more: bool) -> None:
+    """Waiting does not help when everything left needs the user. Raises ClientError."""
+    from mount.client import ClientError
+    from mount.control import CommitState
+
+    if not pending or more or any(tree.state is not CommitState.BLOCKED for _, tree in pending):
+        return
+    label, tree = pending[0]
+    raise ClientError(
+        f"{where} is still mounted: {show.problem(label, tree)}; "
+        f"'artifactfs discard {where}/{label}/{tree.name}' throws the files away, "
+        "'umount --now' keeps them for the next mount"
+    )
+
+
+def _doing(pending: list[tuple[str, Pending]], writing: int) -> str:
+    if pending:
+        files = sum(tree.files for _, tree in pending)
+        return f"committing {show.count(files, 'file')} in {show.count(len(pending), 'commit')}"
+    if writing:
+        return f"waiting for {show.count(writing, 'file')} open for writing"
+    return "sealing"
+
+
+def _daemon_of(where: Path, states: Path, status: Status) -> Process | None:
+    """The daemon behind a mount; None when it runs where this process cannot see it (outside this container)."""
+    from mount import mounts
+    from mount.processes import Process
+
+    record = mounts.read_record(states, where)
+    if record is not None and record.daemon.pid == status.pid:
+        return record.daemon
+    candidate = Process.of(status.pid)
+    # The number may mean another process here than in the daemon's own namespace.
+    return candidate if candidate is not None and "mount.daemon" in candidate.command_line() else None
+
+
+def _end_daemon(daemon: Process | None, status: Status) -> None:
+    """Wait for the daemon; end it where something keeps its connection alive after the unmount."""
+    if daemon is None:
+        click.echo(f"the daemon (process {status.pid}) is not visible from here and was not waited for", err=True)
+        return
+    if not daemon.wait_gone(NOTICE_S):
+        daemon.end(DAEMON_END_S)
+
+
+def _say_left(status: Status) -> None:
+    left = show.left_over(status)
+    if left:
+        click.echo("not committed, waiting for the next mount:", err=True)
+        for line in left:
+            click.echo(f"  {line}", err=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import resource
 import stat
 import threading
@@ -57,6 +58,8 @@ logger = logging.getLogger(__name__)
 MANIFEST_CACHE_BYTES = 512 << 20
 DIRECTORY_MODE = 0o755
 _RESERVED = (names.LATEST, names.STAGING)
+# Not only versions themselves: v007 beside v7 would only confuse.
+_LIKE_VERSION = re.compile(r"v[0-9]+\Z")
 
 
 class Vfs:
@@ -378,7 +381,7 @@ class Vfs:
             self.area.make_artifact(parent.name, name)
 
     def _check_new_name(self, parent: Node, name: str) -> None:
-        if name in _RESERVED or names.is_version(name) or name.startswith(names.PENDING_PREFIX):
+        if name in _RESERVED or _LIKE_VERSION.match(name) or name.startswith(names.PENDING_PREFIX):
             raise InvalidName(f"invalid name {name!r}: it is kept for versions, latest, staging and pending")
         if isinstance(parent, Root):
             names.check_collection(name)

@@ -7,6 +7,7 @@ listing one fetches it and the others wait for its answer, at most `WAIT_S`.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -101,7 +102,8 @@ class Listing:
 
     def _get(self, key: Hashable, fetch: Callable[[], Value]) -> Value:
         with self._lock:
-            if key in self._fresh:
+            # Not asked with "in" first: it may expire between the two.
+            with contextlib.suppress(KeyError):
                 return cast(Value, self._fresh[key])
             under_way = self._under_way.get(key)
             mine: Future[Any] | None = None

@@ -240,11 +240,12 @@ class ArtifactStaging:
 
     def remove(self, pending: PendingTree) -> None:
         """Take a sealed tree away, after its commit or to discard it. Raises OSError."""
-        with self.lock:
-            self.pending.remove(pending)
         # First the name, so that a half-deleted tree is never taken for a sealed one after a crash.
         trash = self.directory / f".discarded.{time.monotonic_ns()}"
-        os.rename(pending.directory, trash)
+        with self.lock:
+            # Together: a seal takes the next number that is free in the list, and it must be free on disk.
+            os.rename(pending.directory, trash)
+            self.pending.remove(pending)
         shutil.rmtree(trash)
 
     def oldest_pending(self) -> PendingTree | None:

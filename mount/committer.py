@@ -75,6 +75,10 @@ class Committer:
     def discard(self, staging: ArtifactStaging, pending: PendingTree) -> None:
         """Throw a sealed tree away. Raises Busy while it is being committed, OSError."""
         with self._wake:
+            # A job that has just given up on the tree says so a moment before it ends.
+            self._wake.wait_for(
+                lambda: staging not in self._jobs or pending.record.state is CommitState.COMMITTING, _LOOK_AGAIN_S
+            )
             if staging in self._jobs:
                 raise Busy(f"{pending.name} of {staging.label} is being committed")
             self._jobs[staging] = threading.current_thread()

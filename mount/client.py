@@ -46,7 +46,7 @@ class Liveness(enum.Enum):
     """How a mountpoint reacts."""
 
     ANSWERS = "answers"
-    """stat(2) succeeds, or fails as it may on any file system."""
+    """statvfs(3) succeeds, or fails as it may on any file system."""
     DEAD = "dead"
     """The daemon behind it is gone."""
     HANGS = "hangs"
@@ -77,7 +77,8 @@ def within(timeout_s: float, call: Callable[[], Result]) -> Result:
 def liveness(mountpoint: Path, timeout_s: float = ANSWER_TIMEOUT_S) -> Liveness:
     """Whether something answers at a mountpoint."""
     try:
-        within(timeout_s, lambda: os.stat(mountpoint))
+        # Not stat(2): the kernel goes on answering that from its cache after the daemon is gone.
+        within(timeout_s, lambda: os.statvfs(mountpoint))
     except NoAnswer:
         return Liveness.HANGS
     except OSError as error:

@@ -29,7 +29,7 @@ class StartFailed(ArtifactError):
     """The daemon could not be started or could not mount; the message says why."""
 
 
-def make_state_dirs(settings: MountSettings) -> None:
+def _make_state_dirs(settings: MountSettings) -> None:
     """The directories for the log and the record; only for this user. Raises OSError."""
     for name in ("logs", "mounts"):
         (settings.state_dir / name).mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -37,7 +37,7 @@ def make_state_dirs(settings: MountSettings) -> None:
 
 def in_foreground(settings: MountSettings) -> NoReturn:
     """Become the daemon: this process goes on as it. Raises OSError."""
-    make_state_dirs(settings)
+    _make_state_dirs(settings)
     fd = os.memfd_create("artifactfs-settings", 0)
     os.write(fd, settings.to_json())
     os.lseek(fd, 0, os.SEEK_SET)
@@ -52,7 +52,7 @@ def in_background(settings: MountSettings) -> int:
 
     Raises StartFailed, with nothing left mounted and no process left; OSError.
     """
-    make_state_dirs(settings)
+    _make_state_dirs(settings)
     log_file = logs.log_file(settings.state_dir, settings.mountpoint)
     deadline = time.monotonic() + START_TIMEOUT_S
     read_fd, write_fd = os.pipe()

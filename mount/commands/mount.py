@@ -82,7 +82,6 @@ def mount(url: str, mountpoint: str, foreground: bool, **given: Any) -> None:
     from mount.logs import redact
 
     settings = make_settings(url, mountpoint, given)
-    launch.make_state_dirs(settings)
     cleared = preflight.check(settings)
     if cleared:
         click.echo(f"artifactfs: {cleared}", err=True)

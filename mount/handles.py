@@ -209,6 +209,11 @@ class StagedFile:
         self.tree.touch()
         disk.fallocate(self.fd, mode, offset, size_bytes)
 
+    def chmod(self, mode: int) -> None:
+        """fchmod(2). Raises OSError."""
+        self.tree.touch()
+        os.fchmod(self.fd, mode)
+
     def utime(self, times_ns: tuple[int | None, int | None] | None) -> None:
         """futimens(2), with the arguments of `StagedTree.utime`. Raises OSError."""
         self.tree.touch()

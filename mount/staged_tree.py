@@ -273,6 +273,7 @@ def _usage(root: str) -> tuple[int, int]:
                 found = entry.stat(follow_symlinks=False)
             except FileNotFoundError:
                 continue
-            files += 1
-            size_bytes += found.st_size if stat.S_ISREG(found.st_mode) else 0
+            if stat.S_ISREG(found.st_mode):
+                files += 1
+                size_bytes += found.st_size
     return files, size_bytes

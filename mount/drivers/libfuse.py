@@ -6,8 +6,8 @@ the kernel may believe what it knows of a staged file for `TIMEOUT_S`, and looks
 A file that is removed while open is renamed by libfuse to ``.fuse_hidden…``. That name must not reach a version, so
 the file is really removed and lives on as a descriptor (`_hidden`) until libfuse removes the name.
 
-Threading: libfuse calls the operations from threads of its own; all state here is `_handles` and `_hidden`, changed by
-single dict operations, and `_numbers`, an iterator that is safe under the interpreter lock.
+Threading: libfuse calls the operations from threads of its own; all state here is `_handles`, `_directories` and
+`_hidden`, changed by single dict operations, and `_numbers`, an iterator that is safe under the interpreter lock.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import itertools
 import logging
 import os
 import re
+import stat
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
@@ -28,12 +29,13 @@ from mount.errno_map import errno_of, is_expected
 from mount.errors import NoSuchAttribute
 from mount.handles import Handle, StagedFile
 from mount.settings import MountSettings
-from mount.tree import Attrs, Caller, Node, StagedNode
+from mount.tree import ROOT_INO, Attrs, Caller, Dirent, Node, StagedNode
 from mount.vfs import Vfs
 
 logger = logging.getLogger(__name__)
 
 TIMEOUT_S = 1.0
+IDLE_THREADS = 10
 _LIBRARIES = ("libfuse3.so.3", "libfuse3.so.4")
 _HIDDEN = re.compile(r"\.fuse_hidden[0-9a-f]{16}\Z")
 # From <sys/stat.h>: in place of nanoseconds, "the current time" and "leave it".
@@ -85,6 +87,8 @@ class LibfuseDriver:
             "entry_timeout": TIMEOUT_S,
             "negative_timeout": 0,
             "use_ino": True,
+            # A thread that has served a burst is kept for the next; libfuse 3.14 also complains of its own default.
+            "max_idle_threads": IDLE_THREADS,
         }
         if settings.allow_other:
             options["allow_other"] = True
@@ -107,20 +111,38 @@ def source(settings: MountSettings) -> str:
 
 
 def _fuse_class(mfusepy: Any) -> Any:
-    """mfusepy.FUSE with the two requests it does not pass on whole."""
+    """mfusepy.FUSE with the requests that it would pass on without their flags or their open file."""
 
     class Fuse(mfusepy.FUSE):  # type: ignore[misc]
         def rename_fuse_3(self, old: bytes, new: bytes, flags: int) -> int:
-            self.operations.rename_with_flags(os.fsdecode(old), os.fsdecode(new), flags)
-            return 0
+            return int(self.operations.rename(os.fsdecode(old), os.fsdecode(new), flags))
+
+        def chmod_fuse_3(self, path: bytes | None, mode: int, fip: Any) -> int:
+            return int(self.operations.chmod(_path(path), mode, _info(fip)))
+
+        def chown_fuse_3(self, path: bytes | None, uid: int, gid: int, fip: Any) -> int:
+            return int(self.operations.chown(_path(path), _id(uid), _id(gid), _info(fip)))
+
+        def truncate_fuse_3(self, path: bytes | None, length: int, fip: Any) -> int:
+            return int(self.operations.truncate(_path(path), length, _info(fip)))
 
         def utimens_fuse_3(self, path: bytes | None, times: Any, fip: Any) -> int:
-            pair = (times.contents.actime, times.contents.modtime) if times else None
-            handle = fip.contents if fip else None
-            self.operations.utimens_of(None if path is None else os.fsdecode(path), handle, pair)
-            return 0
+            pair = (_time_ns(times.contents.actime), _time_ns(times.contents.modtime)) if times else None
+            return int(self.operations.utimens(_path(path), pair, _info(fip)))
 
     return Fuse
+
+
+def _path(raw: bytes | None) -> str | None:
+    return None if raw is None else os.fsdecode(raw)
+
+
+def _info(fip: Any) -> Any:
+    return fip.contents if fip else None
+
+
+def _id(number: int) -> int:
+    return -1 if number == _NO_ID else number
 
 
 def _operations(mfusepy: Any, vfs: Vfs, on_ready: Callable[[], None]) -> Any:
@@ -190,6 +212,7 @@ class _Requests:
         self._context = context
         self._numbers = itertools.count(1)
         self._handles: dict[int, Handle] = {}
+        self._directories: dict[int, Node] = {}
         self._hidden: dict[str, int] = {}
 
     def init_with_config(self, connection: Any, config: Any) -> None:
@@ -222,39 +245,41 @@ class _Requests:
     def readlink(self, path: str) -> str:
         return self._vfs.readlink(self._vfs.resolve(path))
 
-    def chmod(self, path: str, mode: int) -> int:
-        if not self._is_hidden(path):
-            self._vfs.chmod(self._vfs.resolve(path), mode)
+    def _target(self, path: str | None, info: Any) -> Node | StagedFile | None:
+        """What a change of attributes is about; None for a file that has lost its name and is not open."""
+        if path is None or self._is_hidden(path):
+            handle = self._handles[info.fh] if info is not None else None
+            return handle if isinstance(handle, StagedFile) else None
+        return self._vfs.resolve(path)
+
+    def chmod(self, path: str | None, mode: int, info: Any = None) -> int:
+        target = self._target(path, info)
+        if isinstance(target, StagedFile):
+            target.chmod(mode)
+        elif target is not None:
+            self._vfs.chmod(target, mode)
         return 0
 
-    def chown(self, path: str, uid: int, gid: int) -> int:
-        if not self._is_hidden(path):
-            self._vfs.chown(self._vfs.resolve(path), uid, gid)
+    def chown(self, path: str | None, uid: int, gid: int, info: Any = None) -> int:
+        target = self._target(path, info)
+        if target is not None and not isinstance(target, StagedFile):
+            self._vfs.chown(target, uid, gid)
         return 0
-
-    def utimens_of(self, path: str | None, info: Any, times: Any) -> None:
-        if self._is_hidden(path):
-            return
-        pair = None if times is None else (_time_ns(times[0]), _time_ns(times[1]))
-        if path is None:
-            handle = self._handles[info.fh]
-            if isinstance(handle, StagedFile):
-                handle.utime(pair)
-            return
-        self._vfs.utime(self._vfs.resolve(path), pair)
-
-    def utimens(self, path: str, times: Any = None) -> int:
-        # Never called: `utimens_of` is; mfusepy looks for this name to know that the request is served.
-        raise AssertionError(path)
 
     def truncate(self, path: str | None, length: int, info: Any = None) -> int:
-        if info is not None:
-            handle = self._handles[info.fh]
-            if isinstance(handle, StagedFile):
-                handle.truncate(length)
-                return 0
-        assert path is not None
-        self._vfs.truncate(self._vfs.resolve(path), length)
+        target = self._target(path, info)
+        if isinstance(target, StagedFile):
+            target.truncate(length)
+        elif target is not None:
+            self._vfs.truncate(target, length)
+        return 0
+
+    def utimens(self, path: str | None, times_ns: tuple[int | None, int | None] | None, info: Any = None) -> int:
+        target = self._target(path, info)
+        if isinstance(target, StagedFile):
+            target.utime(times_ns)
+        elif target is not None:
+            self._vfs.utime(target, times_ns)
         return 0
 
     def statfs(self, path: str) -> dict[str, int]:
@@ -264,14 +289,18 @@ class _Requests:
 
     # -- directories
 
-    def readdir(self, path: str, number: int) -> Iterator[tuple[str, dict[str, int], int]]:
-        entries = self._vfs.readdir(self._vfs.resolve(path))
-        return _dirents(entries)
-
     def opendir(self, path: str) -> int:
-        return 0
+        node = self._vfs.resolve(path)
+        number = next(self._numbers)
+        self._directories[number] = node
+        return number
+
+    def readdir(self, path: str | None, number: int) -> Iterator[tuple[str, dict[str, int], int]]:
+        node = self._directories[number]
+        return _dirents(self._vfs.getattr(node).ino, self._vfs.readdir(node))
 
     def releasedir(self, path: str | None, number: int) -> int:
+        del self._directories[number]
         return 0
 
     def fsyncdir(self, path: str | None, data_only: int, number: int) -> int:
@@ -307,16 +336,13 @@ class _Requests:
             os.close(hidden)
         return 0
 
-    def rename_with_flags(self, old: str, new: str, flags: int) -> None:
+    def rename(self, old: str, new: str, flags: int = 0) -> int:
         if _HIDDEN.match(_split(new)[1]) and isinstance(node := self._vfs.resolve(old), StagedNode):
             self._hidden[new] = os.open(node.tree.disk_path(node.path), os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
             self._vfs.unlink(*self._parent(old))
-            return
-        self._vfs.rename(*self._parent(old), *self._parent(new), flags)
-
-    def rename(self, old: str, new: str) -> int:
-        # Never called, as with `utimens`.
-        raise AssertionError(old)
+        else:
+            self._vfs.rename(*self._parent(old), *self._parent(new), flags)
+        return 0
 
     # -- open files
 
@@ -389,9 +415,10 @@ def _hidden_stat(fd: int) -> dict[str, int]:
     return {key: getattr(found, key) for key in keys} | times
 
 
-def _dirents(entries: Iterator[Any]) -> Iterator[tuple[str, dict[str, int], int]]:
-    yield ".", {}, 0
-    yield "..", {}, 0
+def _dirents(ino: int, entries: Iterator[Dirent]) -> Iterator[tuple[str, dict[str, int], int]]:
+    yield ".", {"st_ino": ino, "st_mode": stat.S_IFDIR}, 0
+    # The kernel knows the parent and shows its number; what is given here only must not be 0.
+    yield "..", {"st_ino": ROOT_INO, "st_mode": stat.S_IFDIR}, 0
     for name, ino, mode in entries:
         yield name, {"st_ino": ino, "st_mode": mode}, 0
 

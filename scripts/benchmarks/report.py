@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -83,6 +84,7 @@ def as_table(results: list[Result], facts: dict[str, Any], runs: int) -> Table:
         title=f"median of {runs} interleaved runs",
         caption=", ".join(f"{name} {value}" for name, value in facts.items()),
         caption_justify="left",
+        box=box.SIMPLE,
     )
     for heading in ("work", "peer", "seconds", "speed against", "spread", "target"):
         table.add_column(heading, justify="right" if heading in ("seconds", "spread") else "left", no_wrap=True)

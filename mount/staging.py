@@ -31,7 +31,8 @@ from pathlib import Path
 import msgspec
 
 from artifactfs.errors import ArtifactError
-from artifactfs.managers.base import ArtifactManager, new_commit_id
+from artifactfs.managers.base import ArtifactManager
+from artifactfs.managers.commit_id import new_commit_id
 from artifactfs.names import PENDING_PREFIX, STAGING
 from mount import disk
 from mount.control import ArtifactState, CommitRequest, CommitState, Finished, Pending, Staged

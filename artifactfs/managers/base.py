@@ -1,8 +1,10 @@
 """The ArtifactManager interface: what every backend offers to Python callers, the drive and the commands.
 
-Collections hold artifacts, artifacts have versions ``v0, v1, …``, a version is an immutable tree of files. The first
-block of :class:`ArtifactManager` is the interface of squirrel (``squirrel.artifact_manager.base``) with names and
-signatures kept; the second block is browsing, which the drive and the fsspec filesystem need.
+Collections hold artifacts, artifacts have versions ``v0, v1, …``, a version is an immutable tree of files. The abstract
+methods of :class:`ArtifactManager` are the interface of squirrel (``squirrel.artifact_manager.base``) with names and
+signatures kept and further arguments by keyword; a manager that has only those can be browsed and mounted, because
+browsing is built on them here, by downloading whole versions. A backend that can do better extends
+`managers.browsable.BrowsableManager`, where it is the other way round.
 
 Threading: a manager is safe from any thread and holds no lock across backend I/O. Every backend call is bounded in
 time. A manager writes to its store and its cache, nowhere else, and raises only what `artifactfs.errors` lists.
@@ -11,23 +13,22 @@ Nothing network-like is built before the first call, so a manager may be made be
 
 from __future__ import annotations
 
-import re
+import functools
 import tempfile
-import time
-import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from artifactfs import names
+from artifactfs.errors import Unsupported
 from artifactfs.manifest import Entry, Manifest
 
-_TIMED_ID = re.compile(r"[0-9a-f]{12}7[0-9a-f]{3}[89ab][0-9a-f]{15}\Z")
-_FIRST_ID_MS = 1_577_836_800_000
-_DAY_MS = 86_400_000
+if TYPE_CHECKING:
+    from artifactfs.catalog import Catalog, CatalogSource
+    from artifactfs.managers.downloads import DownloadedBrowsing
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, files done) as a transfer goes on, from any thread, and at least once at its end."""
@@ -62,12 +63,16 @@ class VersionInfo:
 
 @dataclass(frozen=True)
 class CommitResult:
-    """What a commit gave: the version, whether it is new, and how many bytes went to the backend or did not need to."""
+    """What a commit gave: the version, whether it is new, and how many bytes went to the backend or did not need to.
+
+    `note` says what of the request the backend could not keep, such as a message.
+    """
 
     info: VersionInfo
     created: bool
     sent_bytes: int = 0
     deduplicated_bytes: int = 0
+    note: str = ""
 
 
 class LocalRange(NamedTuple):
@@ -76,27 +81,6 @@ class LocalRange(NamedTuple):
     path: str
     offset: int
     size_bytes: int
-
-
-def new_commit_id() -> str:
-    """A fresh name for a commit; the same id committed twice gives one version.
-
-    It begins with the time in milliseconds, as a UUID of version 7 does, so that whoever looks for the version a
-    commit made reads no records older than the commit.
-    """
-    milliseconds = time.time_ns() // 1_000_000
-    random = uuid.uuid4().hex
-    return f"{milliseconds:012x}7{random[13:]}"
-
-
-def commit_time_ns(commit_id: str) -> int | None:
-    """When :func:`new_commit_id` made that id, in nanoseconds since the epoch; None for an id of another kind."""
-    if _TIMED_ID.match(commit_id) is None:
-        return None
-    milliseconds = int(commit_id[:12], 16)
-    # An id that only looks like one of ours names some time between 1970 and the year 10889.
-    plausible = _FIRST_ID_MS <= milliseconds <= time.time_ns() // 1_000_000 + _DAY_MS
-    return milliseconds * 1_000_000 if plausible else None
 
 
 class TmpArtifact:
@@ -142,18 +126,29 @@ class TmpArtifact:
 class DirectoryLogger:
     """Context manager: an empty directory whose files are logged as one version on exit.
 
-    Nothing is logged when the block raises or leaves the directory empty. After a log, `source` describes the version.
+    Nothing is logged when the block raises or leaves the directory empty. After a log, `source` is its CatalogSource.
 
     Example:
-        >>> with manager.log_folder("model") as path:  # doctest: +SKIP
+        >>> with manager.log_folder("model", message="first try") as path:  # doctest: +SKIP
         ...     torch.save(model, path / "weights.pt")
     """
 
-    def __init__(self, artifact_manager: ArtifactManager, artifact: str, collection: str | None = None) -> None:
+    def __init__(
+        self,
+        artifact_manager: ArtifactManager,
+        artifact: str,
+        collection: str | None = None,
+        *,
+        message: str = "",
+        metadata: Mapping[str, Any] | None = None,
+        aliases: Sequence[str] = (),
+    ) -> None:
+        """Log to `artifact` on exit; the rest as in :meth:`ArtifactManager.log_files`. Raises InvalidName."""
         self.artifact_manager = artifact_manager
         self.artifact = names.check_artifact(artifact)
         self.collection = collection or artifact_manager.active_collection
-        self.source: Any = None
+        self.source: CatalogSource | None = None
+        self._extras = _extras(message=message, metadata=metadata, aliases=aliases)
         self._directory: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> Path:
@@ -175,7 +170,12 @@ class DirectoryLogger:
         with directory:
             path = Path(directory.name, self.artifact)
             if exc_type is None and any(path.iterdir()):
-                self.source = self.artifact_manager.log_files(self.artifact, path, self.collection)
+                self.source = self.artifact_manager.log_files(self.artifact, path, self.collection, **self._extras)
+
+
+def _extras(**given: Any) -> dict[str, Any]:
+    """The keyword arguments that say something: a manager of squirrel's signatures need not take the others."""
+    return {name: value for name, value in given.items() if value}
 
 
 class ArtifactManager(ABC):
@@ -218,96 +218,45 @@ class ArtifactManager(ABC):
         """Make an empty store where there is none, so that it can be committed to. Raises AccessDenied, FormatError."""
         return
 
-    # -- browsing ---------------------------------------------------------------------------------------------------
+    # -- squirrel's interface ---------------------------------------------------------------------------------------
 
     @abstractmethod
     def list_collection_names(self) -> list[str]:
         """Every collection, sorted. Raises StoreUnreachable, AccessDenied."""
 
     @abstractmethod
-    def list_artifacts(self, collection: str | None = None) -> list[str]:
-        """The artifacts of a collection that have a live version, sorted.
+    def exists_in_collection(self, artifact: str, collection: str | None = None) -> bool:
+        """Whether the artifact has a live version in the collection. Raises StoreUnreachable, AccessDenied."""
+
+    @abstractmethod
+    def collection_to_catalog(self, collection: str | None = None) -> Catalog:
+        """Every live version in a collection, under identifiers ``collection/artifact``; v0 is catalog version 1.
 
         Raises CollectionNotFound, StoreUnreachable, AccessDenied.
+
+        Example:
+            >>> manager.collection_to_catalog("models")["models/bert"][1].metadata["size_bytes"]  # doctest: +SKIP
+            438003712
         """
 
     @abstractmethod
-    def list_version_names(self, artifact: str, collection: str | None = None) -> list[str]:
-        """The live versions, oldest first: ``["v0", "v2"]``. One listing of the backend, no record is read.
-
-        Raises ArtifactNotFound when it has none and never had, StoreUnreachable, AccessDenied.
-        """
-
-    @abstractmethod
-    def version_info(self, artifact: str, collection: str | None = None, version: str | None = None) -> VersionInfo:
-        """What is known of one version (an alias or None is resolved first).
-
-        Raises ArtifactNotFound, VersionNotFound, StoreUnreachable, AccessDenied, FormatError.
-        """
-
-    @abstractmethod
-    def manifest(self, artifact: str, collection: str | None = None, version: str | None = None) -> Manifest:
-        """The files of a version. Raises as :meth:`version_info`, and IntegrityError."""
-
-    @abstractmethod
-    def read_entry(self, info: VersionInfo, entry: Entry, offset: int = 0, size_bytes: int | None = None) -> bytes:
-        """Bytes of one file: at most `size_bytes` from `offset`, all that follow when None; b"" past the end.
-
-        `entry` comes from the manifest of the version `info`. A read of the whole file is checked against the digest.
-        Raises IntegrityError, PathNotFound, StoreUnreachable, AccessDenied.
-        """
-
-    def local_range(self, info: VersionInfo, entry: Entry) -> LocalRange | None:
-        """Where the file's bytes lie on a local disk, None where they do not. Never touches the network."""
-        return None
-
-    @abstractmethod
-    def aliases(self, artifact: str, collection: str | None = None) -> dict[str, str]:
-        """Alias → version, without ``latest``. Raises ArtifactNotFound, StoreUnreachable, AccessDenied."""
-
-    @abstractmethod
-    def set_alias(self, artifact: str, alias: str, version: str, collection: str | None = None) -> None:
-        """Point `alias` at a version, moving it when it exists. Raises InvalidName, VersionNotFound, AccessDenied."""
-
-    @abstractmethod
-    def delete_alias(self, artifact: str, alias: str, collection: str | None = None) -> None:
-        """Remove an alias. Raises VersionNotFound when there is none."""
-
-    @abstractmethod
-    def delete_version(self, artifact: str, version: str, collection: str | None = None) -> None:
-        """Delete a version for good: its number is never used again, ``latest`` moves, its aliases go.
-
-        Raises VersionNotFound, AccessDenied.
-        """
-
-    def list_versions(self, artifact: str, collection: str | None = None) -> list[VersionInfo]:
-        """Every live version, oldest first. Raises as :meth:`version_info`."""
-        return [self.version_info(artifact, collection, name) for name in self.list_version_names(artifact, collection)]
-
-    # -- committing -------------------------------------------------------------------------------------------------
-
-    @abstractmethod
-    def commit_tree(
+    def get_artifact(
         self,
         artifact: str,
-        tree: Path,
         collection: str | None = None,
+        version: str | None = None,
         *,
-        commit_id: str,
-        message: str = "",
-        metadata: Mapping[str, Any] | None = None,
-        aliases: Sequence[str] = (),
-        consume: bool = False,
-        progress: Progress | None = None,
-    ) -> CommitResult:
-        """Make the directory `tree` the next version, exactly once per `commit_id`.
+        serializer: str | None = None,
+    ) -> Any:
+        """The object that :meth:`log_artifact` logged. The serializer is recorded with the version.
 
-        Called again with the same id (after a crash or an error of unknown outcome), it gives the version made before.
-        When the content equals that of the latest version, the result is that version with ``created=False``.
-        With `consume` the caller gives the tree away: its files may be moved or linked into the store instead of
-        copied, and the caller deletes the tree after this returns. Until then every file stays readable in `tree`.
+        `serializer` is needed for ``"pickle"`` only: DANGER, unpickling runs code that whoever wrote the version chose.
+        Raises SerializationError (the version holds files, not an object; or its bytes are damaged), and as
+        :meth:`version_info`.
 
-        Raises UnsupportedTree, InvalidName, UnsafeStore, StoreFull, StoreUnreachable, AccessDenied.
+        Example:
+            >>> manager.get_artifact("vocabulary", version="v2")  # doctest: +SKIP
+            {'hello': 0, 'world': 1}
         """
 
     @abstractmethod
@@ -317,29 +266,201 @@ class ArtifactManager(ABC):
         local_path: Path,
         collection: str | None = None,
         artifact_path: Path | None = None,
-    ) -> Any:
-        """Log a file or a folder as the next version (squirrel's interface)."""
+        *,
+        message: str = "",
+        metadata: Mapping[str, Any] | None = None,
+        aliases: Sequence[str] = (),
+        progress: Progress | None = None,
+    ) -> CatalogSource:
+        """Log a folder's files, or one file under its own name, as the next version of `artifact_name`.
+
+        `artifact_path` is a directory of the version to put them in. `metadata` is a JSON object. Returns the version's
+        source: that of the latest version when the content is the same.
+        Raises NotFound (no such `local_path`), UnsupportedTree, InvalidName, SerializationError (metadata that is no
+        JSON), UnsafeStore, StoreFull, StoreUnreachable, AccessDenied.
+
+        Example:
+            >>> manager.log_files("bert", Path("checkpoint/"), "models", message="epoch 3")  # doctest: +SKIP
+        """
+
+    @abstractmethod
+    def log_artifact(
+        self,
+        obj: Any,
+        name: str,
+        collection: str | None = None,
+        *,
+        serializer: str | None = None,
+        message: str = "",
+        metadata: Mapping[str, Any] | None = None,
+        aliases: Sequence[str] = (),
+        progress: Progress | None = None,
+    ) -> CatalogSource:
+        """Log a Python object as the next version of `name`; :meth:`get_artifact` gives it back.
+
+        `serializer` is a name of `artifactfs.serializers`; None takes ``numpy`` for an array, ``json`` where that gives
+        the object back, ``messagepack`` otherwise. Raises SerializationError, and as :meth:`log_files`.
+
+        Example:
+            >>> manager.log_artifact({"hello": 0, "world": 1}, "vocabulary")  # doctest: +SKIP
+        """
 
     @abstractmethod
     def download_artifact(
-        self, artifact: str, collection: str | None = None, version: str | None = None, to: Path | None = None
+        self,
+        artifact: str,
+        collection: str | None = None,
+        version: str | None = None,
+        to: Path | None = None,
+        *,
+        progress: Progress | None = None,
     ) -> Path | TmpArtifact:
-        """Copy a version's files to ``to/<artifact>`` and return that path; without `to`, a :class:`TmpArtifact`."""
+        """Copy a version's files to ``to/<artifact>`` and return that path; without `to`, a :class:`TmpArtifact`.
 
-    # -- squirrel's interface on top --------------------------------------------------------------------------------
-
-    def exists_in_collection(self, artifact: str, collection: str | None = None) -> bool:
-        """Whether the artifact has a live version in the collection. Raises StoreUnreachable, AccessDenied."""
-        collection = collection or self.active_collection
-        return collection in self.list_collection_names() and artifact in self.list_artifacts(collection)
+        Every file is checked against its digest. Modes, mtimes, symlinks and empty directories come along; files of
+        the same path are replaced, others stay.
+        Raises AlreadyExists (something that is no directory is in the way of one), IntegrityError, StoreFull (the
+        target's disk), and as :meth:`version_info`.
+        """
 
     def exists(self, artifact: str) -> bool:
         """Whether any collection has the artifact. Raises StoreUnreachable, AccessDenied."""
         return any(self.exists_in_collection(artifact, collection) for collection in self.list_collection_names())
 
-    def log_folder(self, artifact: str, collection: str | None = None) -> DirectoryLogger:
-        """A context manager that yields a directory and logs it on exit. Raises InvalidName."""
-        return DirectoryLogger(self, artifact, collection)
+    def store_to_catalog(self) -> Catalog:
+        """Every live version of every collection. Raises StoreUnreachable, AccessDenied."""
+        from artifactfs.catalog import Catalog
+
+        catalog = Catalog()
+        for collection in self.list_collection_names():
+            for source in self.collection_to_catalog(collection).all_versions():
+                catalog[source.identifier, source.version] = source
+        return catalog
+
+    def log_folder(
+        self,
+        artifact: str,
+        collection: str | None = None,
+        *,
+        message: str = "",
+        metadata: Mapping[str, Any] | None = None,
+        aliases: Sequence[str] = (),
+    ) -> DirectoryLogger:
+        """A context manager that yields an empty directory and logs what is in it on exit. Raises InvalidName."""
+        return DirectoryLogger(self, artifact, collection, message=message, metadata=metadata, aliases=aliases)
+
+    def download_collection(
+        self, collection: str | None = None, to: Path | str = "./", *, progress: Progress | None = None
+    ) -> Catalog:
+        """Download the latest version of every artifact of a collection to ``to/<artifact>``.
+
+        Returns the collection's catalog. Raises CollectionNotFound, and as :meth:`download_artifact`.
+        """
+        collection = collection or self.active_collection
+        catalog = self.collection_to_catalog(collection)
+        for artifact in self.list_artifacts(collection):
+            self.download_artifact(artifact, collection, to=Path(to), **_extras(progress=progress))
+        return catalog
+
+    # -- browsing, built on squirrel's interface --------------------------------------------------------------------
+
+    def list_artifacts(self, collection: str | None = None) -> list[str]:
+        """The artifacts of a collection that have a live version, sorted.
+
+        Raises CollectionNotFound, StoreUnreachable, AccessDenied.
+        """
+        return self._browsing.artifacts(collection or self.active_collection)
+
+    def list_version_names(self, artifact: str, collection: str | None = None) -> list[str]:
+        """The live versions, oldest first: ``["v0", "v2"]``. One listing of the backend, no record is read.
+
+        Raises ArtifactNotFound when it has none and never had, StoreUnreachable, AccessDenied.
+        """
+        return self._browsing.versions(collection or self.active_collection, artifact)
+
+    def list_versions(self, artifact: str, collection: str | None = None) -> list[VersionInfo]:
+        """Every live version, oldest first. Raises as :meth:`version_info`."""
+        return [self.version_info(artifact, collection, name) for name in self.list_version_names(artifact, collection)]
+
+    def version_info(self, artifact: str, collection: str | None = None, version: str | None = None) -> VersionInfo:
+        """What is known of one version (an alias or None is resolved first).
+
+        Raises ArtifactNotFound, VersionNotFound, StoreUnreachable, AccessDenied, FormatError.
+        """
+        return self._browsing.version_info(collection or self.active_collection, artifact, version)
+
+    def manifest(self, artifact: str, collection: str | None = None, version: str | None = None) -> Manifest:
+        """The files of a version. Raises as :meth:`version_info`, and IntegrityError."""
+        return self._browsing.manifest(collection or self.active_collection, artifact, version)
+
+    def read_entry(self, info: VersionInfo, entry: Entry, offset: int = 0, size_bytes: int | None = None) -> bytes:
+        """Bytes of one file: at most `size_bytes` from `offset`, all that follow when None; b"" past the end.
+
+        `entry` comes from the manifest of the version `info`. A read of the whole file is checked against the digest.
+        Raises IntegrityError, PathNotFound, StoreUnreachable, AccessDenied.
+        """
+        return self._browsing.read_entry(info, entry, offset, size_bytes)
+
+    def local_range(self, info: VersionInfo, entry: Entry) -> LocalRange | None:
+        """Where the file's bytes lie on a local disk, None where they do not. Raises IntegrityError."""
+        return self._browsing.local_range(info, entry)
+
+    def aliases(self, artifact: str, collection: str | None = None) -> dict[str, str]:
+        """Alias → version, without ``latest``. Raises ArtifactNotFound, StoreUnreachable, AccessDenied."""
+        return {}
+
+    def set_alias(self, artifact: str, alias: str, version: str, collection: str | None = None) -> None:
+        """Point `alias` at a version, moving it when it exists.
+
+        Raises InvalidName, VersionNotFound, AccessDenied, Unsupported (this backend has no aliases).
+        """
+        raise Unsupported(f"{type(self).__name__} has no aliases")
+
+    def delete_alias(self, artifact: str, alias: str, collection: str | None = None) -> None:
+        """Remove an alias. Raises VersionNotFound when there is none, Unsupported (this backend has no aliases)."""
+        raise Unsupported(f"{type(self).__name__} has no aliases")
+
+    def delete_version(self, artifact: str, version: str, collection: str | None = None) -> None:
+        """Delete a version for good: its number is never used again, ``latest`` moves, its aliases go.
+
+        Raises VersionNotFound, AccessDenied, Unsupported (this backend deletes nothing).
+        """
+        raise Unsupported(f"{type(self).__name__} cannot delete versions")
+
+    def commit_tree(
+        self,
+        artifact: str,
+        tree: Path,
+        collection: str | None = None,
+        *,
+        commit_id: str,
+        below: str = "",
+        message: str = "",
+        metadata: Mapping[str, Any] | None = None,
+        aliases: Sequence[str] = (),
+        consume: bool = False,
+        progress: Progress | None = None,
+    ) -> CommitResult:
+        """Make the directory (or the one file) `tree` the next version, exactly once per `commit_id`.
+
+        Called again with the same id (after a crash or an error of unknown outcome), it gives the version made before.
+        When the content equals that of the latest version, the result is that version with ``created=False``.
+        `below` is a directory of the version to put the tree in. With `consume` the caller gives the tree away: its
+        files may be moved or linked into the store instead of copied, and the caller deletes the tree after this
+        returns. Until then every file stays readable in `tree`.
+
+        Raises UnsupportedTree, InvalidName, UnsafeStore, StoreFull, StoreUnreachable, AccessDenied.
+
+        Built on squirrel's interface alone, a repeated commit is told by its content, and a store with several writers
+        can give two versions.
+        """
+        return self._browsing.commit_tree(collection or self.active_collection, artifact, tree, below)
+
+    @functools.cached_property
+    def _browsing(self) -> DownloadedBrowsing:
+        from artifactfs.managers.downloads import DownloadedBrowsing
+
+        return DownloadedBrowsing(self)
 
 
 def sorted_versions(version_names: Iterable[str]) -> list[str]:

@@ -28,18 +28,10 @@ from artifactfs.errors import (
     InvalidName,
     NotFound,
     PathNotFound,
-    UnsupportedTree,
     VersionNotFound,
 )
-from artifactfs.managers.base import (
-    ArtifactManager,
-    CommitResult,
-    LocalRange,
-    Progress,
-    TmpArtifact,
-    VersionInfo,
-    new_commit_id,
-)
+from artifactfs.managers.base import CommitResult, LocalRange, Progress, VersionInfo
+from artifactfs.managers.browsable import BrowsableManager
 from artifactfs.manifest import Entry, EntryKind, Manifest
 from artifactfs.objects import layout
 from artifactfs.objects.commit import Commit, Committer
@@ -53,7 +45,7 @@ from artifactfs.objects.store import ObjectStore
 _MANIFEST_CACHE_BYTES = 256 << 20
 
 
-class FileSystemArtifactManager(ArtifactManager):
+class FileSystemArtifactManager(BrowsableManager):
     """Artifacts in the object layout below a local directory or at an fsspec URL.
 
     Names of collections and artifacts that somebody else put there and the rules forbid are shown percent-encoded, and
@@ -71,7 +63,7 @@ class FileSystemArtifactManager(ArtifactManager):
         """
         super().__init__(collection)
         self._made_from = url, single_writer, storage_options
-        self.url = url
+        self.url = url if "://" in url else os.path.abspath(os.path.expanduser(url))
         self.store = open_store(url, single_writer=single_writer, **storage_options)
         self._marker = StoreMarker(self.store)
         self._history = History(self.store)
@@ -90,6 +82,12 @@ class FileSystemArtifactManager(ArtifactManager):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r}, collection={self.active_collection!r})"
+
+    @property
+    def storage_options(self) -> Mapping[str, Any]:
+        """What was given besides the URL."""
+        _, single_writer, options = self._made_from
+        return {**options, "single_writer": True} if single_writer else options
 
     # -- the store --------------------------------------------------------------------------------------------------
 
@@ -230,25 +228,25 @@ class FileSystemArtifactManager(ArtifactManager):
         collection: str | None = None,
         *,
         commit_id: str,
+        below: str = "",
         message: str = "",
         metadata: Mapping[str, Any] | None = None,
         aliases: Sequence[str] = (),
         consume: bool = False,
         progress: Progress | None = None,
     ) -> CommitResult:
-        """Make the directory `tree` the next version; `objects.commit` says how that is safe.
+        """Make the directory or file `tree` the next version; `objects.commit` says how that is safe.
 
         A repeated commit answers as the first did, ``created=True``. Symlinks and special files that a version cannot
         keep raise UnsupportedTree, metadata that is no JSON or larger than 64 KiB SerializationError, a place that is
         no store FormatError.
         """
-        if not os.path.isdir(tree):
-            raise UnsupportedTree(f"{tree} is not a directory")
         commit = Commit(
             collection or self.active_collection,
             artifact,
             os.path.abspath(tree),
             commit_id,
+            below=below,
             message=message,
             metadata=metadata or {},
             consume=consume,
@@ -256,53 +254,10 @@ class FileSystemArtifactManager(ArtifactManager):
         )
         return self._commit(commit, aliases)
 
-    def log_files(
-        self,
-        artifact_name: str,
-        local_path: Path,
-        collection: str | None = None,
-        artifact_path: Path | None = None,
-        *,
-        message: str = "",
-        metadata: Mapping[str, Any] | None = None,
-        aliases: Sequence[str] = (),
-        progress: Progress | None = None,
-    ) -> VersionInfo:
-        """Log a folder, or a file under its own name, as the next version; `artifact_path` is a directory to put it in.
-
-        Gives the version: an existing one where the content equals the latest.
-        Raises NotFound (no such `local_path`), otherwise as :meth:`commit_tree`.
-        """
-        if not os.path.exists(local_path):
-            raise NotFound(f"{local_path} does not exist")
-        below = Path(artifact_path or ".").as_posix()
-        commit = Commit(
-            collection or self.active_collection,
-            artifact_name,
-            os.path.abspath(local_path),
-            new_commit_id(),
-            below="" if below == "." else names.check_path(below),
-            message=message,
-            metadata=metadata or {},
-            progress=progress,
-        )
-        return self._commit(commit, aliases).info
-
-    def download_artifact(
-        self, artifact: str, collection: str | None = None, version: str | None = None, to: Path | None = None
-    ) -> Path | TmpArtifact:
-        """Copy a version's files, checked, to ``to/<artifact>``; without `to`, a TmpArtifact.
-
-        Modes, mtimes, symlinks and empty directories come along; files of the same path are replaced, others stay.
-        Raises AlreadyExists when something that is no directory is in the way of one; else as :meth:`read_entry`.
-        """
-        collection = collection or self.active_collection
-        known = self._known(artifact, collection, version)
-        if to is None:
-            return TmpArtifact(self, collection, artifact, known.record.version)
-        target = Path(to, artifact)
-        restore(self.store, self._load_manifest(known.record.manifest), str(target))
-        return target
+    def restore(self, info: VersionInfo, target: Path, progress: Progress | None = None) -> None:
+        """Write a version's files to the directory `target`, checked; where they lie one after another, in one read."""
+        manifest = self.manifest(info.artifact, info.collection, info.version)
+        restore(self.store, manifest, str(target), progress)
 
     # -- parts ------------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,8 @@ from cachetools import LRUCache
 
 from artifactfs import names
 from artifactfs.errors import ArtifactNotFound, NotFound, VersionNotFound
-from artifactfs.managers.base import VersionInfo, commit_time_ns
+from artifactfs.managers.base import VersionInfo
+from artifactfs.managers.commit_id import commit_time_ns
 from artifactfs.objects import layout
 from artifactfs.objects.layout import Record
 from artifactfs.objects.store import ObjectStore

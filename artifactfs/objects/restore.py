@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import threading
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,7 @@ from artifactfs.errors import (
     NotFound,
     StoreFull,
 )
+from artifactfs.managers.base import Progress
 from artifactfs.manifest import Entry, EntryKind, Manifest
 from artifactfs.objects.layout import TEMPORARY_PREFIX, object_key
 from artifactfs.objects.store import ObjectStore, translate
@@ -48,7 +50,25 @@ class Span(NamedTuple):
     entries: list[Entry]
 
 
-def restore(store: ObjectStore, manifest: Manifest, target: str) -> None:
+class _Report:
+    """Adds up what the threads of a restore have done, for the caller's progress."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._bytes = 0
+        self._files = 0
+
+    def add(self, more_bytes: int, more_files: int) -> None:
+        if self._progress is None:
+            return
+        with self._lock:
+            self._bytes += more_bytes
+            self._files += more_files
+            self._progress(self._bytes, self._files)
+
+
+def restore(store: ObjectStore, manifest: Manifest, target: str, progress: Progress | None = None) -> None:
     """Write the files of a manifest to the directory `target`, which may exist; files of the same path are replaced.
 
     Raises IntegrityError, FormatError, AlreadyExists (something that is no directory is in the way of one, or the other
@@ -59,7 +79,7 @@ def restore(store: ObjectStore, manifest: Manifest, target: str) -> None:
     try:
         os.makedirs(aside)
         try:
-            _make_tree(store, manifest, aside)
+            _make_tree(store, manifest, aside, _Report(progress))
             _put_in_place(aside, f"{parent}/{name}")
         finally:
             if os.path.lexists(aside):
@@ -101,7 +121,7 @@ def _check(entry: Entry, digest: str) -> None:
         raise IntegrityError(f"{entry.path}: the stored bytes in object {entry.object} do not match their digest")
 
 
-def _make_tree(store: ObjectStore, manifest: Manifest, root: str) -> None:
+def _make_tree(store: ObjectStore, manifest: Manifest, root: str, report: _Report) -> None:
     directories: list[Entry] = []
     symlinks: list[Entry] = []
     made = {""}
@@ -113,7 +133,7 @@ def _make_tree(store: ObjectStore, manifest: Manifest, root: str) -> None:
             _make_directories(root, entry.path.rpartition("/")[0], made)
             if entry.kind is EntryKind.SYMLINK:
                 symlinks.append(entry)
-    _write_files(store, manifest, root)
+    _write_files(store, manifest, root, report)
     for link in symlinks:
         path = f"{root}/{link.path}"
         os.symlink(link.target or "", path)
@@ -132,16 +152,16 @@ def _make_directories(root: str, path: str, made: set[str]) -> None:
         made.add(path)
 
 
-def _write_files(store: ObjectStore, manifest: Manifest, root: str) -> None:
+def _write_files(store: ObjectStore, manifest: Manifest, root: str, report: _Report) -> None:
     spans = spans_of(manifest)
     if store.parallel_transfers == 1:
         for span in spans:
-            _write_span(store, span, root)
+            _write_span(store, span, root, report)
         return
     with ThreadPoolExecutor(store.parallel_transfers) as pool:
         # Batches, so that a version of a million files is not a million waiting tasks.
         while batch := list(islice(spans, 4 * store.parallel_transfers)):
-            for done in [pool.submit(_write_span, store, span, root) for span in batch]:
+            for done in [pool.submit(_write_span, store, span, root, report) for span in batch]:
                 done.result()
 
 
@@ -172,10 +192,10 @@ def spans_of(manifest: Manifest) -> Iterator[Span]:
         yield span
 
 
-def _write_span(store: ObjectStore, span: Span, root: str) -> None:
+def _write_span(store: ObjectStore, span: Span, root: str, report: _Report) -> None:
     if span.size_bytes > _SPAN_BYTES:
         (entry,) = span.entries
-        _write_large(store, entry, root)
+        _write_large(store, entry, root, report)
         return
     data = memoryview(b"")
     if span.size_bytes:
@@ -191,21 +211,24 @@ def _write_span(store: ObjectStore, span: Span, root: str) -> None:
             _finish(fd, entry)
         finally:
             os.close(fd)
+        report.add(entry.size_bytes, 1)
 
 
-def _write_large(store: ObjectStore, entry: Entry, root: str) -> None:
+def _write_large(store: ObjectStore, entry: Entry, root: str, report: _Report) -> None:
     digest = blake3()
     fd = _create(f"{root}/{entry.path}")
     try:
         for offset in range(0, entry.size_bytes, _CHUNK_BYTES):
             chunk = memoryview(read_range(store, entry, offset, min(_CHUNK_BYTES, entry.size_bytes - offset)))
             digest.update(chunk)
+            report.add(len(chunk), 0)
             while chunk:
                 chunk = chunk[os.write(fd, chunk) :]
         _check(entry, digest.hexdigest())
         _finish(fd, entry)
     finally:
         os.close(fd)
+    report.add(0, 1)
 
 
 def _create(path: str) -> int:

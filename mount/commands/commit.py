@@ -39,7 +39,7 @@ def commit(path: str, message: str, aliases: tuple[str, ...], no_wait: bool, as_
     created (false: same content as that version), files, sent_bytes, deduplicated_bytes, seconds.
     """
     from artifactfs import names
-    from artifactfs.managers.base import new_commit_id
+    from artifactfs.managers.commit_id import new_commit_id
     from mount import client
     from mount.control import CommitRequest
 

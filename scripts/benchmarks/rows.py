@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from artifactfs import connect
-from artifactfs.managers.base import new_commit_id
+from artifactfs.managers.commit_id import new_commit_id
 from benchmarks import client
 from benchmarks.peers import ARTIFACT, COLLECTION, Ground, Native, Peer, Shown, artifactfs, run
 

@@ -1,0 +1,203 @@
+"""BrowsableManager: squirrel's interface on top of browsing, for backends that can list and read by themselves.
+
+A subclass implements what is abstract here (listing, reading, committing a tree); catalogs, objects, logging and
+downloading follow from it. Threading: as `managers.base` demands; nothing here holds state.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from artifactfs import names
+from artifactfs.catalog import Catalog, CatalogSource, catalog_key, source_of
+from artifactfs.errors import CollectionNotFound, NotFound, PathNotFound
+from artifactfs.managers.base import ArtifactManager, CommitResult, LocalRange, Progress, TmpArtifact, VersionInfo
+from artifactfs.managers.commit_id import new_commit_id
+from artifactfs.manifest import Entry, Manifest
+
+
+class BrowsableManager(ArtifactManager):
+    """See the module docstring. `url` is what `artifactfs.connect` opens the store with."""
+
+    url: str
+
+    @property
+    def storage_options(self) -> Mapping[str, Any]:
+        """What `artifactfs.connect` needs besides the URL; catalogs carry it, without what looks like a secret."""
+        return {}
+
+    # -- what a backend implements ----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def list_artifacts(self, collection: str | None = None) -> list[str]:
+        """As in `ArtifactManager`."""
+
+    @abstractmethod
+    def list_version_names(self, artifact: str, collection: str | None = None) -> list[str]:
+        """As in `ArtifactManager`."""
+
+    @abstractmethod
+    def version_info(self, artifact: str, collection: str | None = None, version: str | None = None) -> VersionInfo:
+        """As in `ArtifactManager`."""
+
+    @abstractmethod
+    def manifest(self, artifact: str, collection: str | None = None, version: str | None = None) -> Manifest:
+        """As in `ArtifactManager`."""
+
+    @abstractmethod
+    def read_entry(self, info: VersionInfo, entry: Entry, offset: int = 0, size_bytes: int | None = None) -> bytes:
+        """As in `ArtifactManager`."""
+
+    def local_range(self, info: VersionInfo, entry: Entry) -> LocalRange | None:
+        """As in `ArtifactManager`."""
+        return None
+
+    @abstractmethod
+    def commit_tree(
+        self,
+        artifact: str,
+        tree: Path,
+        collection: str | None = None,
+        *,
+        commit_id: str,
+        below: str = "",
+        message: str = "",
+        metadata: Mapping[str, Any] | None = None,
+        aliases: Sequence[str] = (),
+        consume: bool = False,
+        progress: Progress | None = None,
+    ) -> CommitResult:
+        """As in `ArtifactManager`."""
+
+    @abstractmethod
+    def restore(self, info: VersionInfo, target: Path, progress: Progress | None = None) -> None:
+        """Write a version's files to the directory `target`, as `download_artifact` promises."""
+
+    # -- squirrel's interface on top of it --------------------------------------------------------------------------
+
+    def exists_in_collection(self, artifact: str, collection: str | None = None) -> bool:
+        """Whether the artifact has a live version in the collection. Raises StoreUnreachable, AccessDenied."""
+        try:
+            return artifact in self.list_artifacts(collection)
+        except CollectionNotFound:
+            return False
+
+    def collection_to_catalog(self, collection: str | None = None) -> Catalog:
+        """Every live version in a collection, under identifiers ``collection/artifact``; v0 is catalog version 1.
+
+        Raises CollectionNotFound, StoreUnreachable, AccessDenied.
+        """
+        collection = collection or self.active_collection
+        catalog = Catalog()
+        for artifact in self.list_artifacts(collection):
+            aliases = self.aliases(artifact, collection)
+            for info in self.list_versions(artifact, collection):
+                catalog[catalog_key(info)] = self._source(info, aliases)
+        return catalog
+
+    def get_artifact(
+        self,
+        artifact: str,
+        collection: str | None = None,
+        version: str | None = None,
+        *,
+        serializer: str | None = None,
+    ) -> Any:
+        """The object that `log_artifact` logged, as `ArtifactManager.get_artifact` says."""
+        from artifactfs.serializers import object_file, read_object
+
+        info = self.version_info(artifact, collection, version)
+        path = object_file(info.metadata, serializer)
+        entry = self.manifest(artifact, info.collection, info.version).find(path)
+        if entry is None:
+            raise PathNotFound(f"{info.collection}/{artifact}@{info.version} has no {path}: it is damaged")
+        return read_object(self.read_entry(info, entry), info.metadata, serializer)
+
+    def log_artifact(
+        self,
+        obj: Any,
+        name: str,
+        collection: str | None = None,
+        *,
+        serializer: str | None = None,
+        message: str = "",
+        metadata: Mapping[str, Any] | None = None,
+        aliases: Sequence[str] = (),
+        progress: Progress | None = None,
+    ) -> CatalogSource:
+        """Log a Python object, as `ArtifactManager.log_artifact` says."""
+        from artifactfs.serializers import write_object
+
+        with tempfile.TemporaryDirectory(prefix="artifactfs-") as directory:
+            recorded = write_object(obj, Path(directory), serializer)
+            return self.log_files(
+                name,
+                Path(directory),
+                collection,
+                message=message,
+                metadata={**(metadata or {}), **recorded},
+                aliases=aliases,
+                progress=progress,
+            )
+
+    def log_files(
+        self,
+        artifact_name: str,
+        local_path: Path,
+        collection: str | None = None,
+        artifact_path: Path | None = None,
+        *,
+        message: str = "",
+        metadata: Mapping[str, Any] | None = None,
+        aliases: Sequence[str] = (),
+        progress: Progress | None = None,
+    ) -> CatalogSource:
+        """Log a folder's files or one file, as `ArtifactManager.log_files` says."""
+        if not os.path.exists(local_path):
+            raise NotFound(f"{local_path} does not exist")
+        below = Path(artifact_path or ".").as_posix()
+        result = self.commit_tree(
+            artifact_name,
+            Path(local_path),
+            collection,
+            commit_id=new_commit_id(),
+            below="" if below == "." else names.check_path(below),
+            message=message,
+            metadata=metadata,
+            aliases=aliases,
+            progress=progress,
+        )
+        return self.source(result.info)
+
+    def download_artifact(
+        self,
+        artifact: str,
+        collection: str | None = None,
+        version: str | None = None,
+        to: Path | None = None,
+        *,
+        progress: Progress | None = None,
+    ) -> Path | TmpArtifact:
+        """Copy a version's files, as `ArtifactManager.download_artifact` says."""
+        info = self.version_info(artifact, collection, version)
+        if to is None:
+            return TmpArtifact(self, info.collection, artifact, info.version)
+        target = Path(to, artifact)
+        self.restore(info, target, progress)
+        return target
+
+    def source(self, info: VersionInfo) -> CatalogSource:
+        """The catalog's description of one version. Raises StoreUnreachable, AccessDenied."""
+        catalog = Catalog()
+        identifier, number = catalog_key(info)
+        catalog[identifier, number] = self._source(info, self.aliases(info.artifact, info.collection))
+        return catalog[identifier][number]
+
+    def _source(self, info: VersionInfo, aliases: Mapping[str, str]) -> Any:
+        mine = [alias for alias, version in aliases.items() if version == info.version]
+        return source_of(self.url, info, self.storage_options, mine)

@@ -151,6 +151,11 @@ class StagedTree:
             self._changed.notify_all()
         os.close(handle.fd)
 
+    def fsync_directory(self, path: str) -> None:
+        """fsync(2) of a directory: the names in it are durable. Raises OSError."""
+        if path or self.exists():
+            disk.sync_directory(Path(self.disk_path(path)))
+
     # -- changing names ---------------------------------------------------------------------------------------------
 
     def mkdir(self, path: str, mode: int, caller: Caller) -> None:

@@ -229,14 +229,14 @@ class _Requests:
         return self._vfs.resolve(parent), name
 
     def _is_hidden(self, path: str | None) -> bool:
-        return path is not None and path in self._hidden
+        return path is not None and _split(path)[1] in self._hidden
 
     # -- attributes
 
     def getattr(self, path: str | None, info: Any = None) -> dict[str, int]:
         if self._is_hidden(path):
             assert path is not None
-            return _hidden_stat(self._hidden[path])
+            return _hidden_stat(self._hidden[_split(path)[1]])
         if path is None:
             handle = self._handles[info.fh]
             return _stat(self._vfs.getattr_of(handle))
@@ -304,6 +304,9 @@ class _Requests:
         return 0
 
     def fsyncdir(self, path: str | None, data_only: int, number: int) -> int:
+        node = self._directories[number]
+        if isinstance(node, StagedNode):
+            node.tree.fsync_directory(node.path)
         return 0
 
     def mkdir(self, path: str, mode: int) -> int:
@@ -329,7 +332,7 @@ class _Requests:
         return 0
 
     def unlink(self, path: str) -> int:
-        hidden = self._hidden.pop(path, None)
+        hidden = self._hidden.pop(_split(path)[1], None)
         if hidden is None:
             self._vfs.unlink(*self._parent(path))
         else:
@@ -337,9 +340,16 @@ class _Requests:
         return 0
 
     def rename(self, old: str, new: str, flags: int = 0) -> int:
-        if _HIDDEN.match(_split(new)[1]) and isinstance(node := self._vfs.resolve(old), StagedNode):
-            self._hidden[new] = os.open(node.tree.disk_path(node.path), os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-            self._vfs.unlink(*self._parent(old))
+        hidden = _split(new)[1]
+        if _HIDDEN.match(hidden) and isinstance(node := self._vfs.resolve(old), StagedNode):
+            fd = os.open(node.tree.disk_path(node.path), os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                self._vfs.unlink(*self._parent(old))
+            except BaseException:
+                os.close(fd)
+                raise
+            # By its name alone, which libfuse never uses twice: the directory may be renamed meanwhile.
+            self._hidden[hidden] = fd
         else:
             self._vfs.rename(*self._parent(old), *self._parent(new), flags)
         return 0

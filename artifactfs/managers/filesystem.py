@@ -135,6 +135,13 @@ class FileSystemArtifactManager(BrowsableManager):
             raise CollectionNotFound(f"no collection {collection!r} in {self.url}")
         return sorted(map(layout.shown_artifact, found))
 
+    def exists_in_collection(self, artifact: str, collection: str | None = None) -> bool:
+        """Whether the artifact has a live version in the collection. One listing of the backend."""
+        try:
+            return bool(self._live(artifact, collection))
+        except (ArtifactNotFound, InvalidName):
+            return False
+
     def list_version_names(self, artifact: str, collection: str | None = None) -> list[str]:
         """The live versions, oldest first. One listing of the backend."""
         return [names.version_name(number) for number in self._live(artifact, collection)]

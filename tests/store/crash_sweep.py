@@ -1,7 +1,7 @@
 """Kill a committing process at every system call in turn, and check the store and the retry each time.
 
-Run as ``crash_sweep.py (calls|delays) (copy|consume) DIRECTORY``; exits non-zero where a promise is broken. A process of
-its own because it forks: nothing here starts a thread.
+Run as ``crash_sweep.py (calls|delays) (copy|consume) DIRECTORY``; exits non-zero where a promise is broken. A process
+of its own because it forks: nothing here starts a thread.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def check(base: Path, before: dict[bytes, tuple[object, ...]], consume: bool) ->
 def attempts(kind: str) -> Iterator[dict[str, Any]]:
     number = 2
     while True:
-        yield {"fatal": number} if kind == "calls" else {"delay_s": (number - 2) * 0.0004}
+        yield {"fatal": number} if kind == "calls" else {"delay_s": (number - 2) * 0.0002}
         number += 1
 
 

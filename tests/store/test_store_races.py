@@ -92,7 +92,7 @@ def test_the_same_content_committed_by_many_at_once_makes_one_version(url: str, 
 
 
 def test_a_number_made_and_deleted_meanwhile_is_not_used_again(local: FileSystemArtifactManager, tmp_path: Path):
-    """Between our listing and our create, another commits v0 and deletes it: our record must not lie under a tombstone."""
+    """Another commits v0 and deletes it between our listing and our create: no record may lie under a tombstone."""
     other = FileSystemArtifactManager(local.url)
     trees = [tmp_path / "ours", tmp_path / "theirs"]
     for tree in trees:

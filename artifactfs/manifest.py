@@ -333,7 +333,8 @@ class Manifest:
             else:
                 pending[name] = i
                 i += 1
-        for name, position in pending.items():
+        # "a.b" comes before "a/x" but after "a".
+        for name, position in sorted(pending.items()):
             yield os.fsdecode(name), position
 
     def contents(self) -> Iterator[tuple[bytes, int, int, int]]:

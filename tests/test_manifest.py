@@ -1,0 +1,265 @@
+"""Manifests: what goes in comes out, look-ups agree with a plain model, and nothing hostile is believed."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import msgspec
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from artifactfs import Entry, EntryKind, Manifest
+from artifactfs.errors import FormatError, InvalidName
+from artifactfs.manifest import ManifestBuilder, stays_inside
+
+HEX = st.binary(min_size=32, max_size=32).map(bytes.hex)
+NAMES = st.sampled_from(["a", "b", "a.b", "a0", "é", os.fsdecode(b"\xff"), "-", "~", "A", "a b", "a\nb"])
+PATHS = st.lists(NAMES, min_size=1, max_size=3).map("/".join)
+
+
+@st.composite
+def entries(draw: Any) -> list[Entry]:
+    """A tree: a path that is a prefix of another is a directory."""
+    paths = sorted(draw(st.sets(PATHS, max_size=12)))
+    found = []
+    for path in paths:
+        common = {"mtime_ns": draw(st.integers(-(2**62), 2**62)), "mode": draw(st.integers(0, 0o777))}
+        kind = draw(st.sampled_from(EntryKind))
+        if any(other.startswith(path + "/") for other in paths) or kind is EntryKind.DIRECTORY:
+            found.append(Entry(path, EntryKind.DIRECTORY, **common))
+        elif kind is EntryKind.SYMLINK:
+            found.append(Entry(path, kind, target=draw(NAMES), **common))
+        else:
+            size = draw(st.integers(0, 2**61))
+            place = {"object": draw(HEX), "offset": draw(st.integers(0, 2**61))} if draw(st.booleans()) else {}
+            found.append(Entry(path, kind, size, draw(HEX.filter(lambda d: d.strip("0"))), **place, **common))
+    return found
+
+
+def by_bytes(found: list[Entry]) -> list[Entry]:
+    return sorted(found, key=lambda entry: os.fsencode(entry.path))
+
+
+@given(entries(), st.randoms())
+def test_round_trip_in_any_order(found: list[Entry], random: Any):
+    manifest = Manifest(found)
+    raw = manifest.encode()
+    assert list(manifest) == list(Manifest.decode(raw)) == by_bytes(found)
+    random.shuffle(found)
+    shuffled = Manifest(iter(found))
+    assert shuffled.encode() == raw
+    assert shuffled.content_digest() == manifest.content_digest()
+    assert manifest.file_count == sum(entry.kind is EntryKind.FILE for entry in found)
+    assert manifest.size_bytes == sum(entry.size_bytes for entry in found)
+
+
+@given(entries())
+def test_lookups_agree_with_a_plain_model(found: list[Entry]):
+    manifest = Manifest(found)
+    model = {entry.path: entry for entry in found}
+    directories = {""} | {e.path for e in found if e.kind is EntryKind.DIRECTORY}
+    for path in model:
+        while "/" in path:
+            path = path.rpartition("/")[0]
+            directories.add(path)
+    for path in {*model, *directories, "none", "a/none"}:
+        assert manifest.find(path) == model.get(path)
+        assert manifest.is_directory(path) == (path in directories)
+    for directory in directories:
+        prefix = directory + "/" if directory else ""
+        expected = {p[len(prefix) :].partition("/")[0] for p in {*model, *directories} - {""} if p.startswith(prefix)}
+        children = list(manifest.children(directory))
+        assert [name for name, _ in children] == sorted(expected, key=os.fsencode)
+        for name, position in children:
+            assert position == manifest.index(prefix + name)
+    assert sorted(manifest.objects) == sorted({e.object for e in found if e.object is not None})
+
+
+@given(entries())
+def test_contents_and_places(found: list[Entry]):
+    manifest = Manifest(found)
+    placed = [entry for entry in by_bytes(found) if entry.object is not None]
+    assert [
+        (digest.hex(), manifest.objects[number], offset, size) for digest, number, offset, size in manifest.contents()
+    ] == [(entry.digest, entry.object, entry.offset, entry.size_bytes) for entry in placed]
+    assert [row for row, _, _ in manifest.places()] == [
+        i for i, entry in enumerate(by_bytes(found)) if entry.kind is EntryKind.FILE
+    ]
+
+
+def test_the_content_digest_covers_content_and_nothing_else():
+    base = [
+        Entry("a", EntryKind.FILE, 1, "11" * 32, "22" * 32, 0, 5, 0o644),
+        Entry("d", EntryKind.DIRECTORY),
+        Entry("d/e", EntryKind.DIRECTORY),
+        Entry("l", EntryKind.SYMLINK, target="a"),
+    ]
+    digest = Manifest(base).content_digest()
+    same = [
+        [base[0]._replace(mtime_ns=9, object="33" * 32, offset=4, mode=0o600), *base[1:]],
+        [base[0], base[1]._replace(mode=0o700, mtime_ns=3), *base[2:]],
+        [base[0], *base[2:]],  # "d" is implied by "d/e"
+    ]
+    for entries in same:
+        assert Manifest(entries).content_digest() == digest
+    different = [
+        [base[0]._replace(path="b"), *base[1:]],
+        [base[0]._replace(size_bytes=2), *base[1:]],
+        [base[0]._replace(digest="44" * 32), *base[1:]],
+        [base[0]._replace(mode=0o755), *base[1:]],
+        [base[0], base[1], base[3]],  # "d" is empty
+        [*base[:3], base[3]._replace(target="d")],
+        base[:3],
+        [*base, Entry("z", EntryKind.DIRECTORY)],
+    ]
+    digests = [Manifest(entries).content_digest() for entries in different]
+    assert len({digest, *digests}) == len(different) + 1
+
+
+def test_digests_of_other_algorithms():
+    manifest = Manifest([Entry("a", digest="ab" * 16), Entry("b")], algorithm="md5")
+    again = Manifest.decode(manifest.encode())
+    assert again.algorithm == "md5"
+    assert [entry.digest for entry in again] == ["ab" * 16, None]
+    assert Manifest([Entry("a"), Entry("b")])[0].digest is None
+    with pytest.raises(InvalidName, match="another length"):
+        Manifest([Entry("a", digest="ab" * 16), Entry("b", digest="ab" * 32)])
+
+
+@pytest.mark.parametrize("path", ["", "/a", "a/", "a//b", ".", "..", "a/..", "../a", "a/./b", "a\0b"])
+def test_paths_no_version_can_have(path: str):
+    with pytest.raises(InvalidName):
+        Manifest([Entry("fine"), Entry(path)])
+
+
+def test_a_path_twice():
+    with pytest.raises(InvalidName, match="twice"):
+        Manifest([Entry("a"), Entry("b"), Entry("a")])
+
+
+def test_a_million_entries_are_lean():
+    builder = ManifestBuilder()
+    digest = bytes(range(32))
+    for i in range(20_000):
+        row = builder.add(b"d%03d/f%05d" % (i % 100, i), EntryKind.FILE, size_bytes=1)
+        builder.set_content(row, digest, digest, i)
+    manifest = builder.build()
+    assert manifest.memory_bytes < 20_000 * 200
+    assert manifest[0].path == "d000/f00000"
+    assert manifest[-1].offset == 19_999
+
+
+GOOD = Manifest(
+    [
+        Entry("a", EntryKind.FILE, 1, "11" * 32, "22" * 32),
+        Entry("b", EntryKind.FILE, 1, "33" * 32, "22" * 32, 1),
+        Entry("l", EntryKind.SYMLINK, target="a"),
+    ]
+).encode()
+
+
+def doctored(**changes: Any) -> bytes:
+    columns = msgspec.msgpack.decode(zstandard.ZstdDecompressor().decompress(GOOD))
+    assert set(changes) <= set(columns) | {"surprise"}
+    columns.update(changes)
+    return zstandard.ZstdCompressor().compress(msgspec.msgpack.encode(columns))
+
+
+def test_the_doctor_does_no_harm():
+    assert Manifest.decode(doctored()).encode() == GOOD
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"paths": b"../b\0a\0l"},
+        {"paths": b"/a\0b\0l"},
+        {"paths": b"a/../../b\0b\0l"},
+        {"paths": b"a//b\0b\0l"},
+        {"paths": b"a/.\0b\0l"},
+        {"paths": b"\0a\0l"},
+        {"paths": b"b\0a\0l"},
+        {"paths": b"a\0a\0l"},
+        {"paths": b"a\0b\0l\0m"},
+        {"paths": b""},
+        {"kinds": b"\0\0"},
+        {"kinds": b"\0\0\7"},
+        {"kinds": b"\0\0\0"},
+        {"modes": b"\0\0"},
+        {"modes": b"\xff\xff" * 3},
+        {"sizes": b"\0" * 23},
+        {"sizes": b"\xff" * 24},
+        {"offsets": b"\xff" * 24},
+        {"mtimes": b""},
+        {"digests": b"\0" * 95},
+        {"objects": b"\0" * 33},
+        {"objects": b""},
+        {"object_index": b"\x09\0\0\0" * 3},
+        {"targets": {}},
+        {"targets": {2: b"/etc/passwd"}},
+        {"targets": {2: b"../up"}},
+        {"targets": {2: b""}},
+        {"targets": {2: b"a\0b"}},
+        {"targets": {0: b"a", 2: b"a"}},
+        {"targets": {7: b"a"}},
+        {"paths": 7},
+    ],
+    ids=repr,
+)
+def test_hostile_and_damaged_columns(changes: dict[str, Any]):
+    with pytest.raises(FormatError):
+        Manifest.decode(doctored(**changes))
+
+
+def test_a_newer_format_names_both():
+    with pytest.raises(FormatError, match=r"format 2.*format 1.*upgrade"):
+        Manifest.decode(doctored(format=2, paths="another type"))
+    assert len(Manifest.decode(doctored(surprise=1))) == 3, "a column more is no other format"
+
+
+def test_bombs():
+    compressor = zstandard.ZstdCompressor(level=1)
+    with pytest.raises(FormatError, match="refused"):
+        Manifest.decode(compressor.compress(bytes(64 << 20)))
+    stream = compressor.compressobj()
+    with pytest.raises(FormatError, match="refused"):
+        Manifest.decode(stream.compress(bytes(64 << 20)) + stream.flush())
+
+
+@given(st.binary(max_size=80) | st.integers(0, len(GOOD) - 1).map(lambda i: GOOD[:i]))
+def test_bytes_that_are_no_manifest(raw: bytes):
+    with pytest.raises(FormatError):
+        Manifest.decode(raw)
+
+
+@given(st.integers(0, len(GOOD) - 1), st.integers(1, 255))
+def test_a_flipped_byte_is_an_error_or_a_manifest(position: int, flip: int):
+    raw = bytearray(GOOD)
+    raw[position] ^= flip
+    try:
+        manifest = Manifest.decode(bytes(raw))
+    except FormatError:
+        return
+    assert len(list(manifest)) == len(manifest)
+
+
+@pytest.mark.parametrize(
+    ("path", "target", "inside"),
+    [
+        ("l", "a", True),
+        ("d/l", "../a", True),
+        ("d/l", "..", True),
+        ("d/l", "../../a", False),
+        ("l", "..", False),
+        ("l", "d/../..", False),
+        ("l", "d/../e", True),
+        ("l", "/a", False),
+        ("l", "", False),
+        ("l", "./.", True),
+    ],
+)
+def test_where_symlinks_lead(path: str, target: str, inside: bool):
+    assert stays_inside(path.encode(), target.encode()) is inside

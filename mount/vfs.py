@@ -1,10 +1,10 @@
 """The drive itself: what every operation does on every kind of node. No FUSE types, no errno.
 
-`SEMANTICS.md` is the contract. Neighbours: drivers translate the kernel's requests into these calls; `listing` knows
-what the store holds, `staging` what has been written, `handles` the open files, `attributes` the control surface.
+`SEMANTICS.md` is the contract. Neighbours: drivers translate the kernel's requests into these calls; `finder` finds
+nodes, `listing` knows what the store holds, `staging` what has been written, `handles` the open files, `attributes`
+the control surface.
 
-Threading: every method is safe from any thread. The vfs has one lock, `_lock`, for its cache of manifests; it is a
-leaf and never held across a backend call or a system call.
+Threading: every method is safe from any thread; the vfs itself has no lock.
 """
 
 from __future__ import annotations
@@ -14,21 +14,19 @@ import os
 import re
 import resource
 import stat
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from cachetools import LRUCache
-
 from artifactfs import names
-from artifactfs.errors import ArtifactNotFound, CollectionNotFound, InvalidName, PathNotFound, VersionNotFound
+from artifactfs.errors import InvalidName
 from artifactfs.managers.base import ArtifactManager
 from artifactfs.manifest import EntryKind
 from mount import attributes
 from mount.committer import Committer
 from mount.control import Status
 from mount.errors import CrossTree, NotPermitted, ReadOnly, Stale
+from mount.finder import Finder
 from mount.handles import Handle, StagedFile, VersionReader
 from mount.listing import Listing
 from mount.settings import MountSettings
@@ -43,7 +41,6 @@ from mount.tree import (
     Caller,
     Collection,
     Dirent,
-    LoadedVersion,
     Node,
     Root,
     StagedNode,
@@ -55,7 +52,6 @@ from mount.tree import (
 
 logger = logging.getLogger(__name__)
 
-MANIFEST_CACHE_BYTES = 512 << 20
 DIRECTORY_MODE = 0o755
 _RESERVED = (names.LATEST, names.STAGING)
 # Not only versions themselves: v007 beside v7 would only confuse.
@@ -85,10 +81,7 @@ class Vfs:
         self.listing = Listing(manager, settings.refresh_s)
         soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._reader = VersionReader(manager, max(16, min(1024, soft_limit // 4)))
-        self._lock = threading.Lock()
-        self._versions: LRUCache[tuple[str, str, str], LoadedVersion] = LRUCache(
-            MANIFEST_CACHE_BYTES, getsizeof=lambda loaded: loaded.memory_bytes
-        )
+        self._finder = Finder(manager, self.listing, area)
         self._store_created_ns = manager.created_ns or int(self.started_at * 1e9)
 
     def close(self) -> None:
@@ -98,109 +91,20 @@ class Vfs:
     # -- finding nodes ----------------------------------------------------------------------------------------------
 
     def resolve(self, path: str) -> Node:
-        """The node at an absolute path of the mount. Raises NotFound, NotADirectoryError, StoreUnreachable.
-
-        In staging the answer does not promise that the file exists: the operation on it tells.
-        """
-        parts = path.split("/", 4)[1:]
-        if parts[0] == "":
-            return Root()
-        node: Node = self._collection(parts[0])
-        if len(parts) > 1:
-            node = self._artifact(parts[0], parts[1])
-        if len(parts) > 2:
-            node = self._in_artifact(Artifact(parts[0], parts[1]), parts[2])
-        if len(parts) > 3:
-            node = self._below(node, parts[3])
-        return node
+        """As `Finder.resolve`."""
+        return self._finder.resolve(path)
 
     def lookup(self, parent: Node, name: str) -> Node:
-        """The node `name` in the directory `parent`. Raises as `resolve`."""
-        if isinstance(parent, Root):
-            return self._collection(name)
-        if isinstance(parent, Collection):
-            return self._artifact(parent.name, name)
-        if isinstance(parent, Artifact):
-            return self._in_artifact(parent, name)
-        return self._below(parent, name)
+        """As `Finder.lookup`."""
+        return self._finder.lookup(parent, name)
 
-    def _below(self, node: Node, path: str) -> Node:
-        if isinstance(node, StagedNode):
-            return node._replace(path=join(node.path, path))
-        if isinstance(node, VersionNode):
-            path = join(node.path, path)
-            position = node.version.manifest.index(path)
-            if position is None and not node.version.manifest.is_directory(path):
-                raise PathNotFound(f"no {path!r} in {node.version.info.artifact}@{node.version.info.version}")
-            return VersionNode(node.version, path, position)
-        raise NotADirectoryError(path)
-
-    def _collection(self, name: str) -> Collection:
-        if name in self.listing.collections() or (self.area and name in self.area.local_collections()):
-            return Collection(name)
-        raise CollectionNotFound(f"no collection {name!r}")
-
-    def _artifact(self, collection: str, name: str) -> Artifact:
-        # The versions are asked for first: they are what a path that leads further needs anyway.
-        if (
-            self.listing.versions(collection, name)
-            or (self.area and name in self.area.local_artifacts(collection))
-            or name in self.listing.artifacts(collection)
-        ):
-            return Artifact(collection, name)
-        raise ArtifactNotFound(f"no artifact {name!r} in {collection!r}")
-
-    def _in_artifact(self, artifact: Artifact, name: str) -> Node:
-        if name == names.STAGING and self._has_staging(artifact):
-            return StagedNode(self._staging(artifact).staged, "", artifact)
-        if name.startswith(names.PENDING_PREFIX) and self._has_staging(artifact):
-            pending = self._staging(artifact).find_pending(name)
-            if pending is not None:
-                return StagedNode(pending.tree, "", artifact, name)
-        if names.is_version(name):
-            return VersionNode(self._version(artifact, name), "", None)
-        version = self.listing.aliases(artifact.collection, artifact.name).get(name)
-        if version is None:
-            raise VersionNotFound(f"{artifact.label} has no version or alias {name!r}")
-        return Alias(artifact, name, version)
-
-    def _version(self, artifact: Artifact, name: str) -> LoadedVersion:
-        if name not in self.listing.versions(artifact.collection, artifact.name):
-            raise VersionNotFound(f"{artifact.label} has no version {name}")
-        key = (artifact.collection, artifact.name, name)
-        with self._lock:
-            loaded = self._versions.get(key)
-        if loaded is None:
-            info = self.manager.version_info(artifact.name, artifact.collection, name)
-            manifest = self.manager.manifest(artifact.name, artifact.collection, name)
-            loaded = LoadedVersion(info, manifest, ino_of("version", *key))
-            with self._lock:
-                # A manifest too large for the whole cache is used and not kept.
-                if loaded.memory_bytes <= MANIFEST_CACHE_BYTES:
-                    loaded = self._versions.setdefault(key, loaded)
-        return loaded
+    def staging_of(self, node: Node) -> ArtifactStaging:
+        """As `Finder.staging_of`."""
+        return self._finder.staging_of(node)
 
     def on_commit(self, collection: str, artifact: str) -> None:
         """A version was committed here: the next listing shows it."""
         self.listing.forget(collection, artifact)
-
-    # -- staging ----------------------------------------------------------------------------------------------------
-
-    def _has_staging(self, artifact: Artifact) -> bool:
-        # A foreign name that breaks the rules can be read, and no version can be added to it.
-        return self.area is not None and names.is_collection(artifact.collection) and names.is_artifact(artifact.name)
-
-    def _staging(self, artifact: Artifact) -> ArtifactStaging:
-        assert self.area is not None
-        return self.area.artifact(artifact.collection, artifact.name)
-
-    def staging_of(self, node: Node) -> ArtifactStaging:
-        """The staging an artifact's node or a staged node belongs to. Raises NotPermitted for another."""
-        if isinstance(node, StagedNode):
-            return self._staging(node.artifact)
-        if isinstance(node, Artifact) and self._has_staging(node):
-            return self._staging(node)
-        raise NotPermitted("only staging/ and pending directories have something to commit or discard")
 
     def _writable(self, node: Node, doing: str) -> StagedNode:
         """`node` when it is in staging; raises ReadOnly with the reason otherwise, which is logged."""
@@ -335,8 +239,8 @@ class Vfs:
         key = (node.collection, node.name)
         found = [Dirent(v, ino_of("version", *key, v), stat.S_IFDIR) for v in self.listing.versions(*key)]
         found += [Dirent(a, ino_of("alias", *key, a), stat.S_IFLNK) for a in sorted(self.listing.aliases(*key))]
-        if self._has_staging(node):
-            staging = self._staging(node)
+        if self._finder.has_staging(node):
+            staging = self._finder.staging(node)
             with staging.lock:
                 pending = [p.name for p in staging.pending]
             found += [Dirent(name, ino_of("staging", *key, name), stat.S_IFDIR) for name in pending]

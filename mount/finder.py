@@ -1,0 +1,136 @@
+"""From paths to nodes: which collection, artifact, version, alias or staged file a name means.
+
+Neighbours: asks `listing` what the store holds and the staging area what is here only; keeps the manifests of versions
+in use. Threading: safe from any thread. `_lock` guards the cache of manifests; it is a leaf and never held across a
+backend call.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from cachetools import LRUCache
+
+from artifactfs import names
+from artifactfs.errors import ArtifactNotFound, CollectionNotFound, PathNotFound, VersionNotFound
+from artifactfs.managers.base import ArtifactManager
+from mount.errors import NotPermitted
+from mount.listing import Listing
+from mount.staging import ArtifactStaging, StagingArea
+from mount.tree import Alias, Artifact, Collection, LoadedVersion, Node, Root, StagedNode, VersionNode, ino_of, join
+
+MANIFEST_CACHE_BYTES = 512 << 20
+
+
+class Finder:
+    """See the module docstring. `area` is None on a read-only mount."""
+
+    def __init__(self, manager: ArtifactManager, listing: Listing, area: StagingArea | None) -> None:
+        self._manager = manager
+        self._listing = listing
+        self._area = area
+        self._lock = threading.Lock()
+        self._versions: LRUCache[tuple[str, str, str], LoadedVersion] = LRUCache(
+            MANIFEST_CACHE_BYTES, getsizeof=lambda loaded: loaded.memory_bytes
+        )
+
+    def resolve(self, path: str) -> Node:
+        """The node at an absolute path of the mount. Raises NotFound, NotADirectoryError, StoreUnreachable.
+
+        In staging the answer does not promise that the file exists: the operation on it tells.
+        """
+        parts = path.split("/", 4)[1:]
+        if parts[0] == "":
+            return Root()
+        node: Node = self._collection(parts[0])
+        if len(parts) > 1:
+            node = self._artifact(parts[0], parts[1])
+        if len(parts) > 2:
+            node = self._in_artifact(Artifact(parts[0], parts[1]), parts[2])
+        if len(parts) > 3:
+            node = self._below(node, parts[3])
+        return node
+
+    def lookup(self, parent: Node, name: str) -> Node:
+        """The node `name` in the directory `parent`. Raises as `resolve`."""
+        if isinstance(parent, Root):
+            return self._collection(name)
+        if isinstance(parent, Collection):
+            return self._artifact(parent.name, name)
+        if isinstance(parent, Artifact):
+            return self._in_artifact(parent, name)
+        return self._below(parent, name)
+
+    def _below(self, node: Node, path: str) -> Node:
+        if isinstance(node, StagedNode):
+            return node._replace(path=join(node.path, path))
+        if isinstance(node, VersionNode):
+            path = join(node.path, path)
+            position = node.version.manifest.index(path)
+            if position is None and not node.version.manifest.is_directory(path):
+                raise PathNotFound(f"no {path!r} in {node.version.info.artifact}@{node.version.info.version}")
+            return VersionNode(node.version, path, position)
+        raise NotADirectoryError(path)
+
+    def _collection(self, name: str) -> Collection:
+        if name in self._listing.collections() or (self._area and name in self._area.local_collections()):
+            return Collection(name)
+        raise CollectionNotFound(f"no collection {name!r}")
+
+    def _artifact(self, collection: str, name: str) -> Artifact:
+        # The versions are asked for first: they are what a path that leads further needs anyway.
+        if (
+            self._listing.versions(collection, name)
+            or (self._area and name in self._area.local_artifacts(collection))
+            or name in self._listing.artifacts(collection)
+        ):
+            return Artifact(collection, name)
+        raise ArtifactNotFound(f"no artifact {name!r} in {collection!r}")
+
+    def _in_artifact(self, artifact: Artifact, name: str) -> Node:
+        if name == names.STAGING and self.has_staging(artifact):
+            return StagedNode(self.staging(artifact).staged, "", artifact)
+        if name.startswith(names.PENDING_PREFIX) and self.has_staging(artifact):
+            pending = self.staging(artifact).find_pending(name)
+            if pending is not None:
+                return StagedNode(pending.tree, "", artifact, name)
+        if names.is_version(name):
+            return VersionNode(self._version(artifact, name), "", None)
+        version = self._listing.aliases(artifact.collection, artifact.name).get(name)
+        if version is None:
+            raise VersionNotFound(f"{artifact.label} has no version or alias {name!r}")
+        return Alias(artifact, name, version)
+
+    def _version(self, artifact: Artifact, name: str) -> LoadedVersion:
+        if name not in self._listing.versions(artifact.collection, artifact.name):
+            raise VersionNotFound(f"{artifact.label} has no version {name}")
+        key = (artifact.collection, artifact.name, name)
+        with self._lock:
+            loaded = self._versions.get(key)
+        if loaded is None:
+            info = self._manager.version_info(artifact.name, artifact.collection, name)
+            manifest = self._manager.manifest(artifact.name, artifact.collection, name)
+            loaded = LoadedVersion(info, manifest, ino_of("version", *key))
+            with self._lock:
+                # A manifest too large for the whole cache is used and not kept.
+                if loaded.memory_bytes <= MANIFEST_CACHE_BYTES:
+                    loaded = self._versions.setdefault(key, loaded)
+        return loaded
+
+    def has_staging(self, artifact: Artifact) -> bool:
+        """Whether versions can be added to the artifact through this mount."""
+        # A foreign name that breaks the rules can be read, and no version can be added to it.
+        return self._area is not None and names.is_collection(artifact.collection) and names.is_artifact(artifact.name)
+
+    def staging(self, artifact: Artifact) -> ArtifactStaging:
+        """The staging of an artifact that `has_staging`."""
+        assert self._area is not None
+        return self._area.artifact(artifact.collection, artifact.name)
+
+    def staging_of(self, node: Node) -> ArtifactStaging:
+        """The staging an artifact's node or a staged node belongs to. Raises NotPermitted for another."""
+        if isinstance(node, StagedNode):
+            return self.staging(node.artifact)
+        if isinstance(node, Artifact) and self.has_staging(node):
+            return self.staging(node)
+        raise NotPermitted("only staging/ and pending directories have something to commit or discard")

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from artifactfs.errors import NotFound
+from mount import control
 from mount.drivers import DriverUnavailable
 from mount.errno_map import errno_of, is_expected
 from mount.errors import NoSuchAttribute
@@ -34,7 +35,8 @@ from mount.vfs import Vfs
 
 logger = logging.getLogger(__name__)
 
-TIMEOUT_S = 1.0
+# Long enough for a program that asks for the same names again and again; every commit on request waits for it.
+TIMEOUT_S = 0.2
 IDLE_THREADS = 10
 _LIBRARIES = ("libfuse3.so.3", "libfuse3.so.4")
 _HIDDEN = re.compile(r"\.fuse_hidden[0-9a-f]{16}\Z")
@@ -409,6 +411,10 @@ class _Requests:
 
     def setxattr(self, path: str, name: str, value: bytes, options: int, position: int = 0) -> int:
         self._vfs.setxattr(self._vfs.resolve(path), name, value)
+        if name in (control.COMMIT, control.DISCARD):
+            # The kernel may go on believing in names that are gone now: who waits for the answer, and makes the next
+            # version in a directory it has just been told exists, must not meet them.
+            time.sleep(TIMEOUT_S)
         return 0
 
     def listxattr(self, path: str) -> list[str]:

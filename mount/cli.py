@@ -14,7 +14,7 @@ import click
 from mount.commands.commit import commit
 from mount.commands.discard import discard
 from mount.commands.mount import mount
-from mount.commands.status import status
+from mount.commands.status import status as status_command
 from mount.commands.umount import umount
 
 PROGRAM = "artifactfs"
@@ -38,17 +38,17 @@ def cli() -> None:
     """Versioned machine-learning artifacts on any storage, as a drive."""
 
 
-for _command in (mount, umount, status, commit, discard):
+for _command in (mount, umount, status_command, commit, discard):
     cli.add_command(_command)
 
 
 def main() -> None:
     """Entry point of the program."""
     try:
-        cli.main(prog_name=PROGRAM, standalone_mode=False)
-    except click.exceptions.Exit as exit_:
-        sys.exit(exit_.exit_code)
+        # The status of click.exceptions.Exit, None when a command comes to its end.
+        status = cli.main(prog_name=PROGRAM, standalone_mode=False)
     except click.Abort:
+        click.echo(f"{PROGRAM}: stopped", err=True)
         sys.exit(INTERRUPTED)
     except click.ClickException as error:
         error.show()
@@ -64,6 +64,7 @@ def main() -> None:
 
         click.echo(f"{PROGRAM}: {redact(_one_line(error))}", err=True)
         sys.exit(1)
+    sys.exit(status)
 
 
 def _is_foreseen(error: Exception) -> bool:

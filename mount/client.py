@@ -187,4 +187,6 @@ def find_place(path: Path) -> Place:
         raise ClientError(f"{path}: the artifact's directory is not visible here")
     if not directory.is_dir():
         raise ClientError(f"{path}: there is no artifact {inner[0]}/{inner[1]} in this mount")
+    if not (directory / names.STAGING).exists():
+        raise ClientError(f"{path}: nothing can be staged here, the mount is read-only")
     return Place(inner[0], inner[1], directory, inner[2] if below else None)

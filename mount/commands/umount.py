@@ -37,6 +37,8 @@ def umount(mountpoint: str, now: bool, state_dir: str | None) -> None:
 
     where = Path(os.path.realpath(mountpoint))
     states = show.state_dir_option(state_dir)
+    # Called from inside the mount, this command must not keep it busy itself.
+    os.chdir("/")
     entry = mounts.entry_at(where)
     if entry is None or not entry.is_ours:
         _forget_lost(where, states, mountpoint)

@@ -241,7 +241,7 @@ def settings_for(mount: Mount, **options: object) -> MountSettings:
 
 def test_missing_fuse_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, prepare_mount: MakeMount):
     monkeypatch.setattr(preflight, "FUSE_DEVICE", tmp_path / "fuse")
-    with pytest.raises(preflight.MountRefused, match="apt install fuse3.*--device /dev/fuse --cap-add SYS_ADMIN"):
+    with pytest.raises(preflight.MountRefused, match=r"apt install fuse3.*--device /dev/fuse --cap-add SYS_ADMIN"):
         preflight.check_fuse(settings_for(prepare_mount()))
 
 
@@ -250,14 +250,14 @@ def test_forbidden_fuse_says_what_to_do(monkeypatch: pytest.MonkeyPatch, prepare
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "open", forbid)
-    with pytest.raises(preflight.MountRefused, match="may not be used.*--device /dev/fuse --cap-add SYS_ADMIN"):
+    with pytest.raises(preflight.MountRefused, match=r"may not be used.*--device /dev/fuse --cap-add SYS_ADMIN"):
         preflight.check_fuse(settings_for(prepare_mount()))
 
 
 def test_root_without_the_capability_is_told(monkeypatch: pytest.MonkeyPatch, prepare_mount: MakeMount):
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(preflight, "_CAP_SYS_ADMIN", 63)
-    with pytest.raises(preflight.MountRefused, match="CAP_SYS_ADMIN.*--cap-add SYS_ADMIN"):
+    with pytest.raises(preflight.MountRefused, match=r"CAP_SYS_ADMIN.*--cap-add SYS_ADMIN"):
         preflight.check_fuse(settings_for(prepare_mount()))
 
 
@@ -364,7 +364,7 @@ def test_signal_ends_a_mount_that_is_in_use(mount: Mount):
         daemon.send(signal.SIGTERM)
         assert daemon.wait_gone(20)
         assert not mount.is_mounted()
-        with pytest.raises(OSError, match="Transport endpoint|connection abort|No such device"):
+        with pytest.raises(OSError, match=r"Transport endpoint|connection abort|No such device"):
             file.write(b"more")
         with contextlib.suppress(OSError):
             file.close()
@@ -383,7 +383,7 @@ def test_killed_daemon_leaves_a_dead_mountpoint_and_the_next_mount_clears_it(mou
     (mount.make("models/bert") / "f").write_text("precious")
     mount.kill9()
     assert client.liveness(mount.path) is client.Liveness.DEAD
-    with pytest.raises(OSError, match="not connected|abort"):
+    with pytest.raises(OSError, match=r"not connected|abort"):
         os.listdir(mount.path)
     done = mount.mount()
     assert f"cleared the dead mount of {mount.store}" in done.stderr

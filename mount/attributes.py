@@ -17,7 +17,7 @@ import msgspec
 from artifactfs import __version__
 from artifactfs.errors import InvalidName
 from mount import control
-from mount.errors import AttributeUnsupported, Busy, NoSuchAttribute, NothingStaged, NotPermitted
+from mount.errors import AttributeUnsupported, NoSuchAttribute, NothingStaged, NotPermitted
 from mount.logs import redact
 from mount.tree import Artifact, Node, Root, StagedNode, VersionNode
 
@@ -94,29 +94,27 @@ def _discard(vfs: Vfs, node: Node, _value: bytes) -> None:
     logger.info("discarded %d staged files of %s", files, staging.label)
 
 
+def _retry(vfs: Vfs, node: Node, _value: bytes) -> None:
+    assert vfs.committer is not None
+    staging = vfs.staging_of(node)
+    pending = staging.find_pending(node.pending) if isinstance(node, StagedNode) and node.pending else None
+    if pending is None:
+        raise NothingStaged(f"nothing of {staging.label} waits there to be tried again")
+    vfs.committer.retry(staging, pending)
+
+
 def _drain(vfs: Vfs, node: Node, _value: bytes) -> None:
     assert vfs.area is not None
     assert vfs.committer is not None
     if not isinstance(node, Root):
         raise NotPermitted("a drain is asked for at the top of the mount")
-    if vfs.settings.commit_after_s is None:
-        return
-    busy = None
-    for staging in vfs.area.active():
-        try:
-            staging.seal(control.CommitRequest(), WRITERS_WAIT_S)
-        except NothingStaged:
-            continue
-        except Busy as error:
-            busy = error
-    vfs.committer.wake()
-    if busy is not None:
-        raise busy
+    vfs.committer.seal_all(WRITERS_WAIT_S)
 
 
 _ACTIONS: dict[str, Callable[[Vfs, Node, bytes], None]] = {
     control.COMMIT: _commit,
     control.DISCARD: _discard,
+    control.RETRY: _retry,
     control.DRAIN: _drain,
 }
 

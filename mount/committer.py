@@ -22,6 +22,7 @@ from artifactfs.errors import ArtifactError, IntegrityError
 from artifactfs.managers.base import ArtifactManager, CommitResult
 from mount.control import CommitRequest, CommitState, Finished
 from mount.errors import Busy, NothingStaged
+from mount.ignore import prune
 from mount.settings import MountSettings
 from mount.staging import ArtifactStaging, PendingTree, StagingArea
 
@@ -71,6 +72,35 @@ class Committer:
             self._wake.notify_all()
             while self._jobs and time.monotonic() < deadline:
                 self._wake.wait(deadline - time.monotonic())
+
+    def seal_all(self, wait_s: float) -> None:
+        """Seal everything staged, unless staging is committed on request only.
+
+        Waits up to `wait_s` for files open for writing. Raises Busy when some stay open; the rest is sealed.
+        """
+        if self._commit_after_s is None:
+            return
+        busy: Busy | None = None
+        for staging in self._area.active():
+            try:
+                staging.seal(CommitRequest(), wait_s)
+            except NothingStaged:
+                continue
+            except Busy as error:
+                busy = error
+        self.wake()
+        if busy is not None:
+            raise busy
+
+    def retry(self, staging: ArtifactStaging, pending: PendingTree) -> None:
+        """Try a commit that failed again at once. A commit under way is left alone."""
+        with self._wake:
+            if staging in self._jobs:
+                return
+            if pending.record.state in (CommitState.RETRYING, CommitState.BLOCKED):
+                pending.record.state, pending.record.next_retry = CommitState.SEALED, None
+        logger.info("trying %s of %s again on request", pending.name, staging.label)
+        self.wake()
 
     def discard(self, staging: ArtifactStaging, pending: PendingTree) -> None:
         """Throw a sealed tree away. Raises Busy while it is being committed, OSError."""
@@ -177,8 +207,13 @@ class Committer:
         record.attempts += 1
         started = time.monotonic()
         try:
-            result = self._commit(staging, pending)
-            self._succeeded(staging, pending, result, time.monotonic() - started)
+            ignored = prune(pending.tree.root)
+            pending.tree.touch()
+            if pending.tree.is_empty():
+                self._left_out(staging, pending, ignored)
+            else:
+                result = self._commit(staging, pending)
+                self._succeeded(staging, pending, result, ignored, time.monotonic() - started)
         except Exception as error:  # noqa: BLE001 - whatever it is, the files stay and the commit is tried again
             self._failed(staging, pending, error)
             return False
@@ -206,13 +241,15 @@ class Committer:
             raise IntegrityError(f"{staging.label}@{result.info.version} reads back different from what was committed")
         return result
 
-    def _succeeded(self, staging: ArtifactStaging, pending: PendingTree, result: CommitResult, seconds: float) -> None:
+    def _succeeded(
+        self, staging: ArtifactStaging, pending: PendingTree, result: CommitResult, ignored: int, seconds: float
+    ) -> None:
         version = result.info.version
         record = pending.record
         record.state, record.version, record.error = CommitState.COMMITTED, version, None
         pending.save()
         logger.info(
-            "committed %s@%s%s: %d files, %d bytes, %d sent, %.2f s",
+            "committed %s@%s%s: %d files, %d bytes, %d sent, %.2f s%s",
             staging.label,
             version,
             "" if result.created else " (same content, no new version)",
@@ -220,20 +257,30 @@ class Committer:
             result.info.size_bytes,
             result.sent_bytes,
             seconds,
+            _ignored_note(ignored, ", "),
         )
         self._on_commit(staging.collection, staging.artifact)
+        finished = Finished(
+            record.commit_id,
+            version,
+            result.created,
+            result.info.file_count,
+            result.sent_bytes,
+            result.deduplicated_bytes,
+            round(seconds, 3),
+            "; ".join(filter(None, (result.note, _ignored_note(ignored)))),
+        )
+        self._finish(staging, pending, finished)
+
+    def _left_out(self, staging: ArtifactStaging, pending: PendingTree, ignored: int) -> None:
+        """Nothing but ignored files was staged: no version."""
+        logger.info("nothing to commit in %s of %s%s", pending.name, staging.label, _ignored_note(ignored, ": "))
+        note = _ignored_note(ignored)
+        self._finish(staging, pending, Finished(pending.record.commit_id, None, False, 0, 0, 0, 0.0, note))
+
+    def _finish(self, staging: ArtifactStaging, pending: PendingTree, finished: Finished) -> None:
         with staging.lock:
-            staging.finished.append(
-                Finished(
-                    record.commit_id,
-                    version,
-                    result.created,
-                    result.info.file_count,
-                    result.sent_bytes,
-                    result.deduplicated_bytes,
-                    round(seconds, 3),
-                )
-            )
+            staging.finished.append(finished)
         staging.remove(pending)
 
     def _failed(self, staging: ArtifactStaging, pending: PendingTree, error: Exception) -> None:
@@ -261,3 +308,8 @@ class Committer:
                 error,
                 exc_info=None if expected else error,
             )
+
+
+def _ignored_note(ignored: int, before: str = "") -> str:
+    """How many files were left out, as a part of a message; '' when none were."""
+    return f"{before}{ignored} ignored files left out" if ignored else ""

@@ -11,6 +11,7 @@ attribute                    on                     access  value
 ``user.artifactfs.state``    ``staging``, pending   read    `ArtifactState`
 ``user.artifactfs.commit``   ``staging``            write   `CommitRequest`: seal, and commit in the background
 ``user.artifactfs.discard``  ``staging``, pending   write   anything: throw the files away
+``user.artifactfs.retry``    pending               write   anything: try the commit again at once
 ``user.artifactfs.version``  versions, their files  read    ``v3``
 ``user.artifactfs.digest``   versions, their files  read    hex digest of the content
 ``user.artifactfs.created``  versions               read    ISO 8601, UTC
@@ -35,6 +36,7 @@ DRAIN = PREFIX + "drain"
 STATE = PREFIX + "state"
 COMMIT = PREFIX + "commit"
 DISCARD = PREFIX + "discard"
+RETRY = PREFIX + "retry"
 VERSION = PREFIX + "version"
 DIGEST = PREFIX + "digest"
 CREATED = PREFIX + "created"
@@ -63,11 +65,16 @@ class CommitState(str, enum.Enum):
 
 
 class CommitRequest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Ask to commit what is staged. `commit_id` is chosen by the caller (`artifactfs.managers.base.new_commit_id`)."""
+    """Ask to commit what is staged. `commit_id` is chosen by the caller (`artifactfs.managers.commit_id`).
+
+    With `force`, files that are open for writing do not stand in the way: what is in them at that moment is committed,
+    and what their programs write later belongs to the next version.
+    """
 
     commit_id: str = ""
     message: str = ""
     aliases: list[str] = msgspec.field(default_factory=list)
+    force: bool = False
 
 
 class Staged(msgspec.Struct, frozen=True):

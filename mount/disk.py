@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 from pathlib import Path
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -51,6 +52,15 @@ def fallocate(fd: int, mode: int, offset: int, size_bytes: int) -> None:
     if _libc.fallocate(fd, mode, ctypes.c_longlong(offset), ctypes.c_longlong(size_bytes)) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+
+
+def copy(source: str, target: str) -> None:
+    """A copy of a file with its mode and times, by reference where the file system can (XFS, btrfs)."""
+    with open(source, "rb") as reader, open(target, "xb") as writer:
+        left = os.fstat(reader.fileno()).st_size
+        while left > 0 and (done := os.copy_file_range(reader.fileno(), writer.fileno(), left)):
+            left -= done
+    shutil.copystat(source, target)
 
 
 def write_durably(path: Path, data: bytes) -> None:

@@ -18,6 +18,7 @@ _TABLE: tuple[tuple[type[BaseException], int], ...] = (
     (drive.Stale, errno.ESTALE),
     (drive.CrossTree, errno.EXDEV),
     (drive.Busy, errno.EBUSY),
+    (drive.NoRoom, errno.ENOSPC),
     (drive.NothingStaged, errno.ENODATA),
     (drive.NoSuchAttribute, errno.ENODATA),
     (drive.AttributeUnsupported, errno.ENOTSUP),

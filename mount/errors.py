@@ -9,6 +9,7 @@
         ├── Stale                the node belonged to a staging that has been sealed or discarded; look it up again
         ├── CrossTree            a rename or link between two trees; programs copy instead
         ├── Busy                 staged files are open for writing
+        ├── NoRoom               the staging disk keeps the rest of its room for others
         ├── NothingStaged        a commit or discard of an empty staging
         ├── NoSuchAttribute      an extended attribute that is not there
         └── AttributeUnsupported an extended attribute that cannot be kept
@@ -41,6 +42,10 @@ class CrossTree(DriveError):
 
 class Busy(DriveError):
     """Staged files are open for writing."""
+
+
+class NoRoom(DriveError):
+    """Writing would leave less free on the staging disk than the mount was told to keep."""
 
 
 class NothingStaged(DriveError):

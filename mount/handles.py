@@ -194,6 +194,7 @@ class StagedFile:
         """Write all of `data` (bytes-like) at `offset`; returns its length. Raises OSError (ENOSPC …)."""
         self.tree.touch()
         view = memoryview(data)
+        self.tree.room.take(len(view))
         done = 0
         while done < len(view):
             done += os.pwrite(self.fd, view[done:], offset + done)
@@ -207,6 +208,7 @@ class StagedFile:
     def fallocate(self, mode: int, offset: int, size_bytes: int) -> None:
         """fallocate(2). Raises OSError."""
         self.tree.touch()
+        self.tree.room.take(size_bytes)
         disk.fallocate(self.fd, mode, offset, size_bytes)
 
     def chmod(self, mode: int) -> None:

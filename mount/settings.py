@@ -37,6 +37,8 @@ class MountSettings:
         refresh_s: how old a listing may be before the store is asked again.
         driver: one of `DRIVERS`.
         read_only: no staging, no mkdir.
+        min_free_bytes: what staging leaves free on its disk; writing beyond it is ENOSPC.
+        drain_timeout_s: how long an unmount, or a daemon told to end, waits for commits.
         allow_other: other users may enter the mount.
         uid, gid: shown as the owner of everything; the mounting user by default.
         umask: permission bits taken away from what is shown; none by default.
@@ -50,6 +52,8 @@ class MountSettings:
     refresh_s: float = 2.0
     driver: str = "auto"
     read_only: bool = False
+    min_free_bytes: int = 1 << 30
+    drain_timeout_s: float = 60.0
     allow_other: bool = False
     uid: int = field(default_factory=os.getuid)
     gid: int = field(default_factory=os.getgid)
@@ -64,6 +68,10 @@ class MountSettings:
             raise SettingsError(f"--commit-after must be 'never' or seconds ≥ 0, got {self.commit_after_s}")
         if not 0 <= self.refresh_s <= MAX_SECONDS:
             raise SettingsError(f"--refresh must be seconds ≥ 0, got {self.refresh_s}")
+        if self.min_free_bytes < 0:
+            raise SettingsError(f"--min-free must be a size ≥ 0, got {self.min_free_bytes}")
+        if not 0 <= self.drain_timeout_s <= MAX_SECONDS:
+            raise SettingsError(f"--drain-timeout must be seconds ≥ 0, got {self.drain_timeout_s}")
         if self.driver not in DRIVERS:
             raise SettingsError(f"--driver must be one of {', '.join(DRIVERS)}, got {self.driver!r}")
         if not 0 <= self.umask <= 0o777:

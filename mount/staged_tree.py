@@ -18,6 +18,7 @@ from pathlib import Path
 from mount import disk
 from mount.errors import Stale
 from mount.handles import StagedFile, set_times
+from mount.room import DiskRoom
 from mount.tree import Caller
 
 # What a program may ask for when it opens a staged file. O_APPEND is left out: the kernel gives the offset of every
@@ -32,9 +33,16 @@ class StagedTree:
     """See the module docstring. `root` changes once, when the tree is sealed."""
 
     def __init__(
-        self, root: Path, changed: threading.Condition, on_dirty: Callable[[], None], *, sealed: bool = False
+        self,
+        root: Path,
+        changed: threading.Condition,
+        on_dirty: Callable[[], None],
+        room: DiskRoom,
+        *,
+        sealed: bool = False,
     ) -> None:
         self.root = root
+        self.room = room
         self.sealed = sealed
         self.last_change_ns = time.monotonic_ns()
         self.touched = False
@@ -71,6 +79,25 @@ class StagedTree:
         os.rename(self.root, root)
         self.root = root
         self.sealed = True
+
+    def keep_writing(self, into: StagedTree) -> None:
+        """After a forced seal: give the files that are open for writing to the tree `into`, and keep copies here.
+
+        So what programs write from here on is staged there, and what they had written is sealed here. Called with the
+        lock held. Raises OSError.
+        """
+        for handle in [handle for handle in self._handles if handle.writable]:
+            self._handles.discard(handle)
+            handle.tree = into
+            into._handles.add(handle)
+            path = os.readlink(f"/proc/self/fd/{handle.fd}")
+            # A file opened twice has been moved already; one without a name stays without.
+            if os.fstat(handle.fd).st_nlink > 0 and path.startswith(f"{self.root}/"):
+                kept = into.disk_path(os.path.relpath(path, self.root))
+                os.makedirs(os.path.dirname(kept), exist_ok=True)
+                os.rename(path, kept)
+                disk.copy(kept, path)
+                into.touch()
 
     def usage(self) -> tuple[int, int]:
         """(files, bytes) in the tree; counted again only after a change."""

@@ -37,6 +37,7 @@ from artifactfs.names import PENDING_PREFIX, STAGING
 from mount import disk
 from mount.control import ArtifactState, CommitRequest, CommitState, Finished, Pending, Staged
 from mount.errors import Busy, NothingStaged
+from mount.room import DiskRoom
 from mount.settings import MountSettings
 from mount.staged_tree import StagedTree
 
@@ -108,7 +109,7 @@ class PendingTree:
 class ArtifactStaging:
     """What one artifact has staged and pending."""
 
-    def __init__(self, directory: Path, collection: str, artifact: str, on_dirty: OnDirty) -> None:
+    def __init__(self, directory: Path, collection: str, artifact: str, on_dirty: OnDirty, room: DiskRoom) -> None:
         self.directory = directory
         self.collection = collection
         self.artifact = artifact
@@ -116,6 +117,7 @@ class ArtifactStaging:
         self.changed = threading.Condition(self.lock)
         self._sealing = threading.Lock()
         self._on_dirty = on_dirty
+        self._room = room
         self.staged = self._new_tree()
         self.pending: list[PendingTree] = []
         self.finished: deque[Finished] = deque(maxlen=_REMEMBERED_RESULTS)
@@ -153,10 +155,10 @@ class ArtifactStaging:
         return record
 
     def _new_tree(self) -> StagedTree:
-        return StagedTree(self.directory / STAGING, self.changed, lambda: self._on_dirty(self))
+        return StagedTree(self.directory / STAGING, self.changed, lambda: self._on_dirty(self), self._room)
 
     def _sealed_tree(self, directory: Path) -> StagedTree:
-        return StagedTree(directory / "tree", self.changed, lambda: None, sealed=True)
+        return StagedTree(directory / "tree", self.changed, lambda: None, self._room, sealed=True)
 
     def seal(self, request: CommitRequest, wait_s: float = 0.0, quiet_s: float = 0.0) -> PendingTree:
         """Set what is staged aside for committing and start an empty staging.
@@ -171,7 +173,8 @@ class ArtifactStaging:
                 return sealed
             if self.staged.is_empty():
                 raise NothingStaged(f"nothing is staged for {self.label}")
-            self._wait_for_writers(wait_s)
+            if not request.force:
+                self._wait_for_writers(wait_s)
             number = max([p.number for p in self.pending], default=0) + 1
             record = SealRecord(
                 request.commit_id or new_commit_id(), time.time(), request.message, list(request.aliases)
@@ -183,7 +186,7 @@ class ArtifactStaging:
                 pending.save()
                 self._sync_staged()
                 with self.lock:
-                    self._move_staged(pending, quiet_s)
+                    self._move_staged(pending, quiet_s, force=request.force)
             except BaseException:
                 if not (directory / "tree").exists():
                     shutil.rmtree(directory)
@@ -213,9 +216,10 @@ class ArtifactStaging:
             if self.staged.last_change_ns == before:
                 return
 
-    def _move_staged(self, pending: PendingTree, quiet_s: float) -> None:
+    def _move_staged(self, pending: PendingTree, quiet_s: float, *, force: bool) -> None:
         """The rename. Called with the lock held, so that no operation falls between the two trees."""
-        self._wait_for_writers(0)
+        if not force:
+            self._wait_for_writers(0)
         if time.monotonic_ns() - self.staged.last_change_ns < quiet_s * 1e9:
             raise Busy(f"{self.label} is being changed")
         if self.staged.is_empty():
@@ -223,6 +227,8 @@ class ArtifactStaging:
         staged = self.staged
         staged.move(pending.directory / "tree")
         self.staged = self._new_tree()
+        if force:
+            staged.keep_writing(self.staged)
         self.pending.append(pending)
 
     def discard_staged(self) -> int:
@@ -284,8 +290,9 @@ class ArtifactStaging:
 class StagingArea:
     """Everything staged through one mount. One daemon at a time owns it."""
 
-    def __init__(self, root: Path, lock_fd: int) -> None:
+    def __init__(self, root: Path, lock_fd: int, min_free_bytes: int) -> None:
         self.root = root
+        self.room = DiskRoom(root, min_free_bytes)
         self._lock_fd = lock_fd
         self._lock = threading.Lock()
         self._artifacts: dict[tuple[str, str], ArtifactStaging] = {}
@@ -310,7 +317,7 @@ class StagingArea:
                 f"{settings.url} is mounted for writing already with the state directory {settings.state_dir}: "
                 "unmount it, or use --read-only or another --state-dir"
             ) from error
-        area = cls(root, lock_fd)
+        area = cls(root, lock_fd, settings.min_free_bytes)
         area._recover()
         return area
 
@@ -333,7 +340,7 @@ class StagingArea:
             if found is None:
                 directory = self.root / "artifacts" / collection / artifact
                 found = self._artifacts[collection, artifact] = ArtifactStaging(
-                    directory, collection, artifact, self._note_dirty
+                    directory, collection, artifact, self._note_dirty, self.room
                 )
             return found
 

@@ -208,8 +208,13 @@ class Vfs:
 
     def statfs(self) -> os.statvfs_result:
         """The room on the disk that staged files go to; of the state directory when nothing can be staged."""
-        path = self.area.root if self.area is not None else getattr(self.manager, "local_root", None)
-        return os.statvfs(path or self.settings.state_dir)
+        if self.area is None:
+            return os.statvfs(self.manager.local_root or self.settings.state_dir)
+        found = os.statvfs(self.area.root)
+        usable = self.area.room.free_bytes() // found.f_frsize
+        fields = list(found)
+        fields[3] = fields[4] = usable  # f_bfree, f_bavail
+        return os.statvfs_result(fields)
 
     # -- directories ------------------------------------------------------------------------------------------------
 

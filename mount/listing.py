@@ -19,7 +19,7 @@ from typing import Any, TypeVar, cast
 from cachetools import LRUCache, TTLCache
 
 from artifactfs import names
-from artifactfs.errors import ArtifactNotFound, CollectionNotFound, StoreTimeout, StoreUnreachable
+from artifactfs.errors import ArtifactNotFound, CollectionNotFound, InvalidName, StoreTimeout, StoreUnreachable
 from artifactfs.managers.base import ArtifactManager
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ Value = TypeVar("Value")
 class Listing:
     """Collections, artifacts, versions and aliases of a store, at most `refresh_s` old.
 
-    When the store does not answer, what was known last is given; when nothing is known, StoreUnreachable is raised:
+    A name that cannot be in a store has no artifacts and no versions. When the store does not answer, what was known last is given; when nothing is known, StoreUnreachable is raised:
     an outage never looks like an empty directory.
     """
 
@@ -55,7 +55,7 @@ class Listing:
         def fetch() -> frozenset[str]:
             try:
                 return frozenset(self._manager.list_artifacts(collection))
-            except CollectionNotFound:
+            except (CollectionNotFound, InvalidName):
                 return frozenset()
 
         return self._get(("artifacts", collection), fetch)
@@ -66,7 +66,7 @@ class Listing:
         def fetch() -> tuple[str, ...]:
             try:
                 return tuple(self._manager.list_version_names(artifact, collection))
-            except (ArtifactNotFound, CollectionNotFound):
+            except (ArtifactNotFound, CollectionNotFound, InvalidName):
                 return ()
 
         return self._get(("versions", collection, artifact), fetch)
@@ -77,7 +77,7 @@ class Listing:
         def fetch() -> dict[str, str]:
             try:
                 return dict(self._manager.aliases(artifact, collection))
-            except (ArtifactNotFound, CollectionNotFound):
+            except (ArtifactNotFound, CollectionNotFound, InvalidName):
                 return {}
 
         versions = self.versions(collection, artifact)

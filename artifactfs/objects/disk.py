@@ -14,7 +14,7 @@ import shutil
 import uuid
 from collections.abc import Callable
 
-from artifactfs.objects.hashing import open_regular, own_file_digest
+from artifactfs.objects.hashing import open_regular, stored_digest
 from artifactfs.objects.layout import TEMPORARY_PREFIX
 from artifactfs.objects.store import Buffer
 
@@ -110,7 +110,7 @@ def holds(path: str, data: Buffer) -> bool:
 
 def has_digest(path: str, digest: str) -> bool:
     """As `holds`, for a file that is not in memory."""
-    if not os.path.exists(path) or own_file_digest(path) != digest:
+    if not os.path.exists(path) or stored_digest(path) != digest:
         return False
     return touch(path)
 

@@ -99,7 +99,7 @@ class History:
         live = {names.version_name(number) for number in numbers.live}
         found: dict[str, str] = {}
         for alias, key, raw in zip(numbers.aliases, keys, self._store.get_many(keys), strict=True):
-            if raw is not None and (version := layout.decode_alias(raw, key).version) in live:
+            if raw is not None and (version := layout.decode_alias(raw, key)) in live:
                 found[alias] = version
         return found
 
@@ -159,7 +159,7 @@ class History:
         if names.is_alias(version):
             key = layout.alias_key(prefix, version)
             try:
-                return names.version_number(layout.decode_alias(self._store.get(key), key).version)
+                return names.version_number(layout.decode_alias(self._store.get(key), key))
             except NotFound as error:
                 self.existing_numbers(collection, artifact)
                 raise VersionNotFound(f"no version or alias {version!r} of {collection}/{artifact}") from error

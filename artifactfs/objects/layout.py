@@ -164,7 +164,7 @@ def _decoder(kind: type[T], highest: int) -> Callable[[bytes, str], T]:
 _decode_marker = _decoder(Marker, LAYOUT_FORMAT)
 _decode_record = _decoder(Record, RECORD_FORMAT)
 _decode_tombstone = _decoder(Tombstone, RECORD_FORMAT)
-decode_alias = _decoder(Alias, LAYOUT_FORMAT)
+_decode_alias = _decoder(Alias, LAYOUT_FORMAT)
 
 
 def decode_marker(raw: bytes, key: str) -> Marker:
@@ -187,6 +187,14 @@ def decode_tombstone(raw: bytes, key: str, number: int) -> Tombstone:
     tombstone = _decode_tombstone(raw, key)
     _check_record(tombstone.record, key, number)
     return tombstone
+
+
+def decode_alias(raw: bytes, key: str) -> str:
+    """The version that the alias stored at `key` names; it may not exist. Raises FormatError."""
+    version = _decode_alias(raw, key).version
+    if not names.is_version(version):
+        raise FormatError(f"{key} is damaged: it names {version!r}, which is no version")
+    return version
 
 
 def _check_record(record: Record, key: str, number: int) -> None:

@@ -37,7 +37,7 @@ from artifactfs.objects.disk import (
     touch,
     write_new,
 )
-from artifactfs.objects.hashing import HashedFile, changed, own_file_digest
+from artifactfs.objects.hashing import HashedFile, changed, stored_digest
 from artifactfs.objects.layout import TEMPORARY_PREFIX
 from artifactfs.objects.store import Buffer, Listing, ObjectStore, Outcome, StoredFile, translate
 
@@ -287,7 +287,7 @@ class LocalStore(ObjectStore):
         with self._temporary(target) as temporary:
             copy_new(file.path, temporary)
             # The bytes that were written are what is checked: the source may have changed since it was hashed.
-            if own_file_digest(temporary) != file.digest:
+            if stored_digest(temporary) != file.digest:
                 raise changed(file.path)
             os.rename(temporary, target)
 

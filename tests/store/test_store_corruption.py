@@ -142,3 +142,7 @@ def test_an_alias_that_names_no_version(local: FileSystemArtifactManager, tree: 
     assert local.aliases("m") == {}
     with pytest.raises(VersionNotFound):
         local.version_info("m", version="best")
+    path.write_text('{"version": "../x"}')
+    for call in (lambda: local.aliases("m"), lambda: local.version_info("m", version="best")):
+        with pytest.raises(FormatError, match=r"best\.alias"):
+            call()

@@ -251,6 +251,8 @@ def _put_in_place(aside: str, target: str, *, top: bool = True) -> None:
     elif not stat.S_ISDIR(os.lstat(target).st_mode):
         raise AlreadyExists(f"{target} is in the way: it is no directory, and nothing is written through a symlink")
     else:
+        if not top:
+            os.chmod(target, 0o700)
         with os.scandir(aside) as entries:
             children = list(entries)
         for child in children:

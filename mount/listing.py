@@ -33,8 +33,8 @@ Value = TypeVar("Value")
 class Listing:
     """Collections, artifacts, versions and aliases of a store, at most `refresh_s` old.
 
-    A name that cannot be in a store has no artifacts and no versions. When the store does not answer, what was known last is given; when nothing is known, StoreUnreachable is raised:
-    an outage never looks like an empty directory.
+    When the store does not answer, what was known last is given; when nothing is known, StoreUnreachable is raised:
+    an outage never looks like an empty directory. A name that no store can hold has no artifacts and no versions.
     """
 
     def __init__(self, manager: ArtifactManager, refresh_s: float) -> None:

@@ -1,0 +1,61 @@
+"""The repository itself: its scripts run, its top level is what the design says, its README names what there is."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import click
+import pytest
+
+from mount.cli import cli
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = [".ci/run", "scripts/bench", "scripts/check", "scripts/quickstart", "scripts/test"]
+TOP_LEVEL = {"CHANGELOG.md", "LICENSE", "README.md", "artifactfs", "mount", "pyproject.toml", "scripts", "tests"}
+
+
+def readme() -> str:
+    return (ROOT / "README.md").read_text()
+
+
+def subcommands() -> dict[str, click.Command]:
+    return dict(cli.commands)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_script_is_executable_and_parses(script: str):
+    assert os.access(ROOT / script, os.X_OK)
+    subprocess.run(["bash", "-n", ROOT / script], check=True)
+
+
+def test_every_script_is_known():
+    found = {path.relative_to(ROOT).as_posix() for path in (ROOT / "scripts").iterdir() if path.is_file()}
+    assert found == {script for script in SCRIPTS if script.startswith("scripts/")} | {"scripts/lib.sh"}
+
+
+def test_top_level_holds_what_the_design_says():
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    found = {line.partition("/")[0] for line in tracked.splitlines()}
+    assert {name for name in found if not name.startswith(".")} == TOP_LEVEL
+
+
+@pytest.mark.parametrize("name", sorted(subcommands()))
+def test_readme_names_every_command(name: str):
+    assert f"`artifactfs {name}" in readme()
+
+
+def test_readme_names_no_command_that_there_is_not():
+    assert set(re.findall(r"`artifactfs ([a-z]+)", readme())) <= set(subcommands())
+
+
+def test_readme_names_every_option_of_mount():
+    options = {name for parameter in subcommands()["mount"].params for name in parameter.opts if name.startswith("--")}
+    assert {option for option in options if f"`{option}" not in readme()} == set()
+
+
+def test_readme_links_lead_somewhere():
+    targets = re.findall(r"\]\(([^)#:]+)\)", readme())
+    assert [target for target in targets if not (ROOT / target).exists()] == []

@@ -46,7 +46,7 @@ logger = logging.getLogger("mount.daemon")
 COMMITTER_STOP_S = 10.0
 # How long the driver may take to end after the unmount. A bind mount in another mount namespace, or files that stay
 # open, keep a connection alive without limit; ending the process closes it.
-SERVE_END_S = 3.0
+SERVE_END_S = 1.0
 _UNMOUNT_RETRY_S = 0.1
 
 
@@ -67,6 +67,10 @@ class Event(enum.Enum):
     """The driver has stopped serving: unmounted, or failed."""
 
 
+class Stopped(BaseException):
+    """A signal to end that came before the mount was made."""
+
+
 class Daemon:
     """One mount from start to end."""
 
@@ -77,9 +81,12 @@ class Daemon:
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._failure: BaseException | None = None
         self._entry: mounts.MountEntry | None = None
+        self._is_serving = False
 
-    def stop(self, number: int, _frame: FrameType | None = None) -> None:
-        """Signal handler: unmount and end."""
+    def stop(self, _number: int, _frame: FrameType | None = None) -> None:
+        """Signal handler: unmount and end. Raises Stopped while the store is still being opened."""
+        if not self._is_serving:
+            raise Stopped
         self._events.put(Event.STOP)
 
     def run(self) -> None:
@@ -93,6 +100,7 @@ class Daemon:
             driver = self._load_driver()
             vfs = self._build(manager, driver, stack)
             logger.info("mounting %s on %s, driver %s", logs.redact(settings.url), settings.mountpoint, driver.name)
+            self._is_serving = True
             serving = threading.Thread(target=self._serve, args=(driver, vfs), name="serve", daemon=True)
             serving.start()
             self._wait()
@@ -152,7 +160,12 @@ class Daemon:
         assert daemon is not None
         log_file = str(logs.log_file(settings.state_dir, settings.mountpoint))
         record = mounts.Record(str(settings.mountpoint), logs.redact(settings.url), log_file, daemon)
-        mounts.write_record(settings.state_dir, record)
+        try:
+            mounts.write_record(settings.state_dir, record)
+        except OSError:
+            # The start has failed, and a start that failed leaves nothing mounted.
+            self._unmount_own()
+            raise
         logger.info("mounted %s on %s", record.store, settings.mountpoint)
         self._on_ready()
 
@@ -211,12 +224,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--report-fd", type=int, help="background: where to tell that the mount is ready")
     options = parser.parse_args(arguments)
     faulthandler.enable()
-    settings = MountSettings.from_json(_read_all(options.settings_fd))
+    settings = _read_settings(options.settings_fd)
     foreground = options.report_fd is None
     formatter = logs.set_up(settings, to_stderr=foreground)
     report = _say_error if foreground else _Reporter(options.report_fd)
     try:
         _run(settings, report, foreground)
+    except Stopped:
+        logger.info("told to end before the mount was made")
+        report(Report("stopped before the mount was made"))
+        return 1
     except (ArtifactError, SettingsError, OSError) as error:
         logger.error("cannot go on: %s", error, exc_info=settings.verbose)
         report(Report(formatter.clean(str(error))))
@@ -238,7 +255,12 @@ def _run(settings: MountSettings, report: Callable[[Report], None], foreground: 
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     for number in stops:
         signal.signal(number, daemon.stop)
-    daemon.run()
+    try:
+        daemon.run()
+    finally:
+        # It is ending already; a starter that has heard of a failure does not wait politely.
+        for number in stops:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _say_error(report: Report) -> None:
@@ -265,9 +287,13 @@ class _Reporter:
         os.close(fd)
 
 
-def _read_all(fd: int) -> bytes:
+def _read_settings(fd: int) -> MountSettings:
     with open(fd, "rb") as file:
-        return file.read()
+        settings = MountSettings.from_json(file.read())
+    if fd == sys.stdin.fileno():
+        # Else the next file to be opened would be the standard input of programs started here.
+        os.open(os.devnull, os.O_RDONLY)
+    return settings
 
 
 if __name__ == "__main__":

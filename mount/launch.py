@@ -21,7 +21,7 @@ from mount.daemon import Report
 from mount.settings import MountSettings
 
 START_TIMEOUT_S = 60.0
-# How long a daemon that cannot mount may take to end by itself before it is killed.
+# How long a daemon that cannot mount may take to end before it is killed.
 _FAILED_END_S = 15.0
 
 
@@ -31,8 +31,9 @@ class StartFailed(ArtifactError):
 
 def _make_state_dirs(settings: MountSettings) -> None:
     """The directories for the log and the record; only for this user. Raises OSError."""
-    for name in ("logs", "mounts"):
-        (settings.state_dir / name).mkdir(parents=True, exist_ok=True, mode=0o700)
+    # One by one: mkdir gives the mode to the last directory only.
+    for directory in (settings.state_dir, settings.state_dir / "logs", settings.state_dir / "mounts"):
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
 
 
 def in_foreground(settings: MountSettings) -> NoReturn:
@@ -125,9 +126,7 @@ def _await_answer(
 
 def _clean_up(daemon: subprocess.Popen[bytes], settings: MountSettings) -> None:
     """Leave nothing of a failed start behind."""
-    entry = mounts.entry_at(settings.mountpoint)
-    if entry is not None:
-        daemon.terminate()
+    daemon.terminate()
     try:
         daemon.wait(_FAILED_END_S)
     except subprocess.TimeoutExpired:

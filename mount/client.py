@@ -113,8 +113,16 @@ def request_commit(staging: Path, request: control.CommitRequest) -> None:
 
 
 def request_drain(mountpoint: Path) -> None:
-    """Ask to seal and commit everything that is staged. Raises OSError."""
-    os.setxattr(mountpoint, control.DRAIN, control.encode(control.CommitRequest()))
+    """Ask to seal and commit everything that is staged, but for artifacts with files open for writing.
+
+    Raises OSError.
+    """
+    try:
+        os.setxattr(mountpoint, control.DRAIN, control.encode(control.CommitRequest()))
+    except OSError as error:
+        # Says that such artifacts were left out; the status tells which.
+        if error.errno != errno.EBUSY:
+            raise
 
 
 def discard(directory: Path) -> None:

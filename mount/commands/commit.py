@@ -47,15 +47,15 @@ def commit(path: str, message: str, aliases: tuple[str, ...], no_wait: bool, as_
         names.check_alias(alias)
     place = client.find_place(Path(path))
     request = CommitRequest(new_commit_id(), message, list(aliases))
-    _seal(place, request)
     about = {"collection": place.collection, "artifact": place.artifact, "commit_id": request.commit_id}
-    if no_wait:
-        click.echo(json.dumps(about) if as_json else f"committing {place.label} (commit {request.commit_id})")
-        return
     try:
+        _seal(place, request)
+        if no_wait:
+            click.echo(json.dumps(about) if as_json else f"committing {place.label} (commit {request.commit_id})")
+            return
         finished = _wait(place, request)
     except KeyboardInterrupt:
-        click.echo(f"interrupted: the commit of {place.label} goes on; see 'artifactfs status'", err=True)
+        click.echo(f"interrupted: once sealed, the commit of {place.label} goes on; see 'artifactfs status'", err=True)
         raise click.exceptions.Exit(130) from None
     click.echo(json.dumps(about | _as_json(finished)) if as_json else _as_text(place, finished))
 

@@ -30,8 +30,8 @@ def discard(path: str, yes: bool) -> None:
         what = "nothing is staged" if tree == names.STAGING else f"there is no {tree}"
         raise client.ClientError(f"{what} for {place.label}")
     lost = f"{show.count(found.files, 'file')}, {show.size(found.size_bytes)}, in {place.label}/{tree}"
-    if not yes:
-        click.confirm(f"Throw away {lost}?", abort=True)
+    if not yes and not _is_sure(f"Throw away {lost}?"):
+        raise client.ClientError("nothing was thrown away; --yes answers where nobody can be asked")
     try:
         client.discard(place.directory / tree)
     except OSError as error:
@@ -40,3 +40,11 @@ def discard(path: str, yes: bool) -> None:
             raise client.ClientError(f"files of {place.label}/{tree} {busy}") from error
         raise client.refused(error, f"discarding {place.label}/{tree}") from error
     click.echo(f"discarded {lost}")
+
+
+def _is_sure(question: str) -> bool:
+    try:
+        return click.confirm(question)
+    except click.Abort:
+        click.echo(err=True)
+        return False

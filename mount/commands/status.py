@@ -35,9 +35,9 @@ class MountState(str, enum.Enum):
     """How a mount does."""
 
     MOUNTED = "mounted"
-    """It answers."""
+    """It answers; `problem` says why it does not tell its status (to another user, say)."""
     HANGS = "hangs"
-    """Its daemon does not answer, or with an error."""
+    """Its daemon does not answer."""
     DEAD = "dead"
     """Its daemon was killed; mounting it again goes on where it was."""
     ENDING = "ending"
@@ -108,9 +108,12 @@ def _ask(entry: MountEntry, states: Path) -> dict[str, Any]:
     }
     try:
         answer = client.read_status(entry.mountpoint, ANSWER_S)
+    except client.DeadMount as error:
+        return found | {"state": MountState.DEAD, "problem": str(error)}
+    except client.NoAnswer as error:
+        return found | {"state": MountState.HANGS, "problem": str(error)}
     except client.ClientError as error:
-        dead = isinstance(error, client.DeadMount)
-        return found | {"state": MountState.DEAD if dead else MountState.HANGS, "problem": str(error)}
+        return found | {"problem": str(error)}
     return found | {"pid": answer.pid, "log_file": answer.log_file, "status": answer}
 
 

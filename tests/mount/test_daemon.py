@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import re
@@ -43,13 +44,12 @@ def test_daemon_is_detached(mount: Mount):
     pid = mount.daemon.pid
     assert stat_field(pid, 3) == str(pid), "the leader of a session of its own"
     assert os.readlink(f"/proc/{pid}/cwd") == "/"
-    assert os.readlink(f"/proc/{pid}/fd/1") == "/dev/null"
-    assert "pipe" not in os.readlink(f"/proc/{pid}/fd/0")
+    assert os.readlink(f"/proc/{pid}/fd/0") == os.readlink(f"/proc/{pid}/fd/1") == "/dev/null"
     assert os.path.samefile(f"/proc/{pid}/fd/2", mount.log_file)
 
 
 def test_state_belongs_to_the_user_only(mount: Mount):
-    for path in (mount.state_dir / "logs", mount.state_dir / "mounts", mount.log_file):
+    for path in (mount.state_dir, mount.state_dir / "logs", mount.state_dir / "mounts", mount.log_file):
         assert path.stat().st_mode & 0o077 == 0, path
 
 
@@ -195,6 +195,15 @@ def test_unknown_scheme_is_refused(prepare_mount: MakeMount):
     assert "unknown scheme 'gopher'" in refused(mount)
 
 
+@pytest.mark.parametrize(("scheme", "module", "extra"), [("s3", "s3fs", "s3"), ("sftp", "paramiko", "sftp")])
+def test_missing_extra_is_named(prepare_mount: MakeMount, scheme: str, module: str, extra: str):
+    if importlib.util.find_spec(module) is not None:
+        pytest.skip(f"{module} is installed")
+    mount = prepare_mount(f"{scheme}://bucket/store")
+    mount.expect_warning("cannot go on")
+    assert f"artifactfs[{extra}]" in refused(mount)
+
+
 def test_store_of_a_newer_format_is_refused(mount: Mount):
     mount.umount()
     marker = Path(mount.store, "artifactfs.json")
@@ -307,16 +316,33 @@ def test_daemon_that_dies_at_once_is_told(fake_daemon: Path, prepare_mount: Make
 def test_interrupted_start_leaves_nothing(prepare_mount: MakeMount, tmp_path: Path):
     """Ctrl-C while the daemon is still opening the store."""
     mount = prepare_mount()
-    slow = tmp_path / "sitecustomize.py"
-    slow.write_text("import sys, time\nif sys.argv[0] == '-m': time.sleep(1000)\n")
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys, time\n"
+        "if sys.argv[0] == '-m':\n"
+        "    import artifactfs\n"
+        "    artifactfs.connect = lambda *_, **__: (print('opening', file=sys.stderr, flush=True), time.sleep(1000))\n"
+    )
     command = [PROGRAM, "mount", mount.store, str(mount.path), "--state-dir", str(mount.state_dir)]
     starter = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(tmp_path)}, stderr=subprocess.DEVNULL)
     children = Path(f"/proc/{starter.pid}/task/{starter.pid}/children")
     daemon = Process.of(int(eventually(lambda: children.read_text().split())[0]))
     assert daemon is not None
+    eventually(lambda: "opening" in mount.log())
+    started = time.monotonic()
     starter.send_signal(signal.SIGINT)
-    assert starter.wait(20) != 0
+    assert starter.wait(20) == 130
+    assert time.monotonic() - started < 5
     assert not daemon.is_alive()
+    assert "told to end before the mount was made" in mount.log()
+
+
+def test_start_that_cannot_leave_its_record_leaves_no_mount(prepare_mount: MakeMount):
+    mount = prepare_mount()
+    mount.expect_warning("cannot go on")
+    record = mounts._record_file(mount.state_dir, mount.path)
+    record.mkdir(parents=True)
+    assert "Is a directory" in refused(mount)
+    assert not mount.is_mounted()
 
 
 # -- ends --------------------------------------------------------------------------------------------------------------

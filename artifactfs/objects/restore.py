@@ -5,6 +5,9 @@ one when the target does not exist, file by file when it does. So a failure leav
 nothing is ever written through a symlink, neither one of the version (they are made last, in a tree that was made
 fresh) nor one that lies in the target.
 
+`restore` reads the objects of a store; `restore_tree` does the same for a manager with its own source of bytes, which
+writes each file with `write_file`.
+
 Threading: pure functions; a restore reads several spans at once where the store says that pays.
 """
 
@@ -15,9 +18,10 @@ import shutil
 import stat
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
@@ -31,14 +35,19 @@ from artifactfs.errors import (
     IntegrityError,
     NotFound,
     StoreFull,
+    UnsupportedTree,
 )
 from artifactfs.managers.base import Progress
 from artifactfs.manifest import Entry, EntryKind, Manifest
+from artifactfs.objects.disk import copy_new
+from artifactfs.objects.hashing import open_regular, stored_digest
 from artifactfs.objects.layout import TEMPORARY_PREFIX, object_key
 from artifactfs.objects.store import ObjectStore, translate
 
 _SPAN_BYTES = 16 << 20
 _CHUNK_BYTES = 8 << 20
+# Below this one read, hashed on the way, is faster than copying by reference and reading again.
+_COPIED_BY_HAND_BYTES = 1 << 20
 
 
 class Span(NamedTuple):
@@ -50,8 +59,8 @@ class Span(NamedTuple):
     entries: list[Entry]
 
 
-class _Report:
-    """Adds up what the threads of a restore have done, for the caller's progress."""
+class Report:
+    """Adds up what the threads of a restore have done, for the caller's progress. Safe from any thread."""
 
     def __init__(self, progress: Progress | None) -> None:
         self._progress = progress
@@ -60,6 +69,7 @@ class _Report:
         self._files = 0
 
     def add(self, more_bytes: int, more_files: int) -> None:
+        """So many more bytes, and so many more files, are written."""
         if self._progress is None:
             return
         with self._lock:
@@ -68,22 +78,34 @@ class _Report:
             self._progress(self._bytes, self._files)
 
 
+WriteFiles = Callable[[str, Report], None]
+"""Called with the directory to write to and where to report; see `restore_tree`."""
+
+
 def restore(store: ObjectStore, manifest: Manifest, target: str, progress: Progress | None = None) -> None:
     """Write the files of a manifest to the directory `target`, which may exist; files of the same path are replaced.
 
     Raises IntegrityError, FormatError, AlreadyExists (something that is no directory is in the way of one, or the other
     way round), StoreUnreachable, AccessDenied and StoreFull of the store or of the target's disk.
     """
+    restore_tree(manifest, target, partial(_write_files, store, manifest), progress)
+
+
+def restore_tree(manifest: Manifest, target: str, write_files: WriteFiles, progress: Progress | None = None) -> None:
+    """As :func:`restore`, where `write_files` writes every file of the manifest below the directory it is given.
+
+    The directories of the files are there; symlinks, and what directories are like, come after it.
+    """
     parent, name = os.path.split(os.path.abspath(target))
     aside = f"{parent}/{TEMPORARY_PREFIX}{name}-{uuid.uuid4().hex}"
     try:
         os.makedirs(aside)
         try:
-            _make_tree(store, manifest, aside, _Report(progress))
+            _make_tree(manifest, aside, write_files, Report(progress))
             _put_in_place(aside, f"{parent}/{name}")
         finally:
             if os.path.lexists(aside):
-                _remove_tree(aside)
+                remove_tree(aside)
     except ArtifactError:
         raise
     except OSError as error:
@@ -118,10 +140,11 @@ def _get(store: ObjectStore, name: str, offset: int, size_bytes: int, what: str)
 
 def _check(entry: Entry, digest: str) -> None:
     if digest != entry.digest:
-        raise IntegrityError(f"{entry.path}: the stored bytes in object {entry.object} do not match their digest")
+        where = f" in object {entry.object}" if entry.object else ""
+        raise IntegrityError(f"{entry.path}: the stored bytes{where} do not match their digest")
 
 
-def _make_tree(store: ObjectStore, manifest: Manifest, root: str, report: _Report) -> None:
+def _make_tree(manifest: Manifest, root: str, write_files: WriteFiles, report: Report) -> None:
     directories: list[Entry] = []
     symlinks: list[Entry] = []
     made = {""}
@@ -133,7 +156,7 @@ def _make_tree(store: ObjectStore, manifest: Manifest, root: str, report: _Repor
             _make_directories(root, entry.path.rpartition("/")[0], made)
             if entry.kind is EntryKind.SYMLINK:
                 symlinks.append(entry)
-    _write_files(store, manifest, root, report)
+    write_files(root, report)
     for link in symlinks:
         path = f"{root}/{link.path}"
         os.symlink(link.target or "", path)
@@ -152,7 +175,7 @@ def _make_directories(root: str, path: str, made: set[str]) -> None:
         made.add(path)
 
 
-def _write_files(store: ObjectStore, manifest: Manifest, root: str, report: _Report) -> None:
+def _write_files(store: ObjectStore, manifest: Manifest, root: str, report: Report) -> None:
     spans = spans_of(manifest)
     if store.parallel_transfers == 1:
         for span in spans:
@@ -192,7 +215,7 @@ def spans_of(manifest: Manifest) -> Iterator[Span]:
         yield span
 
 
-def _write_span(store: ObjectStore, span: Span, root: str, report: _Report) -> None:
+def _write_span(store: ObjectStore, span: Span, root: str, report: Report) -> None:
     if span.size_bytes > _SPAN_BYTES:
         (entry,) = span.entries
         _write_large(store, entry, root, report)
@@ -214,21 +237,70 @@ def _write_span(store: ObjectStore, span: Span, root: str, report: _Report) -> N
         report.add(entry.size_bytes, 1)
 
 
-def _write_large(store: ObjectStore, entry: Entry, root: str, report: _Report) -> None:
+def _write_large(store: ObjectStore, entry: Entry, root: str, report: Report) -> None:
+    write_file(root, entry, partial(read_range, store, entry), report)
+
+
+def write_file(root: str, entry: Entry, read: Callable[[int, int], bytes], report: Report) -> None:
+    """Make one file of a tree that is made aside; `read` gives the bytes at an offset, as many as it is asked for.
+
+    Raises IntegrityError when they do not match the digest; an entry without one is believed.
+    """
     digest = blake3()
     fd = _create(f"{root}/{entry.path}")
     try:
         for offset in range(0, entry.size_bytes, _CHUNK_BYTES):
-            chunk = memoryview(read_range(store, entry, offset, min(_CHUNK_BYTES, entry.size_bytes - offset)))
+            chunk = memoryview(read(offset, min(_CHUNK_BYTES, entry.size_bytes - offset)))
             digest.update(chunk)
             report.add(len(chunk), 0)
             while chunk:
                 chunk = chunk[os.write(fd, chunk) :]
-        _check(entry, digest.hexdigest())
+        if entry.digest is not None:
+            _check(entry, digest.hexdigest())
         _finish(fd, entry)
     finally:
         os.close(fd)
     report.add(0, 1)
+
+
+def copy_file(root: str, entry: Entry, source: str, report: Report) -> None:
+    """As :func:`write_file` with the bytes of a local file, copied by reference where the disk can.
+
+    Raises IntegrityError when it is missing, no regular file, of another size or with another digest.
+    """
+    try:
+        if entry.size_bytes > _COPIED_BY_HAND_BYTES:
+            _copy_large(f"{root}/{entry.path}", entry, source)
+            report.add(entry.size_bytes, 1)
+        else:
+            reader = open_regular(source)
+            try:
+                # One byte more, to see that nothing follows.
+                data = os.read(reader, entry.size_bytes + 1)
+            finally:
+                os.close(reader)
+            if len(data) != entry.size_bytes:
+                raise _other_size(entry, source)
+            write_file(root, entry, lambda _offset, _size_bytes: data, report)
+    except UnsupportedTree as error:
+        raise IntegrityError(f"{entry.path}: {source} is missing or no regular file") from error
+
+
+def _copy_large(path: str, entry: Entry, source: str) -> None:
+    copy_new(source, path)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if os.fstat(fd).st_size != entry.size_bytes:
+            raise _other_size(entry, source)
+        if entry.digest is not None:
+            _check(entry, stored_digest(path))
+        _finish(fd, entry)
+    finally:
+        os.close(fd)
+
+
+def _other_size(entry: Entry, source: str) -> IntegrityError:
+    return IntegrityError(f"{entry.path}: {source} does not have the {entry.size_bytes} bytes it should")
 
 
 def _create(path: str) -> int:
@@ -268,7 +340,8 @@ def _put_in_place(aside: str, target: str, *, top: bool = True) -> None:
         os.utime(target, ns=(status.st_mtime_ns, status.st_mtime_ns))
 
 
-def _remove_tree(path: str) -> None:
+def remove_tree(path: str) -> None:
+    """Remove a directory that is the caller's own, whatever its permissions say. Raises OSError."""
     for directory, _, _ in os.walk(path):
         with suppress(PermissionError):  # rmtree says so if it matters
             os.chmod(directory, 0o700)

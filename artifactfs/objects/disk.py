@@ -19,6 +19,10 @@ from artifactfs.objects.layout import TEMPORARY_PREFIX
 from artifactfs.objects.store import Buffer
 
 READ_ONLY = 0o444
+# Linking a file may be impossible for these reasons; copying it is not.
+CANNOT_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS})
+_AT_FDCWD = -100
+_RENAME_NOREPLACE = 1
 _COPY_CHUNK_BYTES = 1 << 30
 _CANNOT_COPY_RANGE = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM})
 
@@ -136,6 +140,40 @@ def same_inode(path: str, status: os.stat_result) -> bool:
         return False
 
 
+def link_new(source: str, target: str) -> bool:
+    """Give a file another name; False where that cannot be done (another disk, not allowed) though copying can."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in CANNOT_LINK:
+            raise
+        return False
+    return True
+
+
+def rename_new(source: str, target: str) -> bool:
+    """Rename a directory to a name that is free, in one step; False when it is taken, by an empty directory too."""
+    try:
+        if (function := _libc("renameat2")) is not None:
+            _call(function, target, _AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE)
+            return True
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS):
+            raise
+    # Elsewhere (NFS, some FUSE) the name is claimed by making it, which only one can; then an empty directory is
+    # replaced. Who dies in between leaves the empty directory.
+    try:
+        os.mkdir(target)
+        os.rename(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        return False
+    return True
+
+
 def sync_directory(path: str) -> None:
     """Put the names in a directory on disk."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -158,26 +196,30 @@ def sync_file(path: str) -> None:
 
 
 @functools.cache
-def _libc_syncfs() -> Callable[[int], int] | None:
+def _libc(name: str) -> Callable[..., int] | None:
+    """A function of the C library, None where it has none of that name."""
     try:
-        function = ctypes.CDLL(None, use_errno=True).syncfs
+        function: Callable[..., int] = getattr(ctypes.CDLL(None, use_errno=True), name)
     except (OSError, AttributeError):
         return None
-    function.argtypes = [ctypes.c_int]
-    function.restype = ctypes.c_int
     return function
+
+
+def _call(function: Callable[..., int], path: str, *arguments: int | bytes) -> None:
+    """Call a function of the C library; `path` is what an error names. Raises OSError."""
+    if function(*arguments) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), path)
 
 
 def sync_filesystem(path: str) -> bool:
     """Put everything on the file system of `path` on disk; False where the system cannot."""
-    function = _libc_syncfs()
+    function = _libc("syncfs")
     if function is None:
         return False
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        if function(fd) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), path)
+        _call(function, path, fd)
     finally:
         os.close(fd)
     return True

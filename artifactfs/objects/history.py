@@ -51,16 +51,27 @@ class Known(NamedTuple):
 
 
 class History:
-    """Reads the records of a store's artifacts. Collections and artifacts are named as listings show them."""
+    """Reads the records of a store's artifacts. Collections and artifacts are named as listings show them.
+
+    A layout that keeps them elsewhere says where by overriding `prefix` and `record_key`.
+    """
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
         self._lock = threading.Lock()
         self._records: LRUCache[tuple[str, int], Known] = LRUCache(_CACHED_RECORDS)
 
+    def prefix(self, collection: str, artifact: str) -> str:
+        """The key below which an artifact's aliases and tombstones lie. Raises InvalidName."""
+        return layout.artifact_prefix(collection, artifact)
+
+    def record_key(self, prefix: str, number: int) -> str:
+        """The key of a version's record, for what :meth:`prefix` gave."""
+        return layout.record_key(prefix, number)
+
     def numbers(self, collection: str, artifact: str) -> Numbers:
         """List an artifact; nothing when it does not exist."""
-        return numbers_in(self._store.listing(layout.artifact_prefix(collection, artifact)).files)
+        return numbers_in(self._store.listing(self.prefix(collection, artifact)).files)
 
     def existing_numbers(self, collection: str, artifact: str) -> Numbers:
         """As :meth:`numbers`. Raises ArtifactNotFound when there never was a version."""
@@ -94,7 +105,7 @@ class History:
         Raises ArtifactNotFound, FormatError.
         """
         numbers = self.existing_numbers(collection, artifact)
-        prefix = layout.artifact_prefix(collection, artifact)
+        prefix = self.prefix(collection, artifact)
         keys = [layout.alias_key(prefix, alias) for alias in numbers.aliases]
         live = {names.version_name(number) for number in numbers.live}
         found: dict[str, str] = {}
@@ -108,14 +119,14 @@ class History:
 
         Raises FormatError.
         """
-        prefix = layout.artifact_prefix(collection, artifact)
+        prefix = self.prefix(collection, artifact)
         wanted = list(numbers)
         with self._lock:
             found = {number: self._records.get((prefix, number)) for number in wanted}
         missing = [number for number, known in found.items() if known is None]
         for start in range(0, len(missing), _RECORDS_AT_ONCE):
             some = missing[start : start + _RECORDS_AT_ONCE]
-            keys = [layout.record_key(prefix, number) for number in some]
+            keys = [self.record_key(prefix, number) for number in some]
             for number, key, raw in zip(some, keys, self._store.get_many(keys), strict=True):
                 if raw is not None:
                     record = layout.decode_record(raw, key, number)
@@ -131,8 +142,8 @@ class History:
 
         Raises VersionNotFound, ArtifactNotFound, FormatError.
         """
-        prefix = layout.artifact_prefix(collection, artifact)
-        key = layout.record_key(prefix, number)
+        prefix = self.prefix(collection, artifact)
+        key = self.record_key(prefix, number)
         with self._lock:
             cached = (prefix, number) in self._records
         there = self._store.exists(key) if cached else True
@@ -155,7 +166,7 @@ class History:
             return live[-1]
         if names.is_version(version):
             return names.version_number(version)
-        prefix = layout.artifact_prefix(collection, artifact)
+        prefix = self.prefix(collection, artifact)
         if names.is_alias(version):
             key = layout.alias_key(prefix, version)
             try:
@@ -196,7 +207,7 @@ class History:
         return None
 
     def _buried(self, collection: str, artifact: str, commit_id: str, deleted: set[int]) -> Record | None:
-        prefix = layout.artifact_prefix(collection, artifact)
+        prefix = self.prefix(collection, artifact)
         made_ns = commit_time_ns(commit_id)
         for number in sorted(deleted, reverse=True):
             key = layout.tombstone_key(prefix, number)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from artifactfs.errors import InvalidName
 from mount import control
 from mount.errors import AttributeUnsupported, NoSuchAttribute, NothingStaged, NotPermitted
 from mount.logs import redact
+from mount.references import referred_entry
 from mount.tree import Artifact, Node, Root, StagedNode, VersionNode
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ def get(vfs: Vfs, node: Node, name: str) -> bytes:
     """The value of an attribute. Raises NoSuchAttribute."""
     if isinstance(node, Root) and name == control.STATUS:
         return _fitting(status(vfs))
+    if name == control.DIGEST and isinstance(node, StagedNode):
+        return _of_staged(node)
     if name == control.STATE and isinstance(node, (StagedNode, Artifact)) and vfs.area is not None:
         return control.encode(vfs.staging_of(node).describe())
     if isinstance(node, VersionNode):
@@ -41,6 +45,16 @@ def get(vfs: Vfs, node: Node, name: str) -> bytes:
         if value is not None:
             return value.encode()
     raise NoSuchAttribute(f"no attribute {name}")
+
+
+def _of_staged(node: StagedNode) -> bytes:
+    """The digest of a staged file that still stands for bytes of a version; other staged files have none yet."""
+    reference = None
+    if node.path and node.tree.references is not None and stat.S_ISREG(node.tree.stat(node.path).st_mode):
+        reference = referred_entry(node.tree.disk_path(node.path))
+    if reference is None or reference.digest is None:
+        raise NoSuchAttribute("a staged file has no digest before it is committed")
+    return reference.digest.encode()
 
 
 def _of_version(vfs: Vfs, node: VersionNode, name: str) -> str | None:
@@ -103,6 +117,13 @@ def _retry(vfs: Vfs, node: Node, _value: bytes) -> None:
     vfs.committer.retry(staging, pending)
 
 
+def _stage(vfs: Vfs, node: Node, value: bytes) -> None:
+    staging = vfs.staging_of(node)
+    loaded = vfs.version_of(staging.collection, staging.artifact, value.decode() or "latest")
+    staging.stage(loaded)
+    logger.info("staged %s of %s by reference", loaded.info.version, staging.label)
+
+
 def _drain(vfs: Vfs, node: Node, _value: bytes) -> None:
     assert vfs.area is not None
     assert vfs.committer is not None
@@ -115,6 +136,7 @@ _ACTIONS: dict[str, Callable[[Vfs, Node, bytes], None]] = {
     control.COMMIT: _commit,
     control.DISCARD: _discard,
     control.RETRY: _retry,
+    control.STAGE: _stage,
     control.DRAIN: _drain,
 }
 

@@ -14,6 +14,8 @@ import click
 from mount.commands.commit import commit
 from mount.commands.discard import discard
 from mount.commands.mount import mount
+from mount.commands.retry import retry
+from mount.commands.stage import stage
 from mount.commands.status import status as status_command
 from mount.commands.umount import umount
 
@@ -38,7 +40,7 @@ def cli() -> None:
     """Versioned machine-learning artifacts on any storage, as a drive."""
 
 
-for _command in (mount, umount, status_command, commit, discard):
+for _command in (mount, umount, status_command, commit, stage, retry, discard):
     cli.add_command(_command)
 
 

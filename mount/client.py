@@ -130,6 +130,16 @@ def discard(directory: Path) -> None:
     os.setxattr(directory, control.DISCARD, b"1")
 
 
+def retry(directory: Path) -> None:
+    """Try the commit of a ``pending.N`` directory again at once. Raises OSError ENODATA."""
+    os.setxattr(directory, control.RETRY, b"1")
+
+
+def stage(staging: Path, version: str) -> None:
+    """Fill a ``staging`` directory from a version. Raises OSError EBUSY, ENOENT, ENOTSUP."""
+    os.setxattr(staging, control.STAGE, version.encode())
+
+
 def refused(error: OSError, doing: str) -> ClientError:
     """What to tell when the mount answers `doing` with an error that has no meaning of its own there."""
     if error.errno in _DEAD_ERRNOS:

@@ -17,13 +17,16 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from artifactfs.errors import ArtifactError, IntegrityError
 from artifactfs.managers.base import ArtifactManager, CommitResult
 from mount.control import CommitRequest, CommitState, Finished
 from mount.errors import Busy, NothingStaged
 from mount.ignore import prune
+from mount.references import referred_entry
 from mount.settings import MountSettings
+from mount.staged_tree import StagedTree
 from mount.staging import ArtifactStaging, PendingTree, StagingArea
 
 logger = logging.getLogger(__name__)
@@ -82,6 +85,8 @@ class Committer:
             return
         busy: Busy | None = None
         for staging in self._area.active():
+            if not staging.staged.is_dirty():
+                continue
             try:
                 staging.seal(CommitRequest(), wait_s)
             except NothingStaged:
@@ -233,6 +238,7 @@ class Committer:
             aliases=record.aliases,
             consume=True,
             progress=progress,
+            **self._by_reference(pending.tree),
         )
         # Nothing is deleted before the store has shown the version back.
         seen = self._manager.version_info(staging.artifact, staging.collection, result.info.version)
@@ -240,6 +246,15 @@ class Committer:
         if (seen.digest, seen.file_count) != (result.info.digest, files):
             raise IntegrityError(f"{staging.label}@{result.info.version} reads back different from what was committed")
         return result
+
+    def _by_reference(self, tree: StagedTree) -> dict[str, Any]:
+        """What lets the manager take files that stand for bytes it has; if it cannot, they get bytes of their own."""
+        if tree.references is None:
+            return {}
+        if self._manager.takes_references:
+            return {"reference_of": referred_entry}
+        tree.references.resolve_all(tree.root)
+        return {}
 
     def _succeeded(
         self, staging: ArtifactStaging, pending: PendingTree, result: CommitResult, ignored: int, seconds: float

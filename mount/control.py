@@ -12,6 +12,7 @@ attribute                    on                     access  value
 ``user.artifactfs.commit``   ``staging``            write   `CommitRequest`: seal, and commit in the background
 ``user.artifactfs.discard``  ``staging``, pending   write   anything: throw the files away
 ``user.artifactfs.retry``    pending               write   anything: try the commit again at once
+``user.artifactfs.stage``    ``staging``            write   ``v3``, ``latest`` or an alias: fill staging from it
 ``user.artifactfs.version``  versions, their files  read    ``v3``
 ``user.artifactfs.digest``   versions, their files  read    hex digest of the content
 ``user.artifactfs.created``  versions               read    ISO 8601, UTC
@@ -37,6 +38,7 @@ STATE = PREFIX + "state"
 COMMIT = PREFIX + "commit"
 DISCARD = PREFIX + "discard"
 RETRY = PREFIX + "retry"
+STAGE = PREFIX + "stage"
 VERSION = PREFIX + "version"
 DIGEST = PREFIX + "digest"
 CREATED = PREFIX + "created"
@@ -78,12 +80,16 @@ class CommitRequest(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Staged(msgspec.Struct, frozen=True):
-    """What lies in one staging directory. `quiet_s` is the time since the last change."""
+    """What lies in one staging directory. `quiet_s` is the time since the last change.
+
+    `untouched`: it was filled from a version and nobody has changed anything, so it is not committed by itself.
+    """
 
     files: int
     size_bytes: int
     open_for_writing: int
     quiet_s: float
+    untouched: bool = False
 
 
 class Pending(msgspec.Struct, frozen=True):

@@ -67,6 +67,10 @@ class Event(enum.Enum):
     """The driver has stopped serving: unmounted, or failed."""
 
 
+class ServeFailed(ArtifactError):
+    """The driver could not mount."""
+
+
 class Stopped(BaseException):
     """A signal to end that came before the mount was made."""
 
@@ -104,6 +108,10 @@ class Daemon:
             serving = threading.Thread(target=self._serve, args=(driver, vfs), name="serve", daemon=True)
             serving.start()
             self._wait()
+        if isinstance(self._failure, ArtifactError):
+            # What the FUSE library had to say about it went to stderr, which is the log.
+            log_file = logs.log_file(settings.state_dir, settings.mountpoint)
+            raise ServeFailed(f"{self._failure}; see {log_file}") from self._failure
         if self._failure is not None:
             raise self._failure
         mounts.remove_record(settings.state_dir, settings.mountpoint)

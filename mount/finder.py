@@ -101,6 +101,11 @@ class Finder:
             raise VersionNotFound(f"{artifact.label} has no version or alias {name!r}")
         return Alias(artifact, name, version)
 
+    def version_of(self, artifact: Artifact, name: str) -> LoadedVersion:
+        """The version called `name`: ``v3``, ``latest`` or an alias. Raises VersionNotFound, StoreUnreachable."""
+        name = self._listing.aliases(artifact.collection, artifact.name).get(name, name)
+        return self._version(artifact, name)
+
     def _version(self, artifact: Artifact, name: str) -> LoadedVersion:
         if name not in self._listing.versions(artifact.collection, artifact.name):
             raise VersionNotFound(f"{artifact.label} has no version {name}")

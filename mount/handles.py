@@ -14,7 +14,7 @@ from cachetools import LRUCache
 
 from artifactfs.content.integrity import check_digest
 from artifactfs.errors import IntegrityError
-from artifactfs.managers.base import ArtifactManager, LocalRange
+from artifactfs.managers.base import ArtifactManager, LocalRange, VersionInfo
 from artifactfs.manifest import Entry
 from mount import disk
 from mount.tree import VersionNode
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 # Files below this size are read and checked against their digest as a whole before their first byte is given out.
 CHECKED_BYTES = 1 << 20
-_REMEMBERED_DIGESTS = 1_000_000
+# About 200 bytes each.
+_REMEMBERED_CHECKS = 250_000
 
 
 class _Descriptor:
@@ -91,42 +92,57 @@ class VersionReader:
     def __init__(self, manager: ArtifactManager, descriptors: int) -> None:
         self.manager = manager
         self.descriptors = DescriptorCache(descriptors)
-        self.checked: LRUCache[str, bool] = LRUCache(_REMEMBERED_DIGESTS)
-        self.checked_lock = threading.Lock()
+        self._checked: LRUCache[int, bool] = LRUCache(_REMEMBERED_CHECKS)
+        self._checked_lock = threading.Lock()
 
     def open(self, node: VersionNode, entry: Entry) -> VersionFile:
-        """Open one file, `entry` of the version of `node`. Raises IntegrityError when its bytes are missing."""
-        where = self.manager.local_range(node.version.info, entry)
+        """Open the file of a node. Raises IntegrityError when its bytes are missing."""
+        return VersionFile(node, self.open_content(node.version.info, entry, node.version.manifest.algorithm))
+
+    def open_content(self, info: VersionInfo, entry: Entry, algorithm: str) -> Content:
+        """Open the bytes of an entry; `algorithm` is that of its digest. Raises IntegrityError when there are none."""
+        where = self.manager.local_range(info, entry)
         if where is None:
-            return VersionFile(self, node, entry, None, None)
+            return Content(self, info, entry, algorithm, None, None)
         try:
             descriptor = self.descriptors.acquire(where.path)
         except FileNotFoundError as error:
-            raise IntegrityError(f"{_label(node)} is damaged: its object is missing") from error
-        return VersionFile(self, node, entry, where, descriptor)
+            raise IntegrityError(f"{_label(info, entry)} is damaged: its object is missing") from error
+        return Content(self, info, entry, algorithm, where, descriptor)
+
+    def is_checked(self, digest: str, where: LocalRange) -> bool:
+        """Whether `note_checked` was called for that content in that place."""
+        with self._checked_lock:
+            return hash((digest, where)) in self._checked
+
+    def note_checked(self, digest: str, where: LocalRange) -> None:
+        """Remember that the bytes in that place were found to have that digest."""
+        with self._checked_lock:
+            self._checked[hash((digest, where))] = True
 
 
-def _label(node: VersionNode) -> str:
-    info = node.version.info
-    return f"{info.collection}/{info.artifact}@{info.version}:{node.path}"
+def _label(info: VersionInfo, entry: Entry) -> str:
+    return f"{info.collection}/{info.artifact}@{info.version}:{entry.path}"
 
 
-class VersionFile:
-    """An open file of a version. Immutable; the version it was opened on stays readable whatever is committed later."""
+class Content:
+    """The open bytes of one file of a version, immutable."""
 
-    __slots__ = ("_descriptor", "_entry", "_reader", "_where", "node")
+    __slots__ = ("_algorithm", "_descriptor", "_entry", "_info", "_reader", "_where")
 
     def __init__(
         self,
         reader: VersionReader,
-        node: VersionNode,
+        info: VersionInfo,
         entry: Entry,
+        algorithm: str,
         where: LocalRange | None,
         descriptor: _Descriptor | None,
     ) -> None:
-        self.node = node
         self._reader = reader
+        self._info = info
         self._entry = entry
+        self._algorithm = algorithm
         self._where = where
         self._descriptor = descriptor
 
@@ -137,29 +153,22 @@ class VersionFile:
         if size_bytes <= 0:
             return b""
         if self._descriptor is None or self._where is None:
-            return self._reader.manager.read_entry(self.node.version.info, entry, offset, size_bytes)
-        if entry.size_bytes < CHECKED_BYTES and entry.digest and not self._is_checked(entry.digest):
-            whole = self._read_in_place(entry.size_bytes, 0)
-            check_digest(whole, entry.digest, self.node.version.manifest.algorithm, _label(self.node))
-            with self._reader.checked_lock:
-                self._reader.checked[entry.digest + self._where.path] = True
-            return whole[offset : offset + size_bytes]
-        return self._read_in_place(size_bytes, offset)
+            return self._reader.manager.read_entry(self._info, entry, offset, size_bytes)
+        where, fd = self._where, self._descriptor.fd
+        digest = entry.digest
+        if digest is None or entry.size_bytes >= CHECKED_BYTES or self._reader.is_checked(digest, where):
+            return self._read_in_place(fd, size_bytes, where.offset + offset)
+        whole = self._read_in_place(fd, entry.size_bytes, where.offset)
+        check_digest(whole, digest, self._algorithm, _label(self._info, entry))
+        self._reader.note_checked(digest, where)
+        return whole[offset : offset + size_bytes]
 
-    def _is_checked(self, digest: str) -> bool:
-        assert self._where is not None
-        with self._reader.checked_lock:
-            return digest + self._where.path in self._reader.checked
-
-    def _read_in_place(self, size_bytes: int, offset: int) -> bytes:
-        assert self._descriptor is not None
-        assert self._where is not None
-        start = self._where.offset + offset
-        data = os.pread(self._descriptor.fd, size_bytes, start)
+    def _read_in_place(self, fd: int, size_bytes: int, start: int) -> bytes:
+        data = os.pread(fd, size_bytes, start)
         while len(data) < size_bytes:
-            more = os.pread(self._descriptor.fd, size_bytes - len(data), start + len(data))
+            more = os.pread(fd, size_bytes - len(data), start + len(data))
             if not more:
-                raise IntegrityError(f"{_label(self.node)} is damaged: its object is too short")
+                raise IntegrityError(f"{_label(self._info, self._entry)} is damaged: its object is too short")
             data += more
         return data
 
@@ -170,18 +179,36 @@ class VersionFile:
             self._descriptor = None
 
 
+class VersionFile:
+    """An open file of a version. It stays on the version it was opened on, whatever is committed or deleted later."""
+
+    __slots__ = ("_content", "node", "read")
+
+    def __init__(self, node: VersionNode, content: Content) -> None:
+        self.node = node
+        self._content = content
+        self.read = content.read
+
+    def close(self) -> None:
+        """Let go of the bytes."""
+        self._content.close()
+
+
 class StagedFile:
     """An open file of a staged or sealed tree. What `write` has returned for survives the end of the daemon."""
 
-    __slots__ = ("fd", "tree", "writable")
+    __slots__ = ("fd", "reference", "tree", "writable")
 
     def __init__(self, tree: StagedTree, fd: int, writable: bool) -> None:
         self.tree = tree
         self.fd = fd
         self.writable = writable
+        self.reference = tree.references.find(fd) if tree.references is not None else None
 
     def read(self, size_bytes: int, offset: int) -> bytes:
         """At most `size_bytes` from `offset`; fewer only at the end of the file."""
+        if self.reference is not None and not self.reference.resolved:
+            return self.reference.read(size_bytes, offset)
         data = os.pread(self.fd, size_bytes, offset)
         while 0 < len(data) < size_bytes:
             more = os.pread(self.fd, size_bytes - len(data), offset + len(data))
@@ -193,6 +220,7 @@ class StagedFile:
     def write(self, data: Any, offset: int) -> int:
         """Write all of `data` (bytes-like) at `offset`; returns its length. Raises OSError (ENOSPC …)."""
         self.tree.touch()
+        self._resolve()
         view = memoryview(data)
         self.tree.room.take(len(view))
         done = 0
@@ -203,11 +231,15 @@ class StagedFile:
     def truncate(self, size_bytes: int) -> None:
         """Cut or extend the file."""
         self.tree.touch()
+        if size_bytes:
+            self._resolve()
         os.ftruncate(self.fd, size_bytes)
+        self.forget_reference()
 
     def fallocate(self, mode: int, offset: int, size_bytes: int) -> None:
         """fallocate(2). Raises OSError."""
         self.tree.touch()
+        self._resolve()
         self.tree.room.take(size_bytes)
         disk.fallocate(self.fd, mode, offset, size_bytes)
 
@@ -220,6 +252,16 @@ class StagedFile:
         """futimens(2), with the arguments of `StagedTree.utime`. Raises OSError."""
         self.tree.touch()
         set_times(self.fd, times_ns)
+
+    def _resolve(self) -> None:
+        """Before a change: put the bytes that are only referred to into the file. Raises what reading them raises."""
+        if self.reference is not None:
+            self.reference.resolve(self.fd)
+
+    def forget_reference(self) -> None:
+        """After the file was cut to nothing: the bytes it referred to are not its own any more."""
+        if self.reference is not None:
+            self.reference.forget(self.fd)
 
     def fsync(self, data_only: bool) -> None:
         """Make the file durable. Raises OSError."""

@@ -18,12 +18,12 @@ from pathlib import Path
 from mount import disk
 from mount.errors import Stale
 from mount.handles import StagedFile, set_times
+from mount.references import References
 from mount.room import DiskRoom
 from mount.tree import Caller
 
-# What a program may ask for when it opens a staged file. O_APPEND is left out: the kernel gives the offset of every
-# write, and a descriptor in append mode would ignore it.
-_OPEN_FLAGS = os.O_ACCMODE | os.O_TRUNC | os.O_EXCL
+# With these alone and the access mode, what a program asks for is opened. O_APPEND is left out: the kernel gives the
+# offset of every write, and a descriptor in append mode would ignore it.
 _ALWAYS = os.O_NOFOLLOW | os.O_CLOEXEC
 _IS_ROOT = os.geteuid() == 0
 PERMISSIONS = 0o7777
@@ -39,10 +39,12 @@ class StagedTree:
         on_dirty: Callable[[], None],
         room: DiskRoom,
         *,
+        references: References | None = None,
         sealed: bool = False,
     ) -> None:
         self.root = root
         self.room = room
+        self.references = references
         self.sealed = sealed
         self.last_change_ns = time.monotonic_ns()
         self.touched = False
@@ -146,22 +148,34 @@ class StagedTree:
         with self._changed:
             if writable:
                 self._check_writable()
-            handle = StagedFile(self, os.open(self.disk_path(path), flags & _OPEN_FLAGS | _ALWAYS), writable)
+            handle = StagedFile(self, os.open(self.disk_path(path), flags & os.O_ACCMODE | _ALWAYS), writable)
             self._handles.add(handle)
-        if flags & os.O_TRUNC:
-            self.touch()
-        return handle
+        return self._truncated(handle, flags)
 
     def create(self, path: str, flags: int, mode: int, caller: Caller) -> StagedFile:
         """open(2) with O_CREAT; a new file belongs to `caller` where the daemon may give it away. Raises OSError."""
+        access = flags & os.O_ACCMODE | _ALWAYS
         with self._changing():
-            fd = os.open(self.disk_path(path), flags & _OPEN_FLAGS | _ALWAYS | os.O_CREAT, mode)
-            handle = StagedFile(self, fd, flags & os.O_ACCMODE != os.O_RDONLY)
-            self._handles.add(handle)
+            where = self.disk_path(path)
             try:
-                os.fchmod(fd, mode & PERMISSIONS)
-                if _IS_ROOT and (caller.uid or caller.gid):
-                    os.fchown(fd, caller.uid, caller.gid)
+                fd = os.open(where, access | os.O_CREAT | os.O_EXCL, mode)
+            except FileExistsError:
+                # Made by another program since the kernel looked; it keeps its mode and owner.
+                if flags & os.O_EXCL:
+                    raise
+                fd = os.open(where, access)
+            else:
+                os.chmod(where, mode & PERMISSIONS)
+                self._give(where, caller)
+            handle = StagedFile(self, fd, access & os.O_ACCMODE != os.O_RDONLY)
+            self._handles.add(handle)
+        return self._truncated(handle, flags)
+
+    def _truncated(self, handle: StagedFile, flags: int) -> StagedFile:
+        """Do what O_TRUNC asks for: as a step of its own, because of files that are references."""
+        if flags & os.O_TRUNC:
+            try:
+                handle.truncate(0)
             except OSError:
                 self.forget_handle(handle)
                 raise
@@ -248,11 +262,12 @@ class StagedTree:
     def truncate(self, path: str, size_bytes: int) -> None:
         """truncate(2). Raises OSError."""
         with self._changing():
-            fd = os.open(self.disk_path(path), os.O_WRONLY | _ALWAYS)
-            try:
-                os.ftruncate(fd, size_bytes)
-            finally:
-                os.close(fd)
+            handle = StagedFile(self, os.open(self.disk_path(path), os.O_WRONLY | _ALWAYS), writable=True)
+            self._handles.add(handle)
+        try:
+            handle.truncate(size_bytes)
+        finally:
+            self.forget_handle(handle)
 
     def _give(self, where: str, caller: Caller) -> None:
         if _IS_ROOT and (caller.uid or caller.gid):

@@ -37,14 +37,25 @@ from artifactfs.names import PENDING_PREFIX, STAGING
 from mount import disk
 from mount.control import ArtifactState, CommitRequest, CommitState, Finished, Pending, Staged
 from mount.errors import Busy, NothingStaged
+from mount.handles import VersionReader
+from mount.references import References, fill_by_reference
 from mount.room import DiskRoom
 from mount.settings import MountSettings
 from mount.staged_tree import StagedTree
+from mount.tree import LoadedVersion
 
 OnDirty = Callable[["ArtifactStaging"], None]
 
+# Beside an artifact's staging directory: the version it was filled from, whether nobody changed anything since, and
+# trees that are not staging yet or not any more.
+STAGED_FROM = "staged-from"
+UNTOUCHED = "untouched"
+TRASH = ".discarded"
+
 _REMEMBERED_RESULTS = 64
 _SYNC_ROUNDS = 3
+# For the objects that references are read from.
+_DESCRIPTORS = 64
 
 
 class AreaBusy(ArtifactError):
@@ -63,6 +74,7 @@ class SealRecord(msgspec.Struct):
     error: str | None = None
     next_retry: float | None = None
     version: str | None = None
+    references: bool = False
 
 
 class PendingTree:
@@ -109,7 +121,9 @@ class PendingTree:
 class ArtifactStaging:
     """What one artifact has staged and pending."""
 
-    def __init__(self, directory: Path, collection: str, artifact: str, on_dirty: OnDirty, room: DiskRoom) -> None:
+    def __init__(
+        self, directory: Path, collection: str, artifact: str, on_dirty: OnDirty, room: DiskRoom, reader: VersionReader
+    ) -> None:
         self.directory = directory
         self.collection = collection
         self.artifact = artifact
@@ -118,6 +132,7 @@ class ArtifactStaging:
         self._sealing = threading.Lock()
         self._on_dirty = on_dirty
         self._room = room
+        self._reader = reader
         self.staged = self._new_tree()
         self.pending: list[PendingTree] = []
         self.finished: deque[Finished] = deque(maxlen=_REMEMBERED_RESULTS)
@@ -136,9 +151,11 @@ class ArtifactStaging:
             if record is None:
                 shutil.rmtree(directory)
             else:
-                self.pending.append(PendingTree(directory, self._sealed_tree(directory), record))
-        if self.pending or not self.staged.is_empty():
+                self.pending.append(PendingTree(directory, self._sealed_tree(directory, record), record))
+        if not self.staged.is_empty() and not self.is_untouched:
             self.staged.touch()
+        elif self.pending:
+            self._on_dirty(self)
 
     def _recovered_record(self, directory: Path) -> SealRecord | None:
         """The record of a sealed tree; None when there is nothing to commit in it (any more)."""
@@ -155,10 +172,51 @@ class ArtifactStaging:
         return record
 
     def _new_tree(self) -> StagedTree:
-        return StagedTree(self.directory / STAGING, self.changed, lambda: self._on_dirty(self), self._room)
+        references = References(self._reader) if (self.directory / STAGED_FROM).exists() else None
+        return StagedTree(self.directory / STAGING, self.changed, self._note_touched, self._room, references=references)
 
-    def _sealed_tree(self, directory: Path) -> StagedTree:
-        return StagedTree(directory / "tree", self.changed, lambda: None, self._room, sealed=True)
+    def _sealed_tree(self, directory: Path, record: SealRecord) -> StagedTree:
+        references = References(self._reader) if record.references else None
+        return StagedTree(
+            directory / "tree", self.changed, lambda: None, self._room, references=references, sealed=True
+        )
+
+    def _note_touched(self) -> None:
+        (self.directory / UNTOUCHED).unlink(missing_ok=True)
+        self._on_dirty(self)
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether staging was filled from a version and nobody changed anything since: there is nothing to commit."""
+        return (self.directory / UNTOUCHED).exists()
+
+    def stage(self, loaded: LoadedVersion) -> None:
+        """Fill the empty staging from a version, by reference.
+
+        Raises Busy when something is staged, OSError (a disk without extended attributes: ENOTSUP).
+        """
+        with self._sealing:
+            if not self.staged.is_empty():
+                raise Busy(f"{self.label} has something staged: commit or discard it first")
+            aside = self.directory / f"{TRASH}.{time.monotonic_ns()}"
+            self.directory.mkdir(parents=True, exist_ok=True)
+            try:
+                fill_by_reference(aside, loaded)
+                disk.write_durably(self.directory / STAGED_FROM, loaded.info.version.encode())
+                disk.write_durably(self.directory / UNTOUCHED, b"")
+                with self.lock:
+                    self._replace_staged(aside)
+                self._on_dirty(self)
+            finally:
+                if aside.exists():
+                    shutil.rmtree(aside)
+
+    def _replace_staged(self, aside: Path) -> None:
+        if not self.staged.is_empty():
+            raise Busy(f"{self.label} is being written to")
+        # An empty directory gives way to the full one in one step.
+        os.rename(aside, self.directory / STAGING)
+        self.staged = self._new_tree()
 
     def seal(self, request: CommitRequest, wait_s: float = 0.0, quiet_s: float = 0.0) -> PendingTree:
         """Set what is staged aside for committing and start an empty staging.
@@ -177,7 +235,11 @@ class ArtifactStaging:
                 self._wait_for_writers(wait_s)
             number = max([p.number for p in self.pending], default=0) + 1
             record = SealRecord(
-                request.commit_id or new_commit_id(), time.time(), request.message, list(request.aliases)
+                request.commit_id or new_commit_id(),
+                time.time(),
+                request.message,
+                list(request.aliases),
+                references=self.staged.references is not None,
             )
             directory = self.directory / f"{PENDING_PREFIX}.{number}"
             directory.mkdir()
@@ -193,6 +255,7 @@ class ArtifactStaging:
                 raise
             disk.sync_directory(directory)
             disk.sync_directory(self.directory)
+            self._on_dirty(self)
             return pending
 
     def _repeated(self, request: CommitRequest) -> PendingTree | None:
@@ -226,21 +289,27 @@ class ArtifactStaging:
             raise NothingStaged(f"nothing is staged for {self.label}")
         staged = self.staged
         staged.move(pending.directory / "tree")
+        self._forget_origin()
         self.staged = self._new_tree()
         if force:
             staged.keep_writing(self.staged)
         self.pending.append(pending)
 
+    def _forget_origin(self) -> None:
+        for name in (UNTOUCHED, STAGED_FROM):
+            (self.directory / name).unlink(missing_ok=True)
+
     def discard_staged(self) -> int:
         """Throw away what is staged; returns the number of files. Raises Busy, NothingStaged, OSError."""
         with self._sealing:
-            trash = self.directory / f".discarded.{time.monotonic_ns()}"
+            trash = self.directory / f"{TRASH}.{time.monotonic_ns()}"
             with self.lock:
                 self._wait_for_writers(0)
                 if self.staged.is_empty():
                     raise NothingStaged(f"nothing is staged for {self.label}")
                 files, _ = self.staged.usage()
                 self.staged.move(trash)
+                self._forget_origin()
                 self.staged = self._new_tree()
             shutil.rmtree(trash)
             return files
@@ -248,7 +317,7 @@ class ArtifactStaging:
     def remove(self, pending: PendingTree) -> None:
         """Take a sealed tree away, after its commit or to discard it. Raises OSError."""
         # First the name, so that a half-deleted tree is never taken for a sealed one after a crash.
-        trash = self.directory / f".discarded.{time.monotonic_ns()}"
+        trash = self.directory / f"{TRASH}.{time.monotonic_ns()}"
         with self.lock:
             # Together: a seal takes the next number that is free in the list, and it must be free on disk.
             os.rename(pending.directory, trash)
@@ -283,16 +352,17 @@ class ArtifactStaging:
             quiet_s = (time.monotonic_ns() - staged.last_change_ns) / 1e9
             with self.lock:
                 writers = len(staged.open_for_writing())
-            shown = Staged(files, size_bytes, writers, round(quiet_s, 3))
+            shown = Staged(files, size_bytes, writers, round(quiet_s, 3), self.is_untouched)
         return ArtifactState(self.collection, self.artifact, shown, [p.describe() for p in pending], finished)
 
 
 class StagingArea:
     """Everything staged through one mount. One daemon at a time owns it."""
 
-    def __init__(self, root: Path, lock_fd: int, min_free_bytes: int) -> None:
+    def __init__(self, root: Path, lock_fd: int, manager: ArtifactManager, settings: MountSettings) -> None:
         self.root = root
-        self.room = DiskRoom(root, min_free_bytes)
+        self.room = DiskRoom(root, settings.min_free_bytes)
+        self._reader = VersionReader(manager, _DESCRIPTORS)
         self._lock_fd = lock_fd
         self._lock = threading.Lock()
         self._artifacts: dict[tuple[str, str], ArtifactStaging] = {}
@@ -317,7 +387,7 @@ class StagingArea:
                 f"{settings.url} is mounted for writing already with the state directory {settings.state_dir}: "
                 "unmount it, or use --read-only or another --state-dir"
             ) from error
-        area = cls(root, lock_fd, settings.min_free_bytes)
+        area = cls(root, lock_fd, manager, settings)
         area._recover()
         return area
 
@@ -325,7 +395,7 @@ class StagingArea:
         (self.root / "artifacts").mkdir(exist_ok=True)
         for collection in self.local_collections():
             for artifact in self.local_artifacts(collection):
-                for trash in (self.root / "artifacts" / collection / artifact).glob(".discarded.*"):
+                for trash in (self.root / "artifacts" / collection / artifact).glob(f"{TRASH}.*"):
                     shutil.rmtree(trash)
                 self.artifact(collection, artifact).recover()
 
@@ -340,7 +410,7 @@ class StagingArea:
             if found is None:
                 directory = self.root / "artifacts" / collection / artifact
                 found = self._artifacts[collection, artifact] = ArtifactStaging(
-                    directory, collection, artifact, self._note_dirty, self.room
+                    directory, collection, artifact, self._note_dirty, self.room, self._reader
                 )
             return found
 

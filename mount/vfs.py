@@ -29,6 +29,7 @@ from mount.errors import CrossTree, NotPermitted, ReadOnly, Stale
 from mount.finder import Finder
 from mount.handles import Handle, StagedFile, VersionReader
 from mount.listing import Listing
+from mount.references import ATTRIBUTE_BLOCKS
 from mount.settings import MountSettings
 from mount.staging import ArtifactStaging, StagingArea
 from mount.tree import (
@@ -41,6 +42,7 @@ from mount.tree import (
     Caller,
     Collection,
     Dirent,
+    LoadedVersion,
     Node,
     Root,
     StagedNode,
@@ -97,6 +99,10 @@ class Vfs:
     def lookup(self, parent: Node, name: str) -> Node:
         """As `Finder.lookup`."""
         return self._finder.lookup(parent, name)
+
+    def version_of(self, collection: str, artifact: str, name: str) -> LoadedVersion:
+        """The version of an artifact called `name`: ``v3``, ``latest`` or an alias. Raises VersionNotFound."""
+        return self._finder.version_of(Artifact(collection, artifact), name)
 
     def staging_of(self, node: Node) -> ArtifactStaging:
         """As `Finder.staging_of`."""
@@ -167,7 +173,11 @@ class Vfs:
 
     def _staged_attrs(self, node: StagedNode) -> Attrs:
         if node.path:
-            return self._disk_attrs(node.tree.stat(node.path))
+            attrs = self._disk_attrs(node.tree.stat(node.path))
+            if node.tree.references is None or attrs.blocks > ATTRIBUTE_BLOCKS or not stat.S_ISREG(attrs.mode):
+                return attrs
+            # A file that is a reference is one hole on disk; to programs it is full of bytes.
+            return attrs._replace(blocks=-(-attrs.size_bytes // BLOCK_BYTES))
         ino = ino_of("staging", node.artifact.collection, node.artifact.name, node.pending or "")
         try:
             top = self._disk_attrs(node.tree.stat(""))

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 """Called with (bytes done, files done) as a transfer goes on, from any thread, and at least once at its end."""
 
+ReferenceOf = Callable[[str], Entry | None]
+"""Of a file of a tree, by its path on disk: the entry of a version of the same store whose bytes it stands for."""
+
 
 @dataclass(frozen=True)
 class VersionInfo:
@@ -213,6 +216,11 @@ class ArtifactManager(ABC):
     def created_ns(self) -> int | None:
         """When the store was made, in nanoseconds since the epoch; None when unknown. May ask the backend."""
         return None
+
+    @property
+    def takes_references(self) -> bool:
+        """Whether `commit_tree` knows what to do with `reference_of`."""
+        return False
 
     def ensure_created(self) -> None:
         """Make an empty store where there is none, so that it can be committed to. Raises AccessDenied, FormatError."""
@@ -439,6 +447,7 @@ class ArtifactManager(ABC):
         metadata: Mapping[str, Any] | None = None,
         aliases: Sequence[str] = (),
         consume: bool = False,
+        reference_of: ReferenceOf | None = None,
         progress: Progress | None = None,
     ) -> CommitResult:
         """Make the directory (or the one file) `tree` the next version, exactly once per `commit_id`.
@@ -447,7 +456,8 @@ class ArtifactManager(ABC):
         When the content equals that of the latest version, the result is that version with ``created=False``.
         `below` is a directory of the version to put the tree in. With `consume` the caller gives the tree away: its
         files may be moved or linked into the store instead of copied, and the caller deletes the tree after this
-        returns. Until then every file stays readable in `tree`.
+        returns. Until then every file stays readable in `tree`. With `reference_of`, files of the tree may stand for
+        bytes that the store has already; only where `takes_references`.
 
         Raises UnsupportedTree, InvalidName, UnsafeStore, StoreFull, StoreUnreachable, AccessDenied.
 

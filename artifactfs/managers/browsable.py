@@ -16,7 +16,15 @@ from typing import Any
 from artifactfs import names
 from artifactfs.catalog import Catalog, CatalogSource, catalog_key, source_of
 from artifactfs.errors import CollectionNotFound, NotFound, PathNotFound
-from artifactfs.managers.base import ArtifactManager, CommitResult, LocalRange, Progress, TmpArtifact, VersionInfo
+from artifactfs.managers.base import (
+    ArtifactManager,
+    CommitResult,
+    LocalRange,
+    Progress,
+    ReferenceOf,
+    TmpArtifact,
+    VersionInfo,
+)
 from artifactfs.managers.commit_id import new_commit_id
 from artifactfs.manifest import Entry, Manifest
 
@@ -70,6 +78,7 @@ class BrowsableManager(ArtifactManager):
         metadata: Mapping[str, Any] | None = None,
         aliases: Sequence[str] = (),
         consume: bool = False,
+        reference_of: ReferenceOf | None = None,
         progress: Progress | None = None,
     ) -> CommitResult:
         """As in `ArtifactManager`."""

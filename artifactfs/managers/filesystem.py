@@ -30,7 +30,7 @@ from artifactfs.errors import (
     PathNotFound,
     VersionNotFound,
 )
-from artifactfs.managers.base import CommitResult, LocalRange, Progress, VersionInfo
+from artifactfs.managers.base import CommitResult, LocalRange, Progress, ReferenceOf, VersionInfo
 from artifactfs.managers.browsable import BrowsableManager
 from artifactfs.manifest import Entry, EntryKind, Manifest
 from artifactfs.objects import layout
@@ -107,6 +107,11 @@ class FileSystemArtifactManager(BrowsableManager):
     def local_root(self) -> Path | None:
         """The directory of a local store, None for others."""
         return None if self.store.local_root is None else Path(self.store.local_root)
+
+    @property
+    def takes_references(self) -> bool:
+        """Entries name objects, so a file may stand for one."""
+        return True
 
     def ensure_created(self) -> None:
         """Make the store if it does not exist yet.
@@ -240,6 +245,7 @@ class FileSystemArtifactManager(BrowsableManager):
         metadata: Mapping[str, Any] | None = None,
         aliases: Sequence[str] = (),
         consume: bool = False,
+        reference_of: ReferenceOf | None = None,
         progress: Progress | None = None,
     ) -> CommitResult:
         """Make the directory or file `tree` the next version; `objects.commit` says how that is safe.
@@ -257,6 +263,7 @@ class FileSystemArtifactManager(BrowsableManager):
             message=message,
             metadata=metadata or {},
             consume=consume,
+            reference_of=reference_of,
             progress=progress,
         )
         return self._commit(commit, aliases)

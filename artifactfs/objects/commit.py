@@ -26,7 +26,7 @@ from typing import Any
 from blake3 import blake3
 
 from artifactfs.errors import FormatError, IntegrityError, UnsupportedTree
-from artifactfs.managers.base import Progress
+from artifactfs.managers.base import Progress, ReferenceOf
 from artifactfs.manifest import Manifest
 from artifactfs.objects import layout
 from artifactfs.objects.history import History, Numbers
@@ -58,6 +58,7 @@ class Commit:
     message: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     consume: bool = False
+    reference_of: ReferenceOf | None = None
     progress: Progress | None = None
 
 
@@ -90,7 +91,9 @@ class Committer:
             return self._resumed(commit, made)
         scan = scan_tree(commit.tree, commit.below)
         known = self._known_contents(commit, numbers)
-        packer = Packer(self._store, known, consume=commit.consume, progress=commit.progress)
+        packer = Packer(
+            self._store, known, consume=commit.consume, reference_of=commit.reference_of, progress=commit.progress
+        )
         packer.run(scan)
         record, created = self._publish(commit, scan.builder.build(), packer, numbers.next)
         if created:

@@ -14,7 +14,8 @@ import os
 
 from blake3 import blake3
 
-from artifactfs.managers.base import Progress
+from artifactfs.errors import UnsupportedTree
+from artifactfs.managers.base import Progress, ReferenceOf
 from artifactfs.manifest import EntryKind, Manifest
 from artifactfs.objects.hashing import changed, hash_file, open_regular, unreadable
 from artifactfs.objects.layout import object_key
@@ -62,7 +63,15 @@ class Packer:
     share an inode with a file of the tree, and that file.
     """
 
-    def __init__(self, store: ObjectStore, known: KnownContents, *, consume: bool, progress: Progress | None) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        known: KnownContents,
+        *,
+        consume: bool = False,
+        reference_of: ReferenceOf | None = None,
+        progress: Progress | None = None,
+    ) -> None:
         self.stored: list[str] = []
         self.adopted: list[tuple[str, str]] = []
         self.sent_bytes = 0
@@ -70,6 +79,8 @@ class Packer:
         self._store = store
         self._known = known
         self._consume = consume
+        self._reference_of = reference_of
+        self._found_objects: set[str] = set()
         self._progress = progress
         self._done_bytes = 0
         self._done_files = 0
@@ -85,6 +96,8 @@ class Packer:
         for row, kind in enumerate(scan.builder.kinds):
             if kind == EntryKind.FILE:
                 size_bytes = scan.builder.sizes[row]
+                if size_bytes and self._refers(scan, row):
+                    continue
                 if size_bytes < SMALL_FILE_BYTES:
                     self._small(scan, row, size_bytes)
                 else:
@@ -92,6 +105,23 @@ class Packer:
                     self._report(size_bytes)
         self._end_pack(scan)
         self._report(0)
+
+    def _refers(self, scan: Scan, row: int) -> bool:
+        """Note where the bytes of a file that is a reference lie; False for a file with bytes of its own."""
+        entry = self._reference_of(scan.path(row)) if self._reference_of is not None else None
+        if entry is None or entry.digest is None or entry.object is None:
+            return False
+        if entry.object not in self._found_objects:
+            if not self._store.exists(object_key(entry.object)):
+                raise UnsupportedTree(
+                    f"{scan.path(row)} stands for bytes of a version that has been deleted from the store"
+                )
+            self._found_objects.add(entry.object)
+        scan.builder.set_content(row, bytes.fromhex(entry.digest), bytes.fromhex(entry.object), entry.offset)
+        self.deduplicated_bytes += entry.size_bytes
+        self._done_files += 1
+        self._report(entry.size_bytes)
+        return True
 
     def _small(self, scan: Scan, row: int, size_bytes: int) -> None:
         if len(self._pack) + size_bytes > PACK_BYTES:

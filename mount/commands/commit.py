@@ -27,9 +27,10 @@ LOST_AFTER_S = 5.0
 @click.argument("path")
 @click.option("-m", "--message", default="", help="What to remember about the version.")
 @click.option("--alias", "aliases", multiple=True, metavar="NAME", help="Give the version this name; may be repeated.")
+@click.option("--force", is_flag=True, help="Do not wait for files open for writing; what is in them is committed.")
 @click.option("--no-wait", is_flag=True, help="Come back when the files are set aside; they are committed behind.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def commit(path: str, message: str, aliases: tuple[str, ...], no_wait: bool, as_json: bool) -> None:
+def commit(path: str, message: str, aliases: tuple[str, ...], force: bool, no_wait: bool, as_json: bool) -> None:
     """Commit what is staged for the artifact that PATH belongs to.
 
     PATH is the artifact's directory, its staging directory, or anything in that.
@@ -46,7 +47,7 @@ def commit(path: str, message: str, aliases: tuple[str, ...], no_wait: bool, as_
     for alias in aliases:
         names.check_alias(alias)
     place = client.find_place(Path(path))
-    request = CommitRequest(new_commit_id(), message, list(aliases))
+    request = CommitRequest(new_commit_id(), message, list(aliases), force)
     about = {"collection": place.collection, "artifact": place.artifact, "commit_id": request.commit_id}
     try:
         _seal(place, request)

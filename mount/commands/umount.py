@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mount.processes import Process
 
 POLL_S = 0.2
+ANSWER_S = 30.0
 # A program that writes gets this long to close its files; one that never does would hold up the unmount for ever.
 WRITERS_S = 10.0
 # The daemon lets commits under way finish (mount.daemon.COMMITTER_STOP_S) before it ends.
@@ -44,19 +45,35 @@ def umount(mountpoint: str, now: bool, state_dir: str | None) -> None:
         _forget_lost(where, states, mountpoint)
         return
     try:
-        status = client.read_status(where)
+        status = _ask(where, now)
     except client.DeadMount:
         mounts.unmount(where, lazy=True)
         mounts.remove_record(states, where)
         click.echo(f"unmounted {where}; its daemon was gone already, what it had staged waits for the next mount")
         return
-    if not now:
+    if status is not None and not now:
         status = _drain_or_stay(where, status)
     daemon = _daemon_of(where, states, status)
     mounts.unmount(where)
-    _end_daemon(daemon, status)
-    _say_left(status)
+    _end_daemon(daemon)
+    if status is not None:
+        _say_left(status)
     click.echo(f"unmounted {where}")
+
+
+def _ask(where: Path, now: bool) -> Status | None:
+    """The status of the mount; None when it does not tell and need not (`now`). Raises DeadMount, ClientError."""
+    from mount import client
+
+    try:
+        return client.read_status(where, ANSWER_S)
+    except client.DeadMount:
+        raise
+    except client.ClientError as error:
+        if now:
+            click.echo(f"{error}; unmounting all the same", err=True)
+            return None
+        raise client.ClientError(f"{error}; umount --now does not ask") from error
 
 
 def _forget_lost(where: Path, states: Path, given: str) -> None:
@@ -142,25 +159,24 @@ def _doing(pending: list[tuple[str, Pending]], writing: int) -> str:
     return "sealing"
 
 
-def _daemon_of(where: Path, states: Path, status: Status) -> Process | None:
+def _daemon_of(where: Path, states: Path, status: Status | None) -> Process | None:
     """The daemon behind a mount; None when it runs where this process cannot see it (outside this container)."""
     from mount import mounts
     from mount.processes import Process
 
     record = mounts.read_record(states, where)
-    if record is not None and record.daemon.pid == status.pid:
+    if record is not None and (status is None or record.daemon.pid == status.pid):
         return record.daemon
-    candidate = Process.of(status.pid)
+    candidate = Process.of(status.pid) if status is not None else None
     # The number may mean another process here than in the daemon's own namespace.
     return candidate if candidate is not None and "mount.daemon" in candidate.command_line() else None
 
 
-def _end_daemon(daemon: Process | None, status: Status) -> None:
+def _end_daemon(daemon: Process | None) -> None:
     """Wait for the daemon; end it where something keeps its connection alive after the unmount."""
     if daemon is None:
-        click.echo(f"the daemon (process {status.pid}) is not visible from here and was not waited for", err=True)
-        return
-    if not daemon.wait_gone(NOTICE_S):
+        click.echo("the daemon is not visible from here and was not waited for", err=True)
+    elif not daemon.wait_gone(NOTICE_S):
         daemon.end(DAEMON_END_S)
 
 

@@ -1,0 +1,252 @@
+"""Staged files that are only references to the bytes of a version, until they are written to.
+
+``artifactfs stage`` fills staging from a version without moving bytes: each file is made at its full length as one
+hole, and an extended attribute on the staging disk (`ATTRIBUTE`) says where its bytes lie in the store. Reading it
+reads the store; the first write puts the bytes into the file and then takes the attribute away, so a crash at any
+moment leaves either a reference or a whole file. An attribute that tells another length than the file has is void: the
+file was cut.
+
+Neighbours: `staged_tree` and `handles` ask here before they touch a file's bytes, the committer hands references to a
+manager that takes them. Threading: safe from any thread; the locks are leaves and never held while bytes are read. Of
+several writers to one reference one puts the bytes in and the others wait.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from artifactfs.managers.base import VersionInfo
+from artifactfs.manifest import Entry, EntryKind
+
+if TYPE_CHECKING:
+    from mount.handles import Content, VersionReader
+    from mount.tree import LoadedVersion
+
+ATTRIBUTE = "user.artifactfs.reference"
+# What a file without bytes takes on disk for its extended attribute, in blocks of 512 bytes.
+ATTRIBUTE_BLOCKS = 8
+_CHUNK_BYTES = 8 << 20
+
+
+class Reference(msgspec.Struct, frozen=True, array_like=True):
+    """Which bytes a staged file stands for: a file of a version, and where a store of objects keeps it."""
+
+    collection: str
+    artifact: str
+    version: str
+    path: str
+    size_bytes: int
+    algorithm: str
+    digest: str | None
+    object: str | None
+    offset: int
+
+    @classmethod
+    def to_entry(cls, info: VersionInfo, entry: Entry, algorithm: str) -> Reference:
+        """A reference to a file of a version."""
+        return cls(
+            info.collection,
+            info.artifact,
+            info.version,
+            entry.path,
+            entry.size_bytes,
+            algorithm,
+            entry.digest,
+            entry.object,
+            entry.offset,
+        )
+
+    @property
+    def entry(self) -> Entry:
+        """The file in its version; mode and times are those of the staged file."""
+        return Entry(self.path, EntryKind.FILE, self.size_bytes, self.digest, self.object, self.offset)
+
+    def attach(self, fd: int) -> None:
+        """Make an empty file stand for these bytes. Raises OSError where the disk keeps no such attributes."""
+        os.ftruncate(fd, self.size_bytes)
+        os.setxattr(fd, ATTRIBUTE, msgspec.msgpack.encode(self))
+
+
+def reference_of(where: int | str, size_bytes: int) -> Reference | None:
+    """What the file of that length refers to; None for a file with bytes of its own. Raises OSError."""
+    try:
+        raw = os.getxattr(where, ATTRIBUTE, follow_symlinks=isinstance(where, int))
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.ENOTSUP):
+            return None
+        raise
+    reference = msgspec.msgpack.decode(raw, type=Reference)
+    return reference if reference.size_bytes == size_bytes else None
+
+
+def referred_entry(path: str) -> Entry | None:
+    """The entry that a file on disk stands for; None for a file with bytes of its own. Raises OSError."""
+    reference = reference_of(path, os.lstat(path).st_size)
+    return None if reference is None else reference.entry
+
+
+def remove_attribute(fd: int) -> None:
+    """Make the open file refer to nothing. Raises OSError."""
+    try:
+        os.removexattr(fd, ATTRIBUTE)
+    except OSError as error:
+        if error.errno not in (errno.ENODATA, errno.ENOTSUP):
+            raise
+
+
+class OpenReference:
+    """The bytes behind one referring file, shared by all its open handles. `resolved` once the file has its own."""
+
+    def __init__(self, reference: Reference, open_content: Callable[[Reference], Content]) -> None:
+        self.reference = reference
+        self.resolved = False
+        self._open_content = open_content
+        self._lock = threading.Lock()
+        self._content: Content | None = None
+        self._resolving: Future[None] | None = None
+
+    def read(self, size_bytes: int, offset: int) -> bytes:
+        """At most `size_bytes` from `offset` of the version's file. Raises IntegrityError, StoreUnreachable."""
+        with self._lock:
+            content = self._content
+        if content is None:
+            content = self._open_content(self.reference)
+            with self._lock:
+                if self._content is None:
+                    self._content = content
+                    weakref.finalize(self, content.close)
+                else:
+                    content.close()
+                    content = self._content
+        return content.read(size_bytes, offset)
+
+    def resolve(self, fd: int) -> None:
+        """Put the bytes into the file open as `fd`, unless they are there. Raises as `read`, OSError."""
+        with self._lock:
+            if self.resolved:
+                return
+            resolving = self._resolving
+            if resolving is None:
+                mine = self._resolving = Future()
+        if resolving is not None:
+            resolving.result()
+            return
+        try:
+            self._fill(fd)
+            self.forget(fd)
+            mine.set_result(None)
+        except BaseException as error:
+            with self._lock:
+                self._resolving = None
+            mine.set_exception(error)
+            raise
+
+    def _fill(self, fd: int) -> None:
+        times = os.fstat(fd)
+        for offset in range(0, self.reference.size_bytes, _CHUNK_BYTES):
+            data = memoryview(self.read(_CHUNK_BYTES, offset))
+            while data:
+                done = os.pwrite(fd, data, offset)
+                data, offset = data[done:], offset + done
+        os.utime(fd, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    def forget(self, fd: int) -> None:
+        """The file has bytes of its own from here on. Raises OSError."""
+        if not self.resolved:
+            remove_attribute(fd)
+            self.resolved = True
+
+
+class References:
+    """The references of one staged tree, found by the files that hold them."""
+
+    def __init__(self, reader: VersionReader) -> None:
+        self._reader = reader
+        self._lock = threading.Lock()
+        self._open: weakref.WeakValueDictionary[int, OpenReference] = weakref.WeakValueDictionary()
+
+    def find(self, fd: int) -> OpenReference | None:
+        """What the open file refers to; None for one with bytes of its own. Raises OSError."""
+        found = os.fstat(fd)
+        reference = reference_of(fd, found.st_size)
+        if reference is None:
+            # Void after a crash in the middle of a truncate; it must not come true again when the file grows.
+            remove_attribute(fd)
+            return None
+        with self._lock:
+            shared = self._open.get(found.st_ino)
+            if shared is None or shared.reference != reference:
+                shared = self._open[found.st_ino] = OpenReference(reference, self._open_content)
+            return shared
+
+    def resolve_all(self, root: Path) -> None:
+        """Give every referring file below `root` bytes of its own. Raises what reading them raises, OSError."""
+        for directory, _, names in os.walk(root):
+            for name in names:
+                path = f"{directory}/{name}"
+                if os.path.islink(path) or referred_entry(path) is None:
+                    continue
+                mode = os.lstat(path).st_mode
+                # A file that may not be written to is opened all the same: it is ours, in a sealed tree.
+                os.chmod(path, mode | 0o200)
+                fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+                try:
+                    reference = self.find(fd)
+                    if reference is not None:
+                        reference.resolve(fd)
+                    os.fchmod(fd, mode & 0o7777)
+                finally:
+                    os.close(fd)
+
+    def _open_content(self, reference: Reference) -> Content:
+        info = VersionInfo(reference.collection, reference.artifact, reference.version, 0, 0, 0)
+        return self._reader.open_content(info, reference.entry, reference.algorithm)
+
+
+def fill_by_reference(root: Path, loaded: LoadedVersion) -> None:
+    """Make a directory tree of a version in which every file refers to its bytes. Raises OSError, FileExistsError."""
+    root.mkdir()
+    made = {""}
+    directories: list[Entry] = []
+    for entry in loaded.manifest:
+        path = f"{root}/{entry.path}"
+        _make_parents(root, entry.path.rpartition("/")[0], made)
+        if entry.kind is EntryKind.DIRECTORY:
+            _make_parents(root, entry.path, made)
+            directories.append(entry)
+        elif entry.kind is EntryKind.SYMLINK:
+            os.symlink(entry.target or "", path)
+            os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns), follow_symlinks=False)
+        else:
+            _make_referring(path, entry, loaded)
+    for entry in reversed(directories):
+        path = f"{root}/{entry.path}"
+        os.chmod(path, entry.mode)
+        os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns))
+
+
+def _make_parents(root: Path, path: str, made: set[str]) -> None:
+    if path not in made:
+        _make_parents(root, path.rpartition("/")[0], made)
+        os.mkdir(f"{root}/{path}")
+        made.add(path)
+
+
+def _make_referring(path: str, entry: Entry, loaded: LoadedVersion) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        if entry.size_bytes:
+            Reference.to_entry(loaded.info, entry, loaded.manifest.algorithm).attach(fd)
+        os.fchmod(fd, entry.mode)
+        os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+    finally:
+        os.close(fd)

@@ -7,7 +7,6 @@ and the registry are safe from any thread.
 
 from __future__ import annotations
 
-import posixpath
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,13 +15,11 @@ from artifactfs import names
 from artifactfs.catalog.address import parse_version_url, without_url_secrets
 from artifactfs.catalog.source import DRIVER_NAME
 from artifactfs.errors import PathNotFound
-from artifactfs.manifest import Entry, EntryKind, Manifest
+from artifactfs.links import file_at
+from artifactfs.manifest import Manifest
 
 if TYPE_CHECKING:
     from artifactfs.managers.base import ArtifactManager, VersionInfo
-
-# As many links as Linux follows (MAXSYMLINKS).
-_MAX_LINKS = 40
 
 
 class Driver(Protocol):
@@ -62,12 +59,12 @@ class VersionDriver:
     def keys(self) -> Iterator[str]:
         """The paths of the version's files, sorted."""
         _, _, manifest = self._open()
-        return (entry.path for entry in manifest if _file_at(manifest, entry.path) is not None)
+        return (entry.path for entry in manifest if file_at(manifest, entry.path) is not None)
 
     def get(self, key: str) -> bytes:
         """The bytes of one file, checked against its digest."""
         manager, info, manifest = self._open()
-        entry = _file_at(manifest, names.check_path(key))
+        entry = file_at(manifest, names.check_path(key))
         if entry is None:
             raise PathNotFound(f"{info.collection}/{info.artifact}@{info.version} has no file {key!r}")
         return manager.read_entry(info, entry)
@@ -75,29 +72,6 @@ class VersionDriver:
     def items(self) -> Iterator[tuple[str, bytes]]:
         """(path, bytes) of every file, read one at a time."""
         return ((key, self.get(key)) for key in self.keys())
-
-
-def _file_at(manifest: Manifest, path: str) -> Entry | None:
-    """The regular file at `path`, through symlinks, None when there is none."""
-    for _ in range(_MAX_LINKS):
-        entry = manifest.find(path)
-        if entry is not None and entry.kind is EntryKind.FILE:
-            return entry
-        link, below = _first_link(manifest, path)
-        if link is None:
-            return None
-        path = posixpath.normpath(posixpath.join(posixpath.dirname(link.path), link.target or "", below))
-    return None
-
-
-def _first_link(manifest: Manifest, path: str) -> tuple[Entry | None, str]:
-    """The symlink that `path` meets first, and what of the path lies behind it."""
-    parts = path.split("/")
-    for i in range(1, len(parts) + 1):
-        entry = manifest.find("/".join(parts[:i]))
-        if entry is not None and entry.kind is EntryKind.SYMLINK:
-            return entry, "/".join(parts[i:])
-    return None, ""
 
 
 class DirectoryDriver:

@@ -1,0 +1,27 @@
+"""The commands on a store, for the program ``artifactfs`` (`mount.cli`) to take in."""
+
+from __future__ import annotations
+
+import click
+
+from artifactfs.commands.alias import alias
+from artifactfs.commands.cat import cat
+from artifactfs.commands.catalog import catalog
+from artifactfs.commands.completion import completion
+from artifactfs.commands.delete import delete
+from artifactfs.commands.get import get
+from artifactfs.commands.log import log
+from artifactfs.commands.ls import ls
+from artifactfs.commands.put import put
+
+COMMANDS: tuple[click.Command, ...] = (
+    ls,
+    log,
+    put,
+    get,
+    cat,
+    alias,
+    delete,
+    catalog,
+    completion,
+)

@@ -1,0 +1,219 @@
+"""``artifactfs ls``: collections, artifacts, versions, files."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from artifactfs.commands import show
+from artifactfs.commands.options import ADDRESS, StoreChoice, json_option, store_options
+
+if TYPE_CHECKING:
+    from artifactfs.address import Address
+    from artifactfs.managers.base import ArtifactManager
+    from artifactfs.manifest import Entry, Manifest
+
+_ASKED_AT_ONCE = 16
+_KIND_LETTERS = "-dl"
+T = TypeVar("T")
+
+
+@click.command()
+@click.argument("address", type=ADDRESS, required=False)
+@click.option("-l", "--long", is_flag=True, help="More about each: numbers, sizes, dates, messages.")
+@click.option("-R", "--recursive", is_flag=True, help="Of a version: everything below, with whole paths.")
+@json_option
+@store_options
+def ls(store: StoreChoice, address: Address | None, long: bool, recursive: bool, as_json: bool) -> None:
+    """List the store, a collection, an artifact's versions, or the files of a version.
+
+    ADDRESS is collection[/artifact[@version[:path]]].
+
+    \b
+    --json prints an array of objects; the fields in brackets come with --long.
+      of the store       collection [artifacts]
+      of a collection    collection, artifact [versions, and those of 'log' for the latest]
+      of an artifact     collection, artifact, version, aliases [and those of 'log']
+      of a version       path, kind (file, directory, symlink), size_bytes, digest, mode, modified_at, target;
+                         a directory that holds something may be known by path and kind only
+    """
+    manager = store.connect()
+    if address is None:
+        _collections(manager, long, as_json)
+    elif address.artifact is None:
+        _artifacts(manager, address.collection, long, as_json)
+    elif address.version is None and address.path is None:
+        _versions(manager, address.collection, address.artifact, long, as_json)
+    else:
+        _files(manager, address, long, recursive, as_json)
+
+
+def _collections(manager: ArtifactManager, long: bool, as_json: bool) -> None:
+    found: list[dict[str, Any]] = [{"collection": name} for name in manager.list_collection_names()]
+    if long:
+        for fields, artifacts in zip(found, _each(manager, _artifacts_of, found), strict=True):
+            fields["artifacts"] = artifacts
+    if as_json:
+        show.json_array(found)
+    elif long:
+        rows = [(show.styled(f["collection"], fg="blue"), show.count(f["artifacts"], "artifact")) for f in found]
+        show.lines(show.table(rows))
+    else:
+        show.lines(show.styled(fields["collection"], fg="blue") for fields in found)
+
+
+def _artifacts_of(manager: ArtifactManager, fields: dict[str, Any]) -> int:
+    return len(manager.list_artifacts(fields["collection"]))
+
+
+def _artifacts(manager: ArtifactManager, collection: str, long: bool, as_json: bool) -> None:
+    found: list[dict[str, Any]] = [
+        {"collection": collection, "artifact": name} for name in manager.list_artifacts(collection)
+    ]
+    if long:
+        found = [fields for fields in _each(manager, _about_artifact, found) if fields]
+    if as_json:
+        show.json_array(found)
+    elif long:
+        rows = [
+            (
+                show.styled(fields["artifact"], fg="blue"),
+                show.count(fields["versions"], "version"),
+                *_facts(fields),
+                show.one_line(fields["message"]),
+            )
+            for fields in found
+        ]
+        show.lines(show.table(rows, right=(1, 4, 5)))
+    else:
+        show.lines(show.styled(fields["artifact"], fg="blue") for fields in found)
+
+
+def _about_artifact(manager: ArtifactManager, fields: dict[str, Any]) -> dict[str, Any] | None:
+    """The artifact's latest version and how many there are; None when the last one was deleted meanwhile."""
+    from artifactfs.errors import NotFound
+
+    collection, artifact = fields["collection"], fields["artifact"]
+    try:
+        versions = manager.list_version_names(artifact, collection)
+        info = manager.version_info(artifact, collection)
+        aliases = manager.aliases(artifact, collection)
+    except NotFound:
+        return None
+    return {"versions": len(versions), **show.version_fields(info, aliases)}
+
+
+def _versions(manager: ArtifactManager, collection: str, artifact: str, long: bool, as_json: bool) -> None:
+    aliases = manager.aliases(artifact, collection)
+    if long:
+        found = [show.version_fields(info, aliases) for info in manager.list_versions(artifact, collection)]
+    else:
+        found = [
+            {"collection": collection, "artifact": artifact, "version": v, "aliases": show.aliases_of(v, aliases)}
+            for v in manager.list_version_names(artifact, collection)
+        ]
+    if as_json:
+        show.json_array(found)
+        return
+    rows = []
+    for fields in found:
+        named = [*fields["aliases"], *(["latest"] if fields is found[-1] else [])]
+        row = (*_facts(fields), show.one_line(fields["message"])) if long else (fields["version"],)
+        rows.append((*row, show.styled(" ".join(named), fg="green")))
+    show.lines(show.table(rows, right=(2, 3) if long else ()))
+
+
+def _facts(fields: dict[str, Any]) -> tuple[str, str, str, str]:
+    """Version, date, files and size of a version."""
+    from datetime import datetime
+
+    when = fields["created_at"]
+    shown = datetime.fromisoformat(when).astimezone().strftime("%Y-%m-%d %H:%M:%S") if when else ""
+    return fields["version"], shown, show.count(fields["files"], "file"), show.size(fields["size_bytes"])
+
+
+def _each(manager: ArtifactManager, ask: Callable[[ArtifactManager, dict[str, Any]], T], found: list[Any]) -> list[T]:
+    """Ask for each; a remote store many at once."""
+    if manager.local_root is not None:
+        return [ask(manager, each) for each in found]
+    with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
+        return list(pool.map(lambda each: ask(manager, each), found))
+
+
+# -- files of a version -----------------------------------------------------------------------------------------------
+
+
+def _files(manager: ArtifactManager, address: Address, long: bool, recursive: bool, as_json: bool) -> None:
+    from artifactfs.commands.options import artifact_of
+    from artifactfs.errors import PathNotFound
+    from artifactfs.links import resolve
+
+    manifest = manager.manifest(artifact_of(address), address.collection, address.version)
+    directory = resolve(manifest, address.path or "")
+    if directory is None:
+        raise PathNotFound(f"there is no {address}")
+    if not manifest.is_directory(directory):
+        below: Iterable[tuple[str, int | None]] = [(directory, manifest.index(directory))]
+        skip = len(directory) - len(directory.rpartition("/")[2])
+    else:
+        below = _walk(manifest, directory) if recursive else _children(manifest, directory)
+        skip = len(directory) + 1 if directory else 0
+    if as_json:
+        show.json_array(_fields(manifest, path, position) for path, position in below)
+    elif long:
+        show.lines(show.table([_row(manifest, path, position, skip) for path, position in below], right=(1,)))
+    else:
+        show.lines(_label(manifest, path, position, skip) for path, position in below)
+
+
+def _children(manifest: Manifest, directory: str) -> Iterator[tuple[str, int | None]]:
+    """(path, position) of what is directly in a directory."""
+    before = f"{directory}/" if directory else ""
+    return ((before + name, position) for name, position in manifest.children(directory))
+
+
+def _walk(manifest: Manifest, directory: str) -> Iterator[tuple[str, int | None]]:
+    """(path, position) of everything below a directory, each directory before what is in it."""
+    pending = [_children(manifest, directory)]
+    while pending:
+        for path, position in pending[-1]:
+            yield path, position
+            if _is_directory(manifest, position):
+                pending.append(_children(manifest, path))
+                break
+        else:
+            pending.pop()
+
+
+def _is_directory(manifest: Manifest, position: int | None) -> bool:
+    from artifactfs.manifest import EntryKind
+
+    return position is None or manifest.kind(position) is EntryKind.DIRECTORY
+
+
+def _fields(manifest: Manifest, path: str, position: int | None) -> dict[str, Any]:
+    if position is None:
+        return {"path": path, "kind": "directory"}
+    return show.entry_fields(manifest[position])
+
+
+def _label(manifest: Manifest, path: str, position: int | None, skip: int) -> str:
+    if _is_directory(manifest, position):
+        return show.styled(show.name(path[skip:]), fg="blue") + "/"
+    return show.name(path[skip:])
+
+
+def _row(manifest: Manifest, path: str, position: int | None, skip: int) -> tuple[str, str, str, str]:
+    """Mode, size, date and name of an entry, as in ls -l."""
+    label = _label(manifest, path, position, skip)
+    if position is None:
+        return "d" + "-" * 9, "", "", label
+    entry: Entry = manifest[position]
+    mode = _KIND_LETTERS[entry.kind] + stat.filemode(entry.mode)[1:]
+    if entry.target is not None:
+        label += f" -> {show.name(entry.target)}"
+    return mode, str(entry.size_bytes) if entry.digest else "", show.date(entry.mtime_ns), label

@@ -1,0 +1,142 @@
+"""What the commands take in common: the store, addresses, KEY=VALUE, ``--json``; and the completion of addresses."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from artifactfs.errors import ArtifactError, InvalidName
+
+if TYPE_CHECKING:
+    from artifactfs.address import Address
+    from artifactfs.managers.base import ArtifactManager
+
+STORE_VARIABLE = "ARTIFACTFS_STORE"
+
+
+class CommandError(ArtifactError):
+    """A command cannot do what it was asked, for a reason that only the command line has."""
+
+
+class NoAnswer(ArtifactError):
+    """A command whose exit status is its answer (``diff``, ``verify``) could not find it out."""
+
+    exit_status: ClassVar[int] = 2
+
+
+@dataclass(frozen=True)
+class StoreChoice:
+    """The store that the options name."""
+
+    url: str | None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def connect(self) -> ArtifactManager:
+        """Open it. Raises CommandError (none was named), UnknownScheme, MissingDependency."""
+        if not self.url:
+            raise CommandError(f"no store: give --store URL or set {STORE_VARIABLE}")
+        return connect(self.url, self.options)
+
+
+def connect(url: str, options: Mapping[str, Any]) -> ArtifactManager:
+    """The manager of the store at `url`. Raises UnknownScheme, MissingDependency."""
+    from artifactfs.managers.registry import connect as connect_to
+
+    return connect_to(url, **options)
+
+
+class AddressType(click.ParamType):  # type: ignore[type-arg]
+    """An address, or a collection alone where `shortest` says so; completed from the store."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Address:
+        """Parse; InvalidName passes through click, so that it is one line like every other error."""
+        from artifactfs.address import parse_address
+
+        return parse_address(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """What the store has that begins so; nothing when it cannot be asked, because a prompt is no place to fail."""
+        from artifactfs.commands.completion import complete_address
+
+        store = StoreChoice(ctx.params.get("store_url"), dict(ctx.params.get("store_options") or ()))
+        try:
+            return [CompletionItem(found) for found in complete_address(store.connect(), incomplete)]
+        except (ArtifactError, OSError):
+            return []
+
+
+ADDRESS = AddressType()
+
+
+def key_value(text: str) -> tuple[str, Any]:
+    """``single_writer=true`` → ("single_writer", True): the value is read as JSON where it is JSON, else as text."""
+    key, separator, value = text.partition("=")
+    if not separator or not key.isidentifier():
+        # The text may be a secret: it is not repeated.
+        raise click.BadParameter("expected KEY=VALUE, with KEY a name")
+    return key, json_or_text(value)
+
+
+def json_or_text(value: str) -> Any:
+    """The JSON value that `value` is, else itself."""
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+def store_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add ``--store`` and ``--option``; the command gets them as one argument `store`, a StoreChoice."""
+
+    @functools.wraps(command)
+    def with_store(*, store_url: str | None, store_options: tuple[tuple[str, Any], ...], **given: Any) -> None:
+        command(store=StoreChoice(store_url, dict(store_options)), **given)
+
+    option = click.option(
+        "--option",
+        "store_options",
+        type=key_value,
+        metavar="KEY=VALUE",
+        multiple=True,
+        help="An option of the store, such as single_writer=true; may be repeated.",
+    )
+    store = click.option(
+        "--store",
+        "store_url",
+        metavar="URL",
+        envvar=STORE_VARIABLE,
+        # Before the address, whatever their order: it is completed from this store.
+        is_eager=True,
+        help=f"The store: a directory or any fsspec URL.  [default: ${STORE_VARIABLE}]",
+    )
+    return store(option(with_store))
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def artifact_of(address: Address) -> str:
+    """The artifact of an address that must have one. Raises InvalidName."""
+    if address.artifact is None:
+        raise InvalidName(f"{address} names a collection only: say which artifact, as in {address}/NAME")
+    return address.artifact
+
+
+def refuse_path(address: Address, what: str) -> None:
+    """Raises InvalidName when the address goes on into the version."""
+    if address.path is not None:
+        raise InvalidName(f"{address}: {what} takes a version, without a path")
+
+
+def refuse_version(address: Address, what: str) -> None:
+    """Raises InvalidName when the address names a version."""
+    if address.version is not None:
+        raise InvalidName(f"{address}: {what} takes an artifact, without a version")

@@ -1,0 +1,147 @@
+"""``artifactfs put``: log a directory or a file as the next version."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from artifactfs.commands import show
+from artifactfs.commands.options import (
+    ADDRESS,
+    StoreChoice,
+    artifact_of,
+    json_option,
+    json_or_text,
+    refuse_version,
+    store_options,
+)
+
+if TYPE_CHECKING:
+    from artifactfs.address import Address
+    from artifactfs.managers.base import CommitResult
+
+
+def metadata_of(text: str) -> dict[str, Any]:
+    """``epoch=3`` → {"epoch": 3}; a JSON object is taken whole."""
+    if text.lstrip().startswith("{"):
+        try:
+            found: dict[str, Any] = json.loads(text)
+        except ValueError as error:
+            raise click.BadParameter(f"not a JSON object: {error}") from None
+        return found
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise click.BadParameter("expected KEY=VALUE or a JSON object")
+    return {key: json_or_text(value)}
+
+
+@click.command()
+@click.argument("local", type=click.Path())
+@click.argument("address", type=ADDRESS)
+@click.option("-m", "--message", default="", help="What to remember about the version.")
+@click.option("--alias", "aliases", multiple=True, metavar="NAME", help="Give the version this name; may be repeated.")
+@click.option(
+    "--metadata",
+    type=metadata_of,
+    multiple=True,
+    metavar="KEY=VALUE|JSON",
+    help="Remember this with the version: VALUE is JSON where it is JSON, else text; may be repeated.",
+)
+@json_option
+@store_options
+def put(
+    store: StoreChoice,
+    local: str,
+    address: Address,
+    message: str,
+    aliases: tuple[str, ...],
+    metadata: tuple[dict[str, Any], ...],
+    as_json: bool,
+) -> None:
+    """Make the directory or file LOCAL the next version of an artifact.
+
+    ADDRESS is collection/artifact[:path]; PATH is a directory of the version to put it in. The same content as that of
+    the latest version makes no new one.
+
+    \b
+    --json prints one object: collection, artifact, version, created (false: same content as that version),
+    files, size_bytes, digest, sent_bytes, deduplicated_bytes, seconds.
+    """
+    from artifactfs.errors import NotFound
+    from artifactfs.managers.commit_id import new_commit_id
+
+    refuse_version(address, "put")
+    artifact = artifact_of(address)
+    if not os.path.exists(local):
+        raise NotFound(f"{local} does not exist")
+    manager = store.connect()
+    started = time.monotonic()
+    with show.progress(f"putting {address}", lambda: _size_of(local)) as progress:
+        result = manager.commit_tree(
+            artifact,
+            Path(local),
+            address.collection,
+            commit_id=new_commit_id(),
+            below=address.path or "",
+            message=message,
+            metadata={key: value for each in metadata for key, value in each.items()},
+            aliases=aliases,
+            progress=progress,
+        )
+    seconds = round(time.monotonic() - started, 3)
+    if as_json:
+        show.json_object({**result_fields(result), "seconds": seconds})
+    else:
+        click.echo(f"{result_text(result)}, {seconds:.1f} s")
+        if result.note:
+            click.echo(show.one_line(result.note))
+
+
+def result_fields(result: CommitResult) -> dict[str, Any]:
+    """What a commit gave, for JSON."""
+    info = result.info
+    return {
+        "collection": info.collection,
+        "artifact": info.artifact,
+        "version": info.version,
+        "created": result.created,
+        "files": info.file_count,
+        "size_bytes": info.size_bytes,
+        "digest": info.digest,
+        "sent_bytes": result.sent_bytes,
+        "deduplicated_bytes": result.deduplicated_bytes,
+    }
+
+
+def result_text(result: CommitResult) -> str:
+    """What a commit gave, for people."""
+    info = result.info
+    if not result.created:
+        return f"{info.collection}/{info.artifact} unchanged: same content as {info.version}"
+    sent, spared = show.size(result.sent_bytes), show.size(result.deduplicated_bytes)
+    label = f"{info.collection}/{info.artifact} {info.version}"
+    return f"{label}: {show.count(info.file_count, 'file')}, {sent} sent, {spared} already there"
+
+
+def _size_of(local: str) -> int:
+    """Bytes of a file, or of all files below a directory; what cannot be read is left to the commit to report."""
+    if not os.path.isdir(local):
+        return os.stat(local).st_size
+    total = 0
+    pending = [local]
+    while pending:
+        try:
+            with os.scandir(pending.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(entry.path)
+                    elif entry.is_file(follow_symlinks=False):
+                        total += entry.stat(follow_symlinks=False).st_size
+        except OSError:
+            continue
+    return total

@@ -28,6 +28,7 @@ from artifactfs.manifest import Entry, Manifest
 
 if TYPE_CHECKING:
     from artifactfs.catalog import Catalog, CatalogSource
+    from artifactfs.diff import Diff
     from artifactfs.managers.downloads import DownloadedBrowsing
 
 Progress = Callable[[int, int], None]
@@ -412,6 +413,18 @@ class ArtifactManager(ABC):
     def local_range(self, info: VersionInfo, entry: Entry) -> LocalRange | None:
         """Where the file's bytes lie on a local disk, None where they do not. Raises IntegrityError."""
         return self._browsing.local_range(info, entry)
+
+    def diff(self, artifact: str, old: str, new: str, collection: str | None = None) -> Diff:
+        """What differs between two versions of an artifact, as `artifactfs.diff` says. Raises as :meth:`manifest`.
+
+        Example:
+            >>> [entry.path for entry in manager.diff("bert", "v3", "latest").added]  # doctest: +SKIP
+            ['optimizer.pt']
+        """
+        from artifactfs.diff import diff
+
+        collection = collection or self.active_collection
+        return diff(self.manifest(artifact, collection, old), self.manifest(artifact, collection, new))
 
     def aliases(self, artifact: str, collection: str | None = None) -> dict[str, str]:
         """Alias → version, without ``latest``. Raises ArtifactNotFound, StoreUnreachable, AccessDenied."""

@@ -100,6 +100,7 @@ class Committer:
     def retry(self, staging: ArtifactStaging, pending: PendingTree) -> None:
         """Try a commit that failed again at once. A commit under way is left alone."""
         with self._wake:
+            self._await_end_of_job(staging, pending)
             if staging in self._jobs:
                 return
             if pending.record.state in (CommitState.RETRYING, CommitState.BLOCKED):
@@ -110,10 +111,7 @@ class Committer:
     def discard(self, staging: ArtifactStaging, pending: PendingTree) -> None:
         """Throw a sealed tree away. Raises Busy while it is being committed, OSError."""
         with self._wake:
-            # A job that has just given up on the tree says so a moment before it ends.
-            self._wake.wait_for(
-                lambda: staging not in self._jobs or pending.record.state is CommitState.COMMITTING, _LOOK_AGAIN_S
-            )
+            self._await_end_of_job(staging, pending)
             if staging in self._jobs:
                 raise Busy(f"{pending.name} of {staging.label} is being committed")
             self._jobs[staging] = threading.current_thread()
@@ -122,6 +120,12 @@ class Committer:
             logger.info("discarded %s of %s", pending.name, staging.label)
         finally:
             self._end_job(staging)
+
+    def _await_end_of_job(self, staging: ArtifactStaging, pending: PendingTree) -> None:
+        """A job that has given up on a tree shows so a moment before it ends. Called with `_wake` held."""
+        self._wake.wait_for(
+            lambda: staging not in self._jobs or pending.record.state is CommitState.COMMITTING, _LOOK_AGAIN_S
+        )
 
     # -- the scheduler ----------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from artifactfs.commands.cat import cat
 from artifactfs.commands.catalog import catalog
 from artifactfs.commands.completion import completion
 from artifactfs.commands.delete import delete
+from artifactfs.commands.diff import diff
 from artifactfs.commands.get import get
 from artifactfs.commands.log import log
 from artifactfs.commands.ls import ls
@@ -20,6 +21,7 @@ COMMANDS: tuple[click.Command, ...] = (
     put,
     get,
     cat,
+    diff,
     alias,
     delete,
     catalog,

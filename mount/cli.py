@@ -1,16 +1,19 @@
 """The command line: the program ``artifactfs``.
 
-`cli` is the group that every command hangs on; the commands of the drive are in `mount.commands`. This module and
-those import click and nothing else at their top: ``--help`` and ``--version`` answer at once, and what a command needs
-is imported when it runs. Errors that are foreseen are one line on stderr and exit status 1; wrong usage is 2.
+`cli` is the group that every command hangs on: those of the drive are in `mount.commands`, those of a store in
+`artifactfs.cli`. This module and the commands import click and nothing else at their top: ``--help`` and ``--version``
+answer at once, and what a command needs is imported when it runs. Errors that are foreseen are one line on stderr and
+exit status 1, unless the error names another; wrong usage is 2.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
 
+from artifactfs.cli import COMMANDS
 from mount.commands.commit import commit
 from mount.commands.discard import discard
 from mount.commands.mount import mount
@@ -40,7 +43,7 @@ def cli() -> None:
     """Versioned machine-learning artifacts on any storage, as a drive."""
 
 
-for _command in (mount, umount, status_command, commit, stage, retry, discard):
+for _command in (mount, umount, status_command, commit, stage, retry, discard, *COMMANDS):
     cli.add_command(_command)
 
 
@@ -56,8 +59,8 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except BrokenPipeError:
-        # The reader of our output has seen enough; what the interpreter still wants to flush has no place to go.
-        sys.stdout = open("/dev/null", "w")  # noqa: SIM115
+        # The reader of our output has seen enough; what the interpreter still wants to flush goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
         if not _is_foreseen(error):
@@ -65,7 +68,7 @@ def main() -> None:
         from mount.logs import redact
 
         click.echo(f"{PROGRAM}: {redact(_one_line(error))}", err=True)
-        sys.exit(1)
+        sys.exit(getattr(error, "exit_status", 1))
     sys.exit(status)
 
 

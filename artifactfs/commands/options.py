@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -28,6 +29,15 @@ class NoAnswer(ArtifactError):
     """A command whose exit status is its answer (``diff``, ``verify``) could not find it out."""
 
     exit_status: ClassVar[int] = 2
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Turn errors into NoAnswer, so that they are not taken for the answer."""
+    try:
+        yield
+    except ArtifactError as error:
+        raise NoAnswer(str(error)) from error
 
 
 @dataclass(frozen=True)

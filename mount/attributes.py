@@ -50,7 +50,7 @@ def get(vfs: Vfs, node: Node, name: str) -> bytes:
 def _of_staged(node: StagedNode) -> bytes:
     """The digest of a staged file that still stands for bytes of a version; other staged files have none yet."""
     reference = None
-    if node.path and node.tree.references is not None and stat.S_ISREG(node.tree.stat(node.path).st_mode):
+    if node.path and stat.S_ISREG(node.tree.stat(node.path).st_mode):
         reference = referred_entry(node.tree.disk_path(node.path))
     if reference is None or reference.digest is None:
         raise NoSuchAttribute("a staged file has no digest before it is committed")

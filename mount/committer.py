@@ -253,8 +253,6 @@ class Committer:
 
     def _by_reference(self, tree: StagedTree) -> dict[str, Any]:
         """What lets the manager take files that stand for bytes it has; if it cannot, they get bytes of their own."""
-        if tree.references is None:
-            return {}
         if self._manager.takes_references:
             return {"reference_of": referred_entry}
         tree.references.resolve_all(tree.root)

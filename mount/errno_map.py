@@ -21,6 +21,7 @@ _TABLE: tuple[tuple[type[BaseException], int], ...] = (
     (drive.NoRoom, errno.ENOSPC),
     (drive.NothingStaged, errno.ENODATA),
     (drive.NoSuchAttribute, errno.ENODATA),
+    (drive.NoSuchOffset, errno.ENXIO),
     (drive.AttributeUnsupported, errno.ENOTSUP),
     (store.InvalidName, errno.EINVAL),
     (store.NotFound, errno.ENOENT),
@@ -53,3 +54,13 @@ def errno_of(error: BaseException) -> int:
 def is_expected(error: BaseException) -> bool:
     """Whether `error` is one the drive or a system call raises on purpose."""
     return (isinstance(error, OSError) and bool(error.errno)) or any(isinstance(error, kind) for kind, _ in _TABLE)
+
+
+def is_other_disk(error: OSError) -> bool:
+    """Whether copy_file_range(2) failed because it cannot copy between these two files, so that bytes must be read."""
+    return error.errno in (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+def is_no_attribute(error: OSError) -> bool:
+    """Whether an extended attribute is not there, or the disk keeps none."""
+    return error.errno in (errno.ENODATA, errno.ENOTSUP)

@@ -12,6 +12,7 @@
         ├── NoRoom               the staging disk keeps the rest of its room for others
         ├── NothingStaged        a commit or discard of an empty staging
         ├── NoSuchAttribute      an extended attribute that is not there
+        ├── NoSuchOffset         looking for data past the end of a file
         └── AttributeUnsupported an extended attribute that cannot be kept
 """
 
@@ -54,6 +55,10 @@ class NothingStaged(DriveError):
 
 class NoSuchAttribute(DriveError):
     """The extended attribute is not there."""
+
+
+class NoSuchOffset(DriveError):
+    """Data or a hole was looked for past the end of the file."""
 
 
 class AttributeUnsupported(DriveError):

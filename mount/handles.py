@@ -17,6 +17,9 @@ from artifactfs.errors import IntegrityError
 from artifactfs.managers.base import ArtifactManager, LocalRange, VersionInfo
 from artifactfs.manifest import Entry
 from mount import disk
+from mount.errno_map import is_other_disk
+from mount.errors import NoSuchOffset
+from mount.references import Reference
 from mount.tree import VersionNode
 
 if TYPE_CHECKING:
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 
 # Files below this size are read and checked against their digest as a whole before their first byte is given out.
 CHECKED_BYTES = 1 << 20
+# As much as one request copies, so that it does not take long; the program asks again for the rest.
+COPY_BYTES = 16 << 20
 # About 200 bytes each.
 _REMEMBERED_CHECKS = 250_000
 
@@ -163,6 +168,26 @@ class Content:
         self._reader.note_checked(digest, where)
         return whole[offset : offset + size_bytes]
 
+    @property
+    def size_bytes(self) -> int:
+        """The length of the file."""
+        return self._entry.size_bytes
+
+    def to_reference(self) -> Reference:
+        """What lets a staged file stand for these bytes."""
+        return Reference.to_entry(self._info, self._entry, self._algorithm)
+
+    def copy_to(self, fd: int, offset: int, fd_offset: int, size_bytes: int) -> int:
+        """Put bytes into a file on the same disk, in the kernel; 0 where they do not lie there. Raises OSError."""
+        if self._descriptor is None or self._where is None:
+            return 0
+        try:
+            return os.copy_file_range(self._descriptor.fd, fd, size_bytes, self._where.offset + offset, fd_offset)
+        except OSError as error:
+            if is_other_disk(error):
+                return 0
+            raise
+
     def _read_in_place(self, fd: int, size_bytes: int, start: int) -> bytes:
         data = os.pread(fd, size_bytes, start)
         while len(data) < size_bytes:
@@ -182,16 +207,20 @@ class Content:
 class VersionFile:
     """An open file of a version. It stays on the version it was opened on, whatever is committed or deleted later."""
 
-    __slots__ = ("_content", "node", "read")
+    __slots__ = ("content", "node", "read")
 
     def __init__(self, node: VersionNode, content: Content) -> None:
         self.node = node
-        self._content = content
+        self.content = content
         self.read = content.read
+
+    def seek(self, offset: int, whence: int) -> int:
+        """lseek(2) with SEEK_DATA or SEEK_HOLE: all of it counts as data. Raises NoSuchOffset past the end."""
+        return _seek_in_data(offset, whence, self.content.size_bytes)
 
     def close(self) -> None:
         """Let go of the bytes."""
-        self._content.close()
+        self.content.close()
 
 
 class StagedFile:
@@ -203,7 +232,7 @@ class StagedFile:
         self.tree = tree
         self.fd = fd
         self.writable = writable
-        self.reference = tree.references.find(fd) if tree.references is not None else None
+        self.reference = tree.references.find(fd)
 
     def read(self, size_bytes: int, offset: int) -> bytes:
         """At most `size_bytes` from `offset`; fewer only at the end of the file."""
@@ -235,6 +264,34 @@ class StagedFile:
             self._resolve()
         os.ftruncate(self.fd, size_bytes)
         self.forget_reference()
+
+    def seek(self, offset: int, whence: int) -> int:
+        """lseek(2) with SEEK_DATA or SEEK_HOLE. Raises NoSuchOffset, OSError."""
+        if self.reference is not None and not self.reference.resolved:
+            return _seek_in_data(offset, whence, self.reference.reference.size_bytes)
+        return os.lseek(self.fd, offset, whence)
+
+    def copy_from(self, source: Handle, source_offset: int, offset: int, size_bytes: int) -> int:
+        """copy_file_range(2): returns how many bytes were copied, 0 at the end of `source`.
+
+        A version's whole file copied into an empty one becomes a reference to it: no bytes move.
+        Raises as `read` and `write`.
+        """
+        self.tree.touch()
+        content = source.content if isinstance(source, VersionFile) else None
+        if content is not None:
+            size_bytes = min(size_bytes, max(0, content.size_bytes - source_offset))
+            whole = source_offset == offset == 0 and size_bytes == content.size_bytes
+            if whole and size_bytes and self.tree.refer(self, content.to_reference()):
+                return size_bytes
+        size_bytes = min(size_bytes, COPY_BYTES)
+        if content is not None and size_bytes:
+            self._resolve()
+            self.tree.room.take(size_bytes)
+            done = content.copy_to(self.fd, source_offset, offset, size_bytes)
+            if done:
+                return done
+        return self.write(source.read(size_bytes, source_offset), offset)
 
     def fallocate(self, mode: int, offset: int, size_bytes: int) -> None:
         """fallocate(2). Raises OSError."""
@@ -273,6 +330,13 @@ class StagedFile:
 
 
 Handle = VersionFile | StagedFile
+
+
+def _seek_in_data(offset: int, whence: int, size_bytes: int) -> int:
+    """Where data or the next hole is in a file that is all data."""
+    if offset < 0 or offset >= size_bytes:
+        raise NoSuchOffset(f"offset {offset} is past the end")
+    return size_bytes if whence == os.SEEK_HOLE else offset
 
 
 def set_times(where: int | str, times_ns: tuple[int | None, int | None] | None) -> None:

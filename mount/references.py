@@ -13,7 +13,6 @@ several writers to one reference one puts the bytes in and the others wait.
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 import weakref
@@ -26,6 +25,7 @@ import msgspec
 
 from artifactfs.managers.base import VersionInfo
 from artifactfs.manifest import Entry, EntryKind
+from mount.errno_map import is_no_attribute
 
 if TYPE_CHECKING:
     from mount.handles import Content, VersionReader
@@ -81,7 +81,7 @@ def reference_of(where: int | str, size_bytes: int) -> Reference | None:
     try:
         raw = os.getxattr(where, ATTRIBUTE, follow_symlinks=isinstance(where, int))
     except OSError as error:
-        if error.errno in (errno.ENODATA, errno.ENOTSUP):
+        if is_no_attribute(error):
             return None
         raise
     reference = msgspec.msgpack.decode(raw, type=Reference)
@@ -99,7 +99,7 @@ def remove_attribute(fd: int) -> None:
     try:
         os.removexattr(fd, ATTRIBUTE)
     except OSError as error:
-        if error.errno not in (errno.ENODATA, errno.ENOTSUP):
+        if not is_no_attribute(error):
             raise
 
 

@@ -16,9 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mount import disk
+from mount.errno_map import is_no_attribute
 from mount.errors import Stale
 from mount.handles import StagedFile, set_times
-from mount.references import References
+from mount.references import Reference, References, referred_entry
 from mount.room import DiskRoom
 from mount.tree import Caller
 
@@ -38,8 +39,8 @@ class StagedTree:
         changed: threading.Condition,
         on_dirty: Callable[[], None],
         room: DiskRoom,
+        references: References,
         *,
-        references: References | None = None,
         sealed: bool = False,
     ) -> None:
         self.root = root
@@ -126,6 +127,11 @@ class StagedTree:
         """lstat(2). Raises OSError."""
         return os.lstat(self.disk_path(path))
 
+    def refers(self, path: str) -> bool:
+        """Whether the file stands for bytes of a version. Raises OSError."""
+        where = self.disk_path(path)
+        return not os.path.islink(where) and referred_entry(where) is not None
+
     def list(self, path: str) -> list[os.DirEntry[str]]:
         """The entries of a directory; none when the tree itself is not on disk. Raises OSError."""
         try:
@@ -180,6 +186,24 @@ class StagedTree:
                 self.forget_handle(handle)
                 raise
         return handle
+
+    def refer(self, handle: StagedFile, reference: Reference) -> bool:
+        """Make the empty open file stand for the bytes of a version; False where that cannot be. Raises OSError."""
+        with self._changed:
+            found = os.fstat(handle.fd)
+            if found.st_size or not handle.writable:
+                return False
+            try:
+                reference.attach(handle.fd)
+            except OSError as error:
+                if not is_no_attribute(error):
+                    raise
+                os.ftruncate(handle.fd, 0)
+                return False
+            for other in self._handles:
+                if os.path.samestat(os.fstat(other.fd), found):
+                    other.reference = self.references.find(other.fd)
+        return True
 
     def forget_handle(self, handle: StagedFile) -> None:
         """Close a handle and wake who waits for the last writer to go. Raises OSError of close(2)."""

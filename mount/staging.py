@@ -46,9 +46,8 @@ from mount.tree import LoadedVersion
 
 OnDirty = Callable[["ArtifactStaging"], None]
 
-# Beside an artifact's staging directory: the version it was filled from, whether nobody changed anything since, and
+# Beside an artifact's staging directory: whether it was filled from a version and nobody changed anything since, and
 # trees that are not staging yet or not any more.
-STAGED_FROM = "staged-from"
 UNTOUCHED = "untouched"
 TRASH = ".discarded"
 
@@ -74,7 +73,6 @@ class SealRecord(msgspec.Struct):
     error: str | None = None
     next_retry: float | None = None
     version: str | None = None
-    references: bool = False
 
 
 class PendingTree:
@@ -132,7 +130,7 @@ class ArtifactStaging:
         self._sealing = threading.Lock()
         self._on_dirty = on_dirty
         self._room = room
-        self._reader = reader
+        self._references = References(reader)
         self.staged = self._new_tree()
         self.pending: list[PendingTree] = []
         self.finished: deque[Finished] = deque(maxlen=_REMEMBERED_RESULTS)
@@ -151,7 +149,7 @@ class ArtifactStaging:
             if record is None:
                 shutil.rmtree(directory)
             else:
-                self.pending.append(PendingTree(directory, self._sealed_tree(directory, record), record))
+                self.pending.append(PendingTree(directory, self._sealed_tree(directory), record))
         if not self.staged.is_empty() and not self.is_untouched:
             self.staged.touch()
         elif self.pending:
@@ -172,14 +170,10 @@ class ArtifactStaging:
         return record
 
     def _new_tree(self) -> StagedTree:
-        references = References(self._reader) if (self.directory / STAGED_FROM).exists() else None
-        return StagedTree(self.directory / STAGING, self.changed, self._note_touched, self._room, references=references)
+        return StagedTree(self.directory / STAGING, self.changed, self._note_touched, self._room, self._references)
 
-    def _sealed_tree(self, directory: Path, record: SealRecord) -> StagedTree:
-        references = References(self._reader) if record.references else None
-        return StagedTree(
-            directory / "tree", self.changed, lambda: None, self._room, references=references, sealed=True
-        )
+    def _sealed_tree(self, directory: Path) -> StagedTree:
+        return StagedTree(directory / "tree", self.changed, lambda: None, self._room, self._references, sealed=True)
 
     def _note_touched(self) -> None:
         (self.directory / UNTOUCHED).unlink(missing_ok=True)
@@ -202,7 +196,6 @@ class ArtifactStaging:
             self.directory.mkdir(parents=True, exist_ok=True)
             try:
                 fill_by_reference(aside, loaded)
-                disk.write_durably(self.directory / STAGED_FROM, loaded.info.version.encode())
                 disk.write_durably(self.directory / UNTOUCHED, b"")
                 with self.lock:
                     self._replace_staged(aside)
@@ -239,7 +232,6 @@ class ArtifactStaging:
                 time.time(),
                 request.message,
                 list(request.aliases),
-                references=self.staged.references is not None,
             )
             directory = self.directory / f"{PENDING_PREFIX}.{number}"
             directory.mkdir()
@@ -289,15 +281,11 @@ class ArtifactStaging:
             raise NothingStaged(f"nothing is staged for {self.label}")
         staged = self.staged
         staged.move(pending.directory / "tree")
-        self._forget_origin()
+        (self.directory / UNTOUCHED).unlink(missing_ok=True)
         self.staged = self._new_tree()
         if force:
             staged.keep_writing(self.staged)
         self.pending.append(pending)
-
-    def _forget_origin(self) -> None:
-        for name in (UNTOUCHED, STAGED_FROM):
-            (self.directory / name).unlink(missing_ok=True)
 
     def discard_staged(self) -> int:
         """Throw away what is staged; returns the number of files. Raises Busy, NothingStaged, OSError."""
@@ -309,7 +297,7 @@ class ArtifactStaging:
                     raise NothingStaged(f"nothing is staged for {self.label}")
                 files, _ = self.staged.usage()
                 self.staged.move(trash)
-                self._forget_origin()
+                (self.directory / UNTOUCHED).unlink(missing_ok=True)
                 self.staged = self._new_tree()
             shutil.rmtree(trash)
             return files

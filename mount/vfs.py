@@ -174,10 +174,10 @@ class Vfs:
     def _staged_attrs(self, node: StagedNode) -> Attrs:
         if node.path:
             attrs = self._disk_attrs(node.tree.stat(node.path))
-            if node.tree.references is None or attrs.blocks > ATTRIBUTE_BLOCKS or not stat.S_ISREG(attrs.mode):
-                return attrs
-            # A file that is a reference is one hole on disk; to programs it is full of bytes.
-            return attrs._replace(blocks=-(-attrs.size_bytes // BLOCK_BYTES))
+            if attrs.blocks <= ATTRIBUTE_BLOCKS < attrs.size_bytes // BLOCK_BYTES and node.tree.refers(node.path):
+                # One hole on disk; to programs it is full of bytes.
+                return attrs._replace(blocks=-(-attrs.size_bytes // BLOCK_BYTES))
+            return attrs
         ino = ino_of("staging", node.artifact.collection, node.artifact.name, node.pending or "")
         try:
             top = self._disk_attrs(node.tree.stat(""))

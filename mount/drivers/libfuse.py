@@ -128,6 +128,22 @@ def _fuse_class(mfusepy: Any) -> Any:
         def truncate_fuse_3(self, path: bytes | None, length: int, fip: Any) -> int:
             return int(self.operations.truncate(_path(path), length, _info(fip)))
 
+        def lseek(self, path: bytes | None, offset: int, whence: int, fip: Any) -> int:
+            return int(self.operations.lseek(_path(path), offset, whence, fip.contents))
+
+        def copy_file_range(
+            self,
+            path: bytes | None,
+            fip: Any,
+            offset: int,
+            new_path: bytes | None,
+            new_fip: Any,
+            new_offset: int,
+            size: int,
+            flags: int,
+        ) -> int:
+            return int(self.operations.copy_file_range(fip.contents, offset, new_fip.contents, new_offset, size))
+
         def utimens_fuse_3(self, path: bytes | None, times: Any, fip: Any) -> int:
             pair = (_time_ns(times.contents.actime), _time_ns(times.contents.modtime)) if times else None
             return int(self.operations.utimens(_path(path), pair, _info(fip)))
@@ -397,6 +413,12 @@ class _Requests:
     def fallocate(self, path: str | None, mode: int, offset: int, size: int, info: Any) -> int:
         self._staged(info).fallocate(mode, offset, size)
         return 0
+
+    def lseek(self, path: str | None, offset: int, whence: int, info: Any) -> int:
+        return self._handles[info.fh].seek(offset, whence)
+
+    def copy_file_range(self, info: Any, offset: int, new_info: Any, new_offset: int, size: int) -> int:
+        return self._staged(new_info).copy_from(self._handles[info.fh], offset, new_offset, size)
 
     def release(self, path: str | None, info: Any) -> int:
         self._handles.pop(info.fh).close()

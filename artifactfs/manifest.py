@@ -96,7 +96,7 @@ class ManifestBuilder:
         self.sizes: array[int] = array("Q")
         self.mtimes: array[int] = array("q")
         self.kinds = bytearray()
-        self._modes: array[int] = array("H")
+        self.modes: array[int] = array("H")
         self._offsets: array[int] = array("Q")
         self._object_index: array[int] = array("I")
         self._objects: dict[bytes, int] = {}
@@ -123,7 +123,7 @@ class ManifestBuilder:
         self.kinds.append(kind)
         self.sizes.append(size_bytes)
         self.mtimes.append(mtime_ns)
-        self._modes.append(mode & 0o777)
+        self.modes.append(mode & 0o777)
         self._offsets.append(0)
         self._object_index.append(_NO_OBJECT)
         if kind is EntryKind.SYMLINK:
@@ -185,7 +185,7 @@ class ManifestBuilder:
         width = self._width
         self.paths = [self.paths[row] for row in order]
         self.kinds = bytearray(self.kinds[row] for row in order)
-        for name in ("sizes", "mtimes", "_modes", "_offsets", "_object_index"):
+        for name in ("sizes", "mtimes", "modes", "_offsets", "_object_index"):
             column = getattr(self, name)
             setattr(self, name, array(column.typecode, (column[row] for row in order)))
         self._digests = bytearray().join(self._digests[row * width : (row + 1) * width] for row in order)
@@ -203,7 +203,7 @@ class ManifestBuilder:
         manifest.algorithm = self.algorithm
         manifest._paths = self.paths
         manifest._kinds = bytes(self.kinds)
-        manifest._modes = self._modes
+        manifest._modes = self.modes
         manifest._sizes = self.sizes
         manifest._mtimes = self.mtimes
         manifest._offsets = self._offsets

@@ -29,7 +29,9 @@ from artifactfs.manifest import Entry, Manifest
 if TYPE_CHECKING:
     from artifactfs.catalog import Catalog, CatalogSource
     from artifactfs.diff import Diff
+    from artifactfs.findings import OnFinding, VerifyReport
     from artifactfs.managers.downloads import DownloadedBrowsing
+    from artifactfs.objects.gc import GcReport
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, files done) as a transfer goes on, from any thread, and at least once at its end."""
@@ -207,6 +209,12 @@ class ArtifactManager(ABC):
     def local_root(self) -> Path | None:
         """The directory of a store on a local disk, None for others."""
         return None
+
+    @property
+    def staging_root(self) -> Path | None:
+        """Where the drive may keep what is not committed yet, on the disk of a local store; None for other stores."""
+        root = self.local_root
+        return None if root is None else root / names.STAGING
 
     @property
     def store_id(self) -> str | None:
@@ -478,6 +486,46 @@ class ArtifactManager(ABC):
         can give two versions.
         """
         return self._browsing.commit_tree(collection or self.active_collection, artifact, tree, below)
+
+    # -- keeping the store in order ---------------------------------------------------------------------------------
+
+    def verify(
+        self,
+        artifact: str | None = None,
+        collection: str | None = None,
+        version: str | None = None,
+        *,
+        on_finding: OnFinding | None = None,
+        progress: Progress | None = None,
+    ) -> VerifyReport:
+        """Check what is stored: one version, an artifact's versions, a collection, or (nothing given) everything.
+
+        Without `artifact`, a `collection` of None means all of them; with it, the active one. Damage is reported, not
+        raised: each finding goes to `on_finding` as it is made, and all are in the report. Reads every file of every
+        version against its digest, unless a backend knows better.
+        Raises CollectionNotFound, ArtifactNotFound, VersionNotFound, StoreUnreachable, AccessDenied.
+
+        Example:
+            >>> for finding in manager.verify().damage:  # doctest: +SKIP
+            ...     print(finding, *finding.versions)
+        """
+        from artifactfs.findings import verify_by_reading
+
+        return verify_by_reading(self, artifact, collection, version, on_finding, progress)
+
+    def gc(self, *, grace_s: float = 86_400, dry_run: bool = False, progress: Progress | None = None) -> GcReport:
+        """Free the room of what no version needs any more: found by one call, deleted by one `grace_s` later.
+
+        `grace_s` must be longer than any commit takes. `dry_run` reports what would be deleted and changes nothing.
+        `progress` is told of bytes and objects deleted.
+        Raises IntegrityError and FormatError, with nothing deleted, when a version's record or manifest cannot be read;
+        Unsupported (this backend has nothing to free), StoreUnreachable, AccessDenied.
+
+        Example:
+            >>> manager.gc(dry_run=True).deleted_bytes  # doctest: +SKIP
+            1073741824
+        """
+        raise Unsupported(f"{type(self).__name__} keeps nothing that gc could free")
 
     @functools.cached_property
     def _browsing(self) -> DownloadedBrowsing:

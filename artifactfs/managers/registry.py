@@ -1,12 +1,20 @@
-"""From a store's URL to its manager. Pure lookup; backends are imported when they are asked for, from any thread."""
+"""From a store's URL to its manager. Backends are imported when they are asked for, from any thread.
+
+A lookup by scheme; only a local directory is looked into, for whether it is in squirrel's layout. ``plain+`` before a
+URL says that it is, which is the only way to say so of a remote store, and ``squirrel+`` asks for squirrel-core's own
+manager.
+"""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from artifactfs.errors import MissingDependency, UnknownScheme
 from artifactfs.managers.base import ArtifactManager
 
+PLAIN = "plain+"
+SQUIRREL = "squirrel+"
 _LOCAL = frozenset({"", "file", "local"})
 _EXTRAS = {
     "s3": "s3",
@@ -52,7 +60,10 @@ def connect(url: str, *, collection: str = "default", **options: Any) -> Artifac
     """Open the store at `url`: a local path, ``file://``, ``memory://``, ``s3://``, ``gs://`` or another fsspec URL.
 
     `collection` is the manager's active collection. `options` are those of the backend, such as ``single_writer`` or
-    fsspec's storage options. The store itself is not touched before the first call.
+    fsspec's storage options. The store itself is not touched before the first call, except that a local directory is
+    looked at: without the marker of a store, and with ``<collection>/<artifact>/v<N>/files`` in it, it is in squirrel's
+    layout, which `managers.plain` reads and writes. ``plain+file://…``, ``plain+s3://…`` name that layout for an empty
+    directory and for a remote store. ``squirrel+file://…`` goes through squirrel-core, which must be installed.
 
     Raises:
         UnknownScheme: nothing here opens such a URL; the message lists what works.
@@ -60,12 +71,28 @@ def connect(url: str, *, collection: str = "default", **options: Any) -> Artifac
         InvalidName: `collection` breaks the rule.
     """
     url = str(url)
-    scheme = url.partition("://")[0].lower() if "://" in url else ""
+    place = url.removeprefix(PLAIN).removeprefix(SQUIRREL)
+    scheme = place.partition("://")[0].lower() if "://" in place else ""
     if scheme not in _LOCAL:
         _check_scheme(scheme, url)
+    if url.startswith(SQUIRREL):
+        from artifactfs.managers.adapter import squirrel_manager
+
+        return squirrel_manager(place, collection=collection, **options)
+    if url.startswith(PLAIN) or (scheme in _LOCAL and _looks_plain(place)):
+        from artifactfs.managers.plain import PlainArtifactManager
+
+        return PlainArtifactManager(place, collection=collection, **options)
     from artifactfs.managers.filesystem import FileSystemArtifactManager
 
     return FileSystemArtifactManager(url, collection=collection, **options)
+
+
+def _looks_plain(place: str) -> bool:
+    from artifactfs.plain.detect import looks_plain
+
+    _, separator, path = place.partition("://")
+    return looks_plain(path if separator else os.path.expanduser(place))
 
 
 def _check_scheme(scheme: str, url: str) -> None:

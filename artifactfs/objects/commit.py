@@ -82,9 +82,10 @@ class Committer:
 
     def commit(self, commit: Commit) -> Committed:
         """Make the version, or find the one this commit made before. Raises as `ArtifactManager.commit_tree`."""
-        self._refuse_own_store(commit.tree)
+        if self._store.local_root is not None:
+            refuse_own_store(self._store.local_root, commit.tree)
         # Before anything is read or sent: what the record cannot hold is refused here.
-        layout.encode(_record(commit, 0, None, "", "", Manifest()))
+        layout.encode(record_of(commit, 0, None, "", "", Manifest()))
         numbers = self._history.numbers(commit.collection, commit.artifact)
         made = self._history.find_commit(commit.collection, commit.artifact, commit.commit_id, numbers)
         if made is not None:
@@ -124,7 +125,7 @@ class Committer:
                 manifest_object = self._store_manifest(manifest, packer)
                 continue
             parent = latest.version if latest else None
-            record = _record(commit, numbers.next, parent, digest, manifest_object, manifest)
+            record = record_of(commit, numbers.next, parent, digest, manifest_object, manifest)
             if self._create(commit, numbers.next, record):
                 return record, True
 
@@ -189,17 +190,18 @@ class Committer:
             )
         return Committed(made, True)
 
-    def _refuse_own_store(self, tree: str) -> None:
-        root = self._store.local_root
-        if root is not None:
-            root, tree = os.path.realpath(root), os.path.realpath(tree)
-            if os.path.commonpath([root, tree]) == tree and os.path.isdir(tree):
-                raise UnsupportedTree(f"{tree} holds the store {root} itself: it cannot be logged to that store")
+
+def refuse_own_store(root: str, tree: str) -> None:
+    """Raises UnsupportedTree when the tree holds the store it is to be logged to."""
+    root, tree = os.path.realpath(root), os.path.realpath(tree)
+    if os.path.commonpath([root, tree]) == tree and os.path.isdir(tree):
+        raise UnsupportedTree(f"{tree} holds the store {root} itself: it cannot be logged to that store")
 
 
-def _record(
+def record_of(
     commit: Commit, number: int, parent: str | None, digest: str, manifest_object: str, manifest: Manifest
 ) -> Record:
+    """The record of a version that a commit makes."""
     return Record(
         version=f"v{number}",
         created=time.time_ns(),

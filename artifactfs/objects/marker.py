@@ -42,7 +42,8 @@ class StoreMarker:
                 if marker is None:
                     raise FormatError(
                         f"{self._store.url} is not an artifactfs store: it has no {layout.MARKER_KEY} but holds "
-                        f"{', '.join(map(repr, foreign[:3]))}; choose an empty or new directory"
+                        f"{', '.join(map(repr, foreign[:3]))}; choose an empty or new directory, or put plain+ before "
+                        "the URL if squirrel-core wrote it"
                     )
         with self._lock:
             self._seen = marker

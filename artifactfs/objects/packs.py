@@ -126,7 +126,7 @@ class Packer:
     def _small(self, scan: Scan, row: int, size_bytes: int) -> None:
         if len(self._pack) + size_bytes > PACK_BYTES:
             self._end_pack(scan)
-        data = _read_small(scan, row, size_bytes)
+        data = read_small(scan, row, size_bytes)
         self._done_files += 1
         self._done_bytes += size_bytes
         if not data:
@@ -188,7 +188,7 @@ class Packer:
             self._progress(self._done_bytes, self._done_files)
 
 
-def _read_small(scan: Scan, row: int, size_bytes: int) -> bytes:
+def read_small(scan: Scan, row: int, size_bytes: int) -> bytes:
     """The bytes of a small file. Raises UnsupportedTree when it is not the file that was scanned any more."""
     path = scan.path(row)
     fd = open_regular(path)

@@ -1,0 +1,262 @@
+"""Making versions on this machine's disk.
+
+A version is made whole in a hidden directory, with its record in it, put on disk, and renamed to the first free number
+in one step that fails where the number is taken; then the next one is tried. So nobody, squirrel-core included, sees
+half a version, any number of processes may commit at once, and a commit that is repeated after a crash finds the record
+if the rename had come through, and nothing if not. A tree that is given away is linked file by file, so that it stays
+readable until its owner deletes it and is whole after a crash at any moment; another one is copied.
+
+Threading: any thread and any process; no lock is needed. What a killed process left is removed by a later commit.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from blake3 import blake3
+
+from artifactfs import names
+from artifactfs.errors import ArtifactError
+from artifactfs.managers.base import CommitResult
+from artifactfs.manifest import Entry, EntryKind, Manifest
+from artifactfs.objects.commit import Commit, refuse_own_store
+from artifactfs.objects.disk import (
+    copy_new,
+    link_new,
+    make_durable_directories,
+    rename_new,
+    sync_directory,
+    sync_file,
+    sync_filesystem,
+    write_new,
+)
+from artifactfs.objects.hashing import changed, hash_file, stored_digest, unreadable
+from artifactfs.objects.layout import encode
+from artifactfs.objects.local import SYNC_EACH_LIMIT
+from artifactfs.objects.packs import SMALL_FILE_BYTES, read_small
+from artifactfs.objects.restore import remove_tree
+from artifactfs.objects.scan import Scan, scan_tree
+from artifactfs.objects.store import translate
+from artifactfs.plain import layout
+from artifactfs.plain.contents import Contents
+from artifactfs.plain.history import PlainHistory
+from artifactfs.plain.making import Made, check_recordable, has_content, latest_of, made_before
+
+# What has not been touched for so long, and whose maker does not hold its lock, was left by a process that died.
+_STALE_NS = 3600 * 1_000_000_000
+
+
+class LocalCommitter:
+    """Commits trees to the plain store in the directory `root`."""
+
+    def __init__(self, root: str, history: PlainHistory, contents: Contents) -> None:
+        self._root = root
+        self._history = history
+        self._contents = contents
+
+    def commit(self, commit: Commit) -> CommitResult:
+        """Make the version, or find the one this commit made before. Raises as `ArtifactManager.commit_tree`."""
+        refuse_own_store(self._root, commit.tree)
+        check_recordable(commit)
+        numbers = self._history.numbers(commit.collection, commit.artifact)
+        made = made_before(self._history, commit, numbers)
+        if made is not None:
+            return made
+        scan = scan_tree(commit.tree, commit.below)
+        try:
+            with self.aside() as directory:
+                _Filling(commit, scan, f"{directory}/{layout.FILES}").run()
+                return self._publish(commit, scan.builder.build(), directory, numbers.next)
+        except ArtifactError:
+            raise
+        except OSError as error:
+            raise translate(error, f"cannot commit to {self._root}") from error
+
+    @contextmanager
+    def aside(self) -> Iterator[str]:
+        """A fresh directory on the store's disk that nobody sees, gone at the end if still there. Raises OSError."""
+        parent = f"{self._root}/{layout.TEMPORARY}"
+        make_durable_directories(parent)
+        self._explain()
+        _remove_stale(parent)
+        directory = f"{parent}/{uuid.uuid4().hex}"
+        os.mkdir(directory)
+        lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield directory
+        finally:
+            if os.path.lexists(directory):
+                remove_tree(directory)
+            os.close(lock)
+
+    def _explain(self) -> None:
+        about = f"{self._root}/{layout.ABOUT_KEY}"
+        if not os.path.lexists(about):
+            os.makedirs(os.path.dirname(about), exist_ok=True)
+            # Not exclusively: two may write the same at once.
+            with open(about, "wb") as file:
+                file.write(layout.ABOUT)
+
+    def _publish(self, commit: Commit, manifest: Manifest, directory: str, looked_below: int) -> CommitResult:
+        """Rename the finished version to the first free number, unless it is there already.
+
+        Versions numbered below `looked_below` are known not to be of this commit.
+        """
+        made = Made.of(manifest)
+        synced = False
+        artifact = f"{self._root}/{layout.artifact_key(commit.collection, commit.artifact)}"
+        while True:
+            numbers = self._history.numbers(commit.collection, commit.artifact)
+            before = made_before(self._history, commit, numbers, looked_below)
+            if before is not None:
+                return before
+            looked_below = numbers.next
+            latest = latest_of(self._history, self._contents, commit, numbers)
+            if latest is not None and has_content(self._contents, latest, made):
+                return CommitResult(latest, created=False)
+            if not synced:
+                # This may take seconds; so look again what there is before trying a number.
+                _finish(made, directory)
+                make_durable_directories(artifact)
+                synced = True
+                continue
+            record = made.record(commit, numbers.next, latest.version if latest else None)
+            _write_record(f"{directory}/{layout.RECORD}", encode(record))
+            if rename_new(directory, f"{artifact}/{names.version_name(numbers.next)}"):
+                sync_directory(artifact)
+                info = record.info(commit.collection, commit.artifact)
+                return CommitResult(info, created=True, sent_bytes=info.size_bytes)
+
+
+class _Filling:
+    """Puts the files of a scanned tree into a directory that does not exist yet, hashing them on the way."""
+
+    def __init__(self, commit: Commit, scan: Scan, root: str) -> None:
+        self._commit = commit
+        self._scan = scan
+        self._root = os.fsencode(root)
+        self._done_bytes = 0
+        self._done_files = 0
+
+    def run(self) -> None:
+        """Place directories and files; symlinks come last, in `_finish`.
+
+        Raises UnsupportedTree when a file is not as it was scanned, AccessDenied, OSError.
+        """
+        builder = self._scan.builder
+        os.makedirs(self._root + b"/" + os.fsencode(self._commit.below))
+        for row, path in enumerate(builder.paths):
+            place = self._root + b"/" + path
+            kind = builder.kinds[row]
+            if kind == EntryKind.DIRECTORY:
+                os.mkdir(place, 0o700)
+            elif kind == EntryKind.FILE:
+                builder.set_content(row, bytes.fromhex(self._file(row, os.fsdecode(place))), None)
+                self._report(builder.sizes[row])
+        if self._commit.progress is not None:
+            self._commit.progress(self._done_bytes, self._done_files)
+
+    def _file(self, row: int, place: str) -> str:
+        """Give the file its place; returns its digest."""
+        builder = self._scan.builder
+        if self._commit.consume and (digest := self._link(row, place)) is not None:
+            return digest
+        if builder.sizes[row] < SMALL_FILE_BYTES:
+            data = read_small(self._scan, row, builder.sizes[row])
+            write_new(place, data, sync=False)
+            digest = blake3(data).hexdigest()
+        else:
+            copy_new(self._scan.path(row), place)
+            self._check_unchanged(row)
+            digest = stored_digest(place)
+        os.chmod(place, builder.modes[row])
+        os.utime(place, ns=(builder.mtimes[row], builder.mtimes[row]))
+        return digest
+
+    def _link(self, row: int, place: str) -> str | None:
+        file = hash_file(self._scan.path(row))
+        # Somebody else's file would stay theirs to change.
+        if os.geteuid() not in (file.status.st_uid, 0) or not link_new(file.path, place):
+            return None
+        file.check_unchanged()
+        self._check_unchanged(row)
+        return file.digest
+
+    def _check_unchanged(self, row: int) -> None:
+        path = self._scan.path(row)
+        try:
+            status = os.lstat(path)
+        except OSError as error:
+            raise unreadable(path, error) from error
+        if (status.st_size, status.st_mtime_ns) != (self._scan.builder.sizes[row], self._scan.builder.mtimes[row]):
+            raise changed(path)
+
+    def _report(self, size_bytes: int) -> None:
+        self._done_bytes += size_bytes
+        self._done_files += 1
+        if self._commit.progress is not None:
+            self._commit.progress(self._done_bytes, self._done_files)
+
+
+def _finish(made: Made, directory: str) -> None:
+    """Make a version's symlinks, give its directories what they are like, write its manifest, put it all on disk."""
+    write_new(f"{directory}/{layout.MANIFEST}", made.encoded, sync=False)
+    files = f"{directory}/{layout.FILES}"
+    directories: list[Entry] = []
+    for entry in made.manifest:
+        if entry.kind is EntryKind.DIRECTORY:
+            directories.append(entry)
+        elif entry.kind is EntryKind.SYMLINK:
+            # With the target that was checked, not what the tree's symlink may say by now.
+            os.symlink(entry.target or "", f"{files}/{entry.path}")
+            os.utime(f"{files}/{entry.path}", ns=(entry.mtime_ns, entry.mtime_ns), follow_symlinks=False)
+    # Deepest first: a directory whose mtime is set gets nothing new afterwards.
+    for entry in reversed(directories):
+        os.chmod(f"{files}/{entry.path}", entry.mode)
+        os.utime(f"{files}/{entry.path}", ns=(entry.mtime_ns, entry.mtime_ns))
+    if len(made.manifest) > SYNC_EACH_LIMIT and sync_filesystem(directory):
+        return
+    for parent, _, found in os.walk(directory, topdown=False):
+        for name in found:
+            path = f"{parent}/{name}"
+            if not os.path.islink(path):
+                sync_file(path)
+        sync_directory(parent)
+
+
+def _write_record(path: str, record: bytes) -> None:
+    if os.path.lexists(path):
+        os.unlink(path)
+    write_new(path, record, sync=True)
+    sync_directory(os.path.dirname(path))
+
+
+def _remove_stale(parent: str) -> None:
+    """Remove what processes that died left in `parent`."""
+    with os.scandir(parent) as entries:
+        old = [entry.path for entry in entries if _is_old(entry)]
+    for path in old:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue  # its maker lives and is done
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove_tree(path)
+        except (BlockingIOError, FileNotFoundError):
+            continue  # its maker lives, or another removes it
+        finally:
+            os.close(fd)
+
+
+def _is_old(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.stat(follow_symlinks=False).st_ctime_ns < time.time_ns() - _STALE_NS
+    except FileNotFoundError:
+        return False

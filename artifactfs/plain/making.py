@@ -1,0 +1,73 @@
+"""What making a version is, wherever it is made: is it there already, and if not, under which record.
+
+Threading: pure functions on the parts of a store, which are safe from any thread.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from blake3 import blake3
+
+from artifactfs.managers.base import CommitResult, VersionInfo
+from artifactfs.manifest import EntryKind, Manifest
+from artifactfs.objects import layout as objects_layout
+from artifactfs.objects.commit import Commit, record_of
+from artifactfs.objects.history import Numbers
+from artifactfs.objects.layout import Record
+from artifactfs.plain.contents import Contents
+from artifactfs.plain.history import PlainHistory
+
+
+class Made(NamedTuple):
+    """The content of a version to be: its manifest, that encoded, the encoding's digest, and the content digest."""
+
+    manifest: Manifest
+    encoded: bytes
+    name: str
+    digest: str
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Made:
+        """What is needed of a manifest."""
+        encoded = manifest.encode()
+        return cls(manifest, encoded, blake3(encoded).hexdigest(), manifest.content_digest())
+
+    def record(self, commit: Commit, number: int, parent: str | None) -> Record:
+        """The version's record at that number."""
+        return record_of(commit, number, parent, self.digest, self.name, self.manifest)
+
+
+def check_recordable(commit: Commit) -> None:
+    """Raises SerializationError when a record cannot hold the commit's message and metadata."""
+    objects_layout.encode(record_of(commit, 0, None, "", "", Manifest()))
+
+
+def made_before(history: PlainHistory, commit: Commit, numbers: Numbers, since: int = 0) -> CommitResult | None:
+    """What the commit with that id made, None when it made nothing. Raises FormatError."""
+    record = history.find_commit(commit.collection, commit.artifact, commit.commit_id, numbers, since)
+    if record is None:
+        return None
+    if commit.progress is not None:
+        commit.progress(record.size_bytes, record.file_count)
+    return CommitResult(record.info(commit.collection, commit.artifact), created=True)
+
+
+def latest_of(history: PlainHistory, contents: Contents, commit: Commit, numbers: Numbers) -> VersionInfo | None:
+    """The latest version of the artifact that is committed to, None when there is none."""
+    if not numbers.live:
+        return None
+    found = history.records(commit.collection, commit.artifact, numbers.live[-1:])
+    return contents.info(commit.collection, commit.artifact, numbers.live[-1], found[0] if found else None)
+
+
+def has_content(contents: Contents, info: VersionInfo, made: Made) -> bool:
+    """Whether a version holds that content already. One that somebody else wrote is read for it, if it may."""
+    if info.digest is not None:
+        return info.digest == made.digest
+    theirs = contents.manifest(info.collection, info.artifact, info.number, None)
+    return _outline(theirs) == _outline(made.manifest) and contents.digest(info, theirs) == made.digest
+
+
+def _outline(manifest: Manifest) -> list[tuple[str, int]]:
+    return [(entry.path, entry.size_bytes) for entry in manifest if entry.kind is EntryKind.FILE]

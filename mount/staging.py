@@ -455,9 +455,9 @@ def area_root(manager: ArtifactManager, settings: MountSettings) -> Path:
     """
     owner = f"{socket.gethostname()}\0{os.getuid()}\0{os.path.realpath(settings.state_dir)}"
     name = f"{os.getuid()}-{hashlib.sha256(owner.encode()).hexdigest()[:16]}"
-    local_root: Callable[[], Path | None] | Path | None = getattr(manager, "local_root", None)
-    if isinstance(local_root, Path):
-        return local_root / STAGING / name
+    staging_root = manager.staging_root
+    if staging_root is not None:
+        return staging_root / name
     store = getattr(manager, "store_id", None) or hashlib.sha256(settings.url.encode()).hexdigest()[:32]
     return settings.state_dir / STAGING / store
 

@@ -22,7 +22,8 @@ FUSE_CONF = Path("/etc/fuse.conf")
 
 _IN_CONTAINER = "in a container add --device /dev/fuse --cap-add SYS_ADMIN"
 _CAP_SYS_ADMIN = 21
-_LOCAL_SCHEMES = ("", "file", "local")
+# What stands before them asks for a layout or a library; see artifactfs.connect.
+_LOCAL_SCHEMES = ("", *(before + scheme for before in ("", "plain+", "squirrel+") for scheme in ("file", "local")))
 
 
 class MountRefused(ArtifactError):

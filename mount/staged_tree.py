@@ -89,18 +89,38 @@ class StagedTree:
         So what programs write from here on is staged there, and what they had written is sealed here. Called with the
         lock held. Raises OSError.
         """
+        linked: dict[tuple[int, int], str] = {}
         for handle in [handle for handle in self._handles if handle.writable]:
             self._handles.discard(handle)
             handle.tree = into
             into._handles.add(handle)
             path = os.readlink(f"/proc/self/fd/{handle.fd}")
             # A file opened twice has been moved already; one without a name stays without.
-            if os.fstat(handle.fd).st_nlink > 0 and path.startswith(f"{self.root}/"):
+            found = os.fstat(handle.fd)
+            if found.st_nlink > 0 and path.startswith(f"{self.root}/"):
                 kept = into.disk_path(os.path.relpath(path, self.root))
                 os.makedirs(os.path.dirname(kept), exist_ok=True)
                 os.rename(path, kept)
                 disk.copy(kept, path)
                 into.touch()
+                if found.st_nlink > 1:
+                    linked[found.st_dev, found.st_ino] = kept
+        if linked:
+            self._part(linked)
+
+    def _part(self, linked: dict[tuple[int, int], str]) -> None:
+        """Replace what is still linked to these files (device, inode → path) by copies. Raises OSError.
+
+        The store may take a sealed file as it is, and must not be written to through a hard link that stayed open.
+        """
+        copy = str(self.root.with_name("copy"))
+        for directory, _, names in os.walk(self.root):
+            for path in (f"{directory}/{name}" for name in names):
+                found = os.lstat(path)
+                kept = linked.get((found.st_dev, found.st_ino))
+                if kept is not None:
+                    disk.copy(kept, copy)
+                    os.rename(copy, path)
 
     def usage(self) -> tuple[int, int]:
         """(files, bytes) in the tree; counted again only after a change."""

@@ -8,12 +8,15 @@ from artifactfs.commands.alias import alias
 from artifactfs.commands.cat import cat
 from artifactfs.commands.catalog import catalog
 from artifactfs.commands.completion import completion
+from artifactfs.commands.copy import copy
 from artifactfs.commands.delete import delete
 from artifactfs.commands.diff import diff
+from artifactfs.commands.gc import gc
 from artifactfs.commands.get import get
 from artifactfs.commands.log import log
 from artifactfs.commands.ls import ls
 from artifactfs.commands.put import put
+from artifactfs.commands.verify import verify
 
 COMMANDS: tuple[click.Command, ...] = (
     ls,
@@ -22,8 +25,11 @@ COMMANDS: tuple[click.Command, ...] = (
     get,
     cat,
     diff,
+    copy,
     alias,
     delete,
+    verify,
+    gc,
     catalog,
     completion,
 )

@@ -132,12 +132,20 @@ def _drain(vfs: Vfs, node: Node, _value: bytes) -> None:
     vfs.committer.seal_all(WRITERS_WAIT_S)
 
 
+def _leave(vfs: Vfs, node: Node, _value: bytes) -> None:
+    assert vfs.committer is not None
+    if not isinstance(node, Root):
+        raise NotPermitted("leaving is asked for at the top of the mount")
+    vfs.committer.leave()
+
+
 _ACTIONS: dict[str, Callable[[Vfs, Node, bytes], None]] = {
     control.COMMIT: _commit,
     control.DISCARD: _discard,
     control.RETRY: _retry,
     control.STAGE: _stage,
     control.DRAIN: _drain,
+    control.LEAVE: _leave,
 }
 
 
@@ -160,6 +168,7 @@ def status(vfs: Vfs) -> control.Status:
         read_only=settings.read_only,
         started_at=vfs.started_at,
         commit_after_s=settings.commit_after_s,
+        drain_timeout_s=settings.drain_timeout_s,
         refresh_s=settings.refresh_s,
         log_file=str(vfs.log_file) if vfs.log_file else None,
         staging_dir=str(vfs.area.root) if vfs.area else None,

@@ -125,6 +125,11 @@ def request_drain(mountpoint: Path) -> None:
             raise
 
 
+def request_leave(mountpoint: Path) -> None:
+    """Tell the daemon to end without committing more once it is unmounted. Raises OSError."""
+    os.setxattr(mountpoint, control.LEAVE, b"1")
+
+
 def discard(directory: Path) -> None:
     """Throw away what is in a ``staging`` or ``pending.N`` directory. Raises OSError EBUSY, ENODATA."""
     os.setxattr(directory, control.DISCARD, b"1")
@@ -188,7 +193,7 @@ class Place:
 
 def find_place(path: Path) -> Place:
     """Which artifact's staging, sealed tree or directory a path lies in. Raises ClientError."""
-    real = Path(os.path.realpath(path))
+    real = within(ANSWER_TIMEOUT_S, lambda: Path(os.path.realpath(path)))
     entry = mounts.entry_over(real)
     if entry is None or not entry.is_ours:
         raise ClientError(f"{path} is not in a mounted store; 'artifactfs status' lists the mounts")

@@ -12,6 +12,7 @@ artifact's pending trees is done by the one job of that artifact.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import threading
@@ -53,6 +54,7 @@ class Committer:
         self._wake = threading.Condition()
         self._woken = False
         self._stopping = False
+        self._leaving = False
         self._jobs: dict[ArtifactStaging, threading.Thread] = {}
         self._thread = threading.Thread(target=self._schedule, name="committer", daemon=True)
 
@@ -75,6 +77,30 @@ class Committer:
             self._wake.notify_all()
             while self._jobs and time.monotonic() < deadline:
                 self._wake.wait(deadline - time.monotonic())
+
+    def leave(self) -> None:
+        """Commit nothing more before the end: what is staged and pending is for the next mount."""
+        with self._wake:
+            self._leaving = True
+
+    def drain(self, timeout_s: float, give_up: Callable[[], bool]) -> list[str]:
+        """Commit what is staged and pending before the end, unless told to leave it.
+
+        Waits until all is done, `timeout_s` have passed or `give_up` says so. Returns the labels of the artifacts with
+        something left, which the next mount finds.
+        """
+        deadline = time.monotonic() + timeout_s
+        with contextlib.suppress(Busy):
+            if not self._leaving:
+                self.seal_all(0.0)
+        while not self._leaving and self._is_busy() and time.monotonic() < deadline and not give_up():
+            with self._wake:
+                self._wake.wait(_LOOK_AGAIN_S / 10)
+        return [staging.label for staging in self._area.active()]
+
+    def _is_busy(self) -> bool:
+        """Whether a commit is under way, waiting for its turn, or about to be tried again."""
+        return bool(self._jobs) or any(self._commit_due_in(staging) is not None for staging in self._area.active())
 
     def seal_all(self, wait_s: float) -> None:
         """Seal everything staged, unless staging is committed on request only.

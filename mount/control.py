@@ -8,6 +8,7 @@ attribute                    on                     access  value
 ===========================  =====================  ======  ==========================================================
 ``user.artifactfs.status``   the mount's root       read    `Status`
 ``user.artifactfs.drain``    the mount's root       write   `CommitRequest`: seal everything staged; b"" will do
+``user.artifactfs.leave``    the mount's root       write   anything: when unmounted, end without committing more
 ``user.artifactfs.state``    ``staging``, pending   read    `ArtifactState`
 ``user.artifactfs.commit``   ``staging``            write   `CommitRequest`: seal, and commit in the background
 ``user.artifactfs.discard``  ``staging``, pending   write   anything: throw the files away
@@ -34,6 +35,7 @@ import msgspec
 PREFIX = "user.artifactfs."
 STATUS = PREFIX + "status"
 DRAIN = PREFIX + "drain"
+LEAVE = PREFIX + "leave"
 STATE = PREFIX + "state"
 COMMIT = PREFIX + "commit"
 DISCARD = PREFIX + "discard"
@@ -141,6 +143,7 @@ class Status(msgspec.Struct, frozen=True):
     read_only: bool
     started_at: float
     commit_after_s: float | None
+    drain_timeout_s: float
     refresh_s: float
     log_file: str | None
     staging_dir: str | None

@@ -36,6 +36,7 @@ from mount.settings import MountSettings, SettingsError
 
 if TYPE_CHECKING:
     from artifactfs.managers.base import ArtifactManager
+    from mount.committer import Committer
     from mount.drivers import Driver
     from mount.vfs import Vfs
 
@@ -141,8 +142,21 @@ class Daemon:
         vfs = Vfs(manager, settings, area, committer, driver=driver.name, log_file=log_file)
         stack.callback(vfs.close)
         committer.start()
-        stack.callback(committer.stop, COMMITTER_STOP_S)
+        stack.callback(self._finish, committer)
         return vfs
+
+    def _finish(self, committer: Committer) -> None:
+        """After the unmount: commit what there is time for; a second signal cuts that short."""
+        self._drop_events()
+        left = committer.drain(self._settings.drain_timeout_s, give_up=lambda: not self._events.empty())
+        committer.stop(COMMITTER_STOP_S)
+        if left:
+            logger.info("left for the next mount: what is staged or pending of %s", ", ".join(left))
+
+    def _drop_events(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._events.get_nowait()
 
     def _serve(self, driver: Driver, vfs: Vfs) -> None:
         """Body of the thread that the driver serves in."""

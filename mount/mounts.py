@@ -29,6 +29,7 @@ _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
 _FUSERMOUNT_TIMEOUT_S = 30.0
 _MAX_USERS_SHOWN = 8
+_MAX_SYMLINKS = 40
 
 
 class UnmountError(ArtifactError):
@@ -100,6 +101,20 @@ def entry_over(path: Path) -> MountEntry | None:
     """The mount that an absolute path without symlinks lies in."""
     inside = [entry for entry in reversed(mount_table()) if path.is_relative_to(entry.mountpoint)]
     return max(inside, key=lambda entry: len(entry.mountpoint.parts), default=None)
+
+
+def resolve(path: str | os.PathLike[str]) -> Path:
+    """The absolute path of a mountpoint, without symlinks, as the mount table has it.
+
+    Does not look at what is mounted there (realpath(3) would): its daemon may be dead, or hang for ever.
+    """
+    real = Path(os.path.abspath(path))
+    for _ in range(_MAX_SYMLINKS):
+        real = Path(os.path.realpath(real.parent), real.name)
+        if entry_at(real) is not None or not real.is_symlink():
+            break
+        real = Path(os.path.abspath(real.parent / real.readlink()))
+    return real
 
 
 def our_entries() -> list[MountEntry]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,14 @@ def seconds_or_never(text: str) -> float:
     return seconds
 
 
+def size(text: str) -> int:
+    """``500M`` → 524288000: bytes, or with K, M, G or T a power of 1024."""
+    match = re.fullmatch(r"([0-9]+(?:[.][0-9]+)?)([KMGT]?)(?:i?B)?", text, re.IGNORECASE)
+    if match is None:
+        raise click.BadParameter(f"{text!r} is not a size, such as 500M or 1G")
+    return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
+
+
 def key_value(text: str) -> tuple[str, Any]:
     """``single_writer=true`` → ("single_writer", True): the value is read as JSON where it is JSON, else as text."""
     key, separator, value = text.partition("=")
@@ -56,6 +65,12 @@ def key_value(text: str) -> tuple[str, Any]:
     help="Commit what is staged after so many quiet seconds; 'never' leaves it to 'artifactfs commit'.  [default: 5]",
 )
 @click.option("--refresh", type=float, metavar="SECONDS", help="How old a listing may get.  [default: 2]")
+@click.option(
+    "--min-free", type=size, metavar="SIZE", help="Room that staging leaves on its disk, such as 500M.  [default: 1G]"
+)
+@click.option(
+    "--drain-timeout", type=float, metavar="SECONDS", help="How long an unmount waits for commits.  [default: 60]"
+)
 @click.option("--allow-other", is_flag=True, help="Let other users in.")
 @click.option("--uid", type=int, help="Owner that is shown.  [default: you]")
 @click.option("--gid", type=int, help="Group that is shown.  [default: yours]")
@@ -95,6 +110,7 @@ def make_settings(url: str, mountpoint: str, given: dict[str, Any]) -> Any:
     """The MountSettings that the options ask for; what is not given keeps its default. Raises SettingsError."""
     import os
 
+    from mount import mounts
     from mount.preflight import absolute_url
     from mount.settings import MountSettings
 
@@ -104,8 +120,11 @@ def make_settings(url: str, mountpoint: str, given: dict[str, Any]) -> Any:
         chosen["commit_after_s"] = None if seconds == NEVER else seconds
     if "refresh" in chosen:
         chosen["refresh_s"] = chosen.pop("refresh")
+    if "min_free" in chosen:
+        chosen["min_free_bytes"] = chosen.pop("min_free")
+    if "drain_timeout" in chosen:
+        chosen["drain_timeout_s"] = chosen.pop("drain_timeout")
     if "state_dir" in chosen:
         chosen["state_dir"] = Path(os.path.abspath(chosen["state_dir"]))
     chosen["options"] = dict(chosen["options"])
-    # Without symlinks, as the kernel lists it. A dead mount cannot be looked into, which realpath takes in its stride.
-    return MountSettings(url=absolute_url(url), mountpoint=Path(os.path.realpath(mountpoint)), **chosen)
+    return MountSettings(url=absolute_url(url), mountpoint=mounts.resolve(mountpoint), **chosen)

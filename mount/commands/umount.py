@@ -12,7 +12,7 @@ import click
 from mount.commands import show
 
 if TYPE_CHECKING:
-    from mount.control import Pending, Status
+    from mount.control import Pending, Staged, Status
     from mount.processes import Process
 
 POLL_S = 0.2
@@ -28,15 +28,22 @@ NOTICE_S = 1.0
 @click.command()
 @click.argument("mountpoint")
 @click.option("--now", is_flag=True, help="Do not wait: what is not committed waits for the next mount.")
+@click.option(
+    "--drain-timeout",
+    type=float,
+    metavar="SECONDS",
+    help="Wait so long at most; the rest waits for the next mount.  [default: as mounted, 60]",
+)
 @click.option("--state-dir", type=click.Path(), help="The state directory given to 'artifactfs mount'.")
-def umount(mountpoint: str, now: bool, state_dir: str | None) -> None:
+def umount(mountpoint: str, now: bool, drain_timeout: float | None, state_dir: str | None) -> None:
     """Unmount MOUNTPOINT, after everything staged is committed.
 
-    Interrupting the wait leaves the store mounted.
+    Interrupting the wait leaves the store mounted. What cannot be committed in time is told, and committed by the next
+    mount of the store.
     """
     from mount import client, mounts
 
-    where = Path(os.path.realpath(mountpoint))
+    where = mounts.resolve(mountpoint)
     states = show.state_dir_option(state_dir)
     # Called from inside the mount, this command must not keep it busy itself.
     os.chdir("/")
@@ -51,8 +58,17 @@ def umount(mountpoint: str, now: bool, state_dir: str | None) -> None:
         mounts.remove_record(states, where)
         click.echo(f"unmounted {where}; its daemon was gone already, what it had staged waits for the next mount")
         return
+    except client.NoAnswer:
+        # Whoever asked is stuck in there, this process included: a mount in use goes only lazily.
+        daemon = _daemon_of(where, states, None)
+        mounts.unmount(where, lazy=True)
+        _end_daemon(daemon)
+        click.echo(f"unmounted {where}; its daemon did not answer, what it had staged waits for the next mount")
+        return
     if status is not None and not now:
-        status = _drain_or_stay(where, status)
+        status = _drain_or_stay(where, status, drain_timeout)
+    if status is not None and not status.read_only:
+        client.request_leave(where)
     daemon = _daemon_of(where, states, status)
     mounts.unmount(where)
     _end_daemon(daemon)
@@ -62,14 +78,17 @@ def umount(mountpoint: str, now: bool, state_dir: str | None) -> None:
 
 
 def _ask(where: Path, now: bool) -> Status | None:
-    """The status of the mount; None when it does not tell and need not (`now`). Raises DeadMount, ClientError."""
+    """The status of the mount; None when it does not tell it to us and need not (`now`).
+
+    Raises DeadMount, ClientError; NoAnswer only with `now`.
+    """
     from mount import client
 
     try:
         return client.read_status(where, ANSWER_S)
-    except client.DeadMount:
-        raise
     except client.ClientError as error:
+        if isinstance(error, client.DeadMount) or (now and isinstance(error, client.NoAnswer)):
+            raise
         if now:
             click.echo(f"{error}; unmounting all the same", err=True)
             return None
@@ -88,31 +107,32 @@ def _forget_lost(where: Path, states: Path, given: str) -> None:
     click.echo(f"{where} was not mounted any more; what its daemon had staged waits for the next mount")
 
 
-def _drain_or_stay(where: Path, status: Status) -> Status:
+def _drain_or_stay(where: Path, status: Status, timeout_s: float | None) -> Status:
     """Wait until nothing is pending; an interruption leaves the mount as it is. Raises ClientError."""
     try:
-        return _drain(where, status)
+        return _drain(where, status, status.drain_timeout_s if timeout_s is None else timeout_s)
     except KeyboardInterrupt:
         click.echo(f"interrupted: {where} is still mounted and goes on committing", err=True)
         raise click.exceptions.Exit(130) from None
 
 
-def _drain(where: Path, status: Status) -> Status:
+def _drain(where: Path, status: Status, timeout_s: float) -> Status:
     from mount import client
 
+    deadline = time.monotonic() + timeout_s
     commits_staged = status.commit_after_s is not None and not status.read_only
     writers_since: float | None = None
     most_bytes = 0
     with show.display() as display:
         while True:
             writing = _writing(status) if commits_staged else 0
-            ready_to_seal = commits_staged and any(s.staged and not s.staged.open_for_writing for s in status.artifacts)
+            ready_to_seal = commits_staged and any(not staged.open_for_writing for staged in _changed(status))
             if ready_to_seal:
                 client.request_drain(where)
                 status = client.read_status(where)
             pending = [(show.label(state), tree) for state in status.artifacts for tree in state.pending]
-            staged = commits_staged and any(state.staged for state in status.artifacts)
-            if not pending and not staged and not status.left_off:
+            staged = commits_staged and bool(_changed(status))
+            if (not pending and not staged and not status.left_off) or time.monotonic() > deadline:
                 return status
             _refuse_blocked(where, pending, staged or bool(status.left_off))
             writers_since = None if not writing or pending else writers_since or time.monotonic()
@@ -131,8 +151,13 @@ def _drain(where: Path, status: Status) -> Status:
             status = client.read_status(where)
 
 
+def _changed(status: Status) -> list[Staged]:
+    """What is staged and to be committed: not what was filled from a version and left as it was."""
+    return [state.staged for state in status.artifacts if state.staged and not state.staged.untouched]
+
+
 def _writing(status: Status) -> int:
-    return sum(state.staged.open_for_writing for state in status.artifacts if state.staged)
+    return sum(staged.open_for_writing for staged in _changed(status))
 
 
 def _refuse_blocked(where: Path, pending: list[tuple[str, Pending]], more: bool) -> None:

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
 from cachetools import LRUCache
@@ -41,6 +41,10 @@ from artifactfs.objects.local import LocalStore
 from artifactfs.objects.marker import StoreMarker
 from artifactfs.objects.restore import read_range, read_whole, restore
 from artifactfs.objects.store import ObjectStore
+
+if TYPE_CHECKING:
+    from artifactfs.findings import OnFinding, VerifyReport
+    from artifactfs.objects.gc import GcReport
 
 _MANIFEST_CACHE_BYTES = 256 << 20
 
@@ -272,6 +276,36 @@ class FileSystemArtifactManager(BrowsableManager):
         """Write a version's files to the directory `target`, checked; where they lie one after another, in one read."""
         manifest = self.manifest(info.artifact, info.collection, info.version)
         restore(self.store, manifest, str(target), progress)
+
+    # -- keeping the store in order ---------------------------------------------------------------------------------
+
+    def verify(
+        self,
+        artifact: str | None = None,
+        collection: str | None = None,
+        version: str | None = None,
+        *,
+        on_finding: OnFinding | None = None,
+        progress: Progress | None = None,
+    ) -> VerifyReport:
+        """Check every record, manifest and object, each object read once, as `objects.verify` says."""
+        from artifactfs.objects.verify import verify
+
+        self._marker.require()
+        if version is not None and artifact is not None:
+            version = self.version_info(artifact, collection, version).version
+        if artifact is not None:
+            collection = collection or self.active_collection
+        return verify(self.store, artifact, collection, version, on_finding=on_finding, progress=progress)
+
+    def gc(self, *, grace_s: float = 86_400, dry_run: bool = False, progress: Progress | None = None) -> GcReport:
+        """Free what no version needs, in two passes a grace period apart, as `objects.gc` says."""
+        from artifactfs.objects.gc import GcReport, collect
+
+        if self._marker.require() is None:
+            return GcReport(dry_run)
+        self._marker.check_present()
+        return collect(self.store, grace_s=grace_s, dry_run=dry_run, progress=progress)
 
     # -- parts ------------------------------------------------------------------------------------------------------
 

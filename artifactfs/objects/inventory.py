@@ -1,0 +1,130 @@
+"""What lies below ``collections/`` of a store: records, tombstones, aliases, and the rest.
+
+Shared by `objects.gc` and `objects.verify`, which look at a whole store at once and at what is damaged in it, where
+`objects.history` serves the readers of one artifact. Pure functions on one store, no state, safe from any thread.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import NamedTuple, TypeVar
+
+from blake3 import blake3
+
+from artifactfs import names
+from artifactfs.errors import FormatError, IntegrityError
+from artifactfs.objects import layout
+from artifactfs.objects.store import ObjectStore, StoredFile
+
+_AT_ONCE = 64
+_LEFTOVER = re.compile(rf"{re.escape(layout.TEMPORARY_PREFIX)}(probe-)?[0-9a-f]{{32}}\Z")
+T = TypeVar("T")
+
+
+class Place(NamedTuple):
+    """Where a record or a tombstone lies, and of which version it is."""
+
+    key: str
+    prefix: str
+    number: int
+    changed_ns: int | None
+
+    @property
+    def label(self) -> str:
+        """The version as users write it: ``collection/artifact@v3``."""
+        return f"{shown(self.prefix)}@{names.version_name(self.number)}"
+
+
+@dataclass
+class Inventory:
+    """One listing, sorted into kinds. `records` are those of live versions; `aliases` are (prefix, alias)."""
+
+    records: dict[str, Place] = field(default_factory=dict)
+    tombstones: dict[str, Place] = field(default_factory=dict)
+    aliases: list[tuple[str, str]] = field(default_factory=list)
+    leftovers: list[StoredFile] = field(default_factory=list)
+    unknown: list[StoredFile] = field(default_factory=list)
+
+
+def take_inventory(store: ObjectStore, prefix: str = layout.COLLECTIONS) -> Inventory:
+    """List everything below `prefix`: all collections, one, or one artifact.
+
+    Raises FormatError where a symlink leads nowhere, because versions may be behind it.
+    """
+    found = Inventory()
+    for file in _walk(store, prefix):
+        directory, _, name = file.key.rpartition("/")
+        if directory.count("/") != 2:
+            found.unknown.append(file)
+        elif is_leftover(file.key):
+            found.leftovers.append(file)
+        elif (number := layout.number_of(name, layout.VERSION_SUFFIX)) is not None:
+            found.records[file.key] = Place(file.key, directory, number, file.changed_ns)
+        elif (number := layout.number_of(name, layout.DELETED_SUFFIX)) is not None:
+            found.tombstones[file.key] = Place(file.key, directory, number, file.changed_ns)
+        elif name.endswith(layout.ALIAS_SUFFIX) and names.is_alias(alias := name[: -len(layout.ALIAS_SUFFIX)]):
+            found.aliases.append((directory, alias))
+        else:
+            found.unknown.append(file)
+    for buried in found.tombstones.values():
+        found.records.pop(layout.record_key(buried.prefix, buried.number), None)
+    return found
+
+
+def _walk(store: ObjectStore, prefix: str) -> Iterator[StoredFile]:
+    """As the store's `walk`, into symlinked directories too: readers follow them, so versions may lie there."""
+    for file in store.walk(prefix):
+        path = store.local_path(file.key)
+        if path is None or file.key.count("/") > 2 or not os.path.islink(path):
+            yield file
+        elif os.path.isdir(path):
+            yield from _walk(store, file.key)
+        elif not os.path.exists(path):
+            raise FormatError(f"{file.key} of {store.url} is a symlink to {os.readlink(path)}, which is not there")
+
+
+def read_small(store: ObjectStore, places: Iterable[Place]) -> Iterator[tuple[Place, bytes | None]]:
+    """The bytes of records or tombstones, None for one that went since it was listed."""
+    for some in batches(places, _AT_ONCE):
+        yield from zip(some, store.get_many([place.key for place in some]), strict=True)
+
+
+def read_checked(store: ObjectStore, name: str) -> bytes:
+    """All bytes of an object that fits in memory. Raises NotFound, IntegrityError."""
+    raw = store.get(layout.object_key(name))
+    if blake3(raw).hexdigest() != name:
+        raise IntegrityError(f"{layout.object_key(name)} of {store.url} does not match its digest")
+    return raw
+
+
+def is_live(store: ObjectStore, place: Place) -> bool:
+    """Whether the version with that record still exists."""
+    return store.exists(place.key) and not store.exists(layout.tombstone_key(place.prefix, place.number))
+
+
+def is_leftover(key: str) -> bool:
+    """Whether the key is a temporary name as this package makes them; others' temporary files are not ours."""
+    return _LEFTOVER.match(key.rpartition("/")[2]) is not None
+
+
+def object_name(key: str) -> str | None:
+    """The name of the object stored at `key`, None when what lies there is no object."""
+    name = key.rpartition("/")[2]
+    return name if layout.is_object_name(name) and layout.object_key(name) == key else None
+
+
+def shown(prefix: str) -> str:
+    """An artifact's prefix as users know it: ``collection/artifact``."""
+    _, collection, artifact = prefix.split("/", 2)
+    return f"{layout.shown_collection(collection)}/{layout.shown_artifact(artifact)}"
+
+
+def batches(items: Iterable[T], size: int) -> Iterator[Sequence[T]]:
+    """The items in lists of `size`."""
+    left = iter(items)
+    while some := list(islice(left, size)):
+        yield some

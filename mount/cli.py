@@ -15,6 +15,7 @@ import click
 
 from artifactfs.cli import COMMANDS
 from mount.commands.commit import commit
+from mount.commands.diff import diff
 from mount.commands.discard import discard
 from mount.commands.mount import mount
 from mount.commands.retry import retry
@@ -43,7 +44,7 @@ def cli() -> None:
     """Versioned machine-learning artifacts on any storage, as a drive."""
 
 
-for _command in (mount, umount, status_command, commit, stage, retry, discard, *COMMANDS):
+for _command in (mount, umount, status_command, commit, stage, retry, discard, *COMMANDS, diff):
     cli.add_command(_command)
 
 

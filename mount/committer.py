@@ -355,4 +355,4 @@ class Committer:
 
 def _ignored_note(ignored: int, before: str = "") -> str:
     """How many files were left out, as a part of a message; '' when none were."""
-    return f"{before}{ignored} ignored files left out" if ignored else ""
+    return f"{before}{ignored} ignored file{'' if ignored == 1 else 's'} left out" if ignored else ""

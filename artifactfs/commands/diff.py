@@ -50,8 +50,13 @@ def diff(store: StoreChoice, old: Address, new: Address | None, as_json: bool) -
         manager = store.connect()
         after, before = _versions(manager, old, new)
         found = _compare(manager, before, after)
+    answer(found, None if before is None else _label(before), _label(after), as_json=as_json)
+
+
+def answer(found: Diff, old: dict[str, Any] | None, new: dict[str, Any], *, as_json: bool) -> None:
+    """Print the differences of what `old` and `new` label, and end with the status that they have."""
     if as_json:
-        show.json_object(_as_json(before, after, found))
+        show.json_object({"old": old, "new": new, **_as_json(found)})
     else:
         show.lines(_as_text(found))
     if found or found.uncertain:
@@ -141,10 +146,8 @@ def _how(change: Change) -> str:
     return ", ".join(notes)
 
 
-def _as_json(before: VersionInfo | None, after: VersionInfo, found: Diff) -> dict[str, Any]:
+def _as_json(found: Diff) -> dict[str, Any]:
     return {
-        "old": None if before is None else _label(before),
-        "new": _label(after),
         "added": [show.entry_fields(entry) for entry in found.added],
         "removed": [show.entry_fields(entry) for entry in found.removed],
         "changed": [

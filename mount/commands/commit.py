@@ -47,6 +47,8 @@ def commit(path: str, message: str, aliases: tuple[str, ...], force: bool, no_wa
     for alias in aliases:
         names.check_alias(alias)
     place = client.find_place(Path(path))
+    if place.tree not in (None, names.STAGING):
+        raise client.ClientError(f"{place.label}/{place.tree} is sealed for its commit; 'artifactfs retry' hurries it")
     request = CommitRequest(new_commit_id(), message, list(aliases), force)
     about = {"collection": place.collection, "artifact": place.artifact, "commit_id": request.commit_id}
     try:

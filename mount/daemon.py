@@ -6,8 +6,9 @@ it cannot be; later it is talked to through extended attributes and signals only
 
 Threading: the main thread owns start and end. It handles signals and waits for events; the driver serves in a second
 thread, because Python runs signal handlers in the main thread only, and never while that is inside the C loop of a
-FUSE library. (libfuse puts its own handlers only where none are, so it leaves these alone.) All other threads have the
-signals blocked. `_events` is the one thing shared: a SimpleQueue, safe to put to from a signal handler.
+FUSE library. (libfuse puts its own handlers only where none are, so it leaves these alone. The kernel gives a signal
+for the process to its main thread, which waits interruptibly.) `_events` is the one thing shared: a SimpleQueue, safe
+to put to from a signal handler.
 """
 
 from __future__ import annotations

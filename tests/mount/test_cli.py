@@ -21,6 +21,7 @@ from mount.cli import cli
 from mount.commands import commit as commit_module
 from mount.commands import umount as umount_module
 from mount.control import CommitState
+from mount.processes import Process
 from tests.mount.conftest import MakeMount
 from tests.mount.harness import PROGRAM, Mount, artifactfs, eventually
 
@@ -75,6 +76,13 @@ def running(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
     finally:
         process.kill()
         process.communicate()
+
+
+def stop(daemon: Process) -> None:
+    """Make it hang, until SIGCONT."""
+    daemon.send(signal.SIGSTOP)
+    stat = Path(f"/proc/{daemon.pid}/stat")
+    eventually(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
 
 
 def is_retrying(mount: Mount) -> bool:
@@ -197,7 +205,7 @@ def test_killed_daemon_is_shown_after_its_mountpoint_is_cleared_by_hand(mount: M
 
 
 def test_hanging_daemon_does_not_hang_status(mount: Mount, monkeypatch: pytest.MonkeyPatch):
-    mount.daemon.send(signal.SIGSTOP)
+    stop(mount.daemon)
     try:
         monkeypatch.setattr("mount.commands.status.ANSWER_S", 0.3)
         done = CliRunner().invoke(cli, ["status", "--json", "--state-dir", str(mount.state_dir)])
@@ -302,6 +310,13 @@ def test_blocked_commit_tells_why(mount: Mount):
     assert "not committed: models/bert pending.1: blocked: " in said
     assert "/etc/passwd" in said
     artifactfs("discard", mount / "models/bert/pending.1", "--yes")
+
+
+def test_commit_of_a_sealed_tree_is_refused(mount: Mount):
+    """It would commit what is staged beside it."""
+    block(mount)
+    artifactfs("commit", mount / "models/bert", check=False)
+    assert "pending.1 is sealed for its commit" in failing("commit", mount / "models/bert/pending.1")
 
 
 def test_commit_waits_while_the_store_is_away(mount: Mount):
@@ -517,6 +532,7 @@ def test_umount_gives_up_on_a_writer(make_mount: MakeMount, monkeypatch: pytest.
     monkeypatch.setattr(umount_module, "WRITERS_S", 0.0)
     with open(mount.make("models/bert") / "f", "wb") as file:
         file.write(b"part")
+        monkeypatch.setattr(os, "chdir", lambda _: None)
         done = CliRunner().invoke(cli, ["umount", str(mount.path), "--state-dir", str(mount.state_dir)])
         assert "still mounted: 1 file in staging open for writing" in str(done.exception)
         mount.status()
@@ -531,6 +547,25 @@ def test_umount_finds_the_daemon_without_its_record(mount: Mount, tmp_path: Path
     daemon = mount.daemon
     artifactfs("umount", mount.path, "--state-dir", tmp_path / "elsewhere")
     assert not daemon.is_alive()
+
+
+def test_umount_now_ends_a_daemon_that_hangs(mount: Mount, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(umount_module, "ANSWER_S", 0.3)
+    monkeypatch.setattr(umount_module, "DAEMON_END_S", 0.3)
+    (mount.make("models/bert") / "f").write_text("precious")
+    # The kernel has to ask the daemon even what it knew a moment ago.
+    time.sleep(1.5)
+    daemon = mount.daemon
+    stop(daemon)
+    command = ["umount", str(mount.path), "--state-dir", str(mount.state_dir)]
+    monkeypatch.setattr(os, "chdir", lambda _: None)
+    assert "umount --now does not ask" in str(CliRunner().invoke(cli, command).exception)
+    assert daemon.is_alive()
+    assert "its daemon did not answer" in CliRunner().invoke(cli, [*command, "--now"], catch_exceptions=False).output
+    assert not daemon.is_alive()
+    assert not mount.is_mounted()
+    mount.mount()
+    assert (mount / "models/bert/staging/f").read_text() == "precious"
 
 
 # -- on a terminal -----------------------------------------------------------------------------------------------------

@@ -329,8 +329,9 @@ class Committer:
     def _failed(self, staging: ArtifactStaging, pending: PendingTree, error: Exception) -> None:
         record = pending.record
         lasting = isinstance(error, ArtifactError) and not error.transient
-        first = record.error != str(error)
-        record.error = str(error) or type(error).__name__
+        reason = str(error) or type(error).__name__
+        first = record.error != reason
+        record.error = reason
         if lasting:
             record.state = CommitState.BLOCKED
         else:
@@ -348,7 +349,7 @@ class Committer:
                 pending.name,
                 staging.label,
                 "it waits for you to discard it or mount again" if lasting else "trying again until it works",
-                error,
+                reason,
                 exc_info=None if expected else error,
             )
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _ASKED_AT_ONCE = 16
 _KIND_LETTERS = "-dl"
+# Of `manifest.EntryKind`, which is not imported for every --help.
+_FILE, _DIRECTORY = 0, 1
 T = TypeVar("T")
 
 
@@ -164,10 +166,13 @@ def _files(manager: ArtifactManager, address: Address, long: bool, recursive: bo
         skip = len(directory) + 1 if directory else 0
     if as_json:
         show.json_array(_fields(manifest, path, position) for path, position in below)
-    elif long:
-        show.lines(show.table([_row(manifest, path, position, skip) for path, position in below], right=(1,)))
+        return
+    label = _plain_label if show.is_plain() else _label
+    if long:
+        width = len(str(manifest.size_bytes))
+        show.lines(_long(manifest, label(manifest, path[skip:], at), at, width) for path, at in below)
     else:
-        show.lines(_label(manifest, path, position, skip) for path, position in below)
+        show.lines(label(manifest, path[skip:], position) for path, position in below)
 
 
 def _children(manifest: Manifest, directory: str) -> Iterator[tuple[str, int | None]]:
@@ -190,9 +195,7 @@ def _walk(manifest: Manifest, directory: str) -> Iterator[tuple[str, int | None]
 
 
 def _is_directory(manifest: Manifest, position: int | None) -> bool:
-    from artifactfs.manifest import EntryKind
-
-    return position is None or manifest.kind(position) is EntryKind.DIRECTORY
+    return position is None or manifest.kind(position) == _DIRECTORY
 
 
 def _fields(manifest: Manifest, path: str, position: int | None) -> dict[str, Any]:
@@ -201,19 +204,22 @@ def _fields(manifest: Manifest, path: str, position: int | None) -> dict[str, An
     return show.entry_fields(manifest[position])
 
 
-def _label(manifest: Manifest, path: str, position: int | None, skip: int) -> str:
+def _plain_label(manifest: Manifest, name: str, position: int | None) -> str:
+    return f"{name}/" if _is_directory(manifest, position) else name
+
+
+def _label(manifest: Manifest, name: str, position: int | None) -> str:
     if _is_directory(manifest, position):
-        return show.styled(show.name(path[skip:]), fg="blue") + "/"
-    return show.name(path[skip:])
+        return show.styled(show.name(name), fg="blue") + "/"
+    return show.name(name)
 
 
-def _row(manifest: Manifest, path: str, position: int | None, skip: int) -> tuple[str, str, str, str]:
+def _long(manifest: Manifest, label: str, position: int | None, width: int) -> str:
     """Mode, size, date and name of an entry, as in ls -l."""
-    label = _label(manifest, path, position, skip)
     if position is None:
-        return "d" + "-" * 9, "", "", label
+        return f"d---------  {'':{width}}  {'':19}  {label}"
     entry: Entry = manifest[position]
     mode = _KIND_LETTERS[entry.kind] + stat.filemode(entry.mode)[1:]
-    if entry.target is not None:
-        label += f" -> {show.name(entry.target)}"
-    return mode, str(entry.size_bytes) if entry.digest else "", show.date(entry.mtime_ns), label
+    size = str(entry.size_bytes) if entry.kind == _FILE else ""
+    target = f" -> {show.name(entry.target)}" if entry.target is not None else ""
+    return f"{mode}  {size:>{width}}  {show.date(entry.mtime_ns):19}  {label}{target}"

@@ -64,6 +64,11 @@ def name(text: str) -> str:
     return _harmless(text) if sys.stdout.isatty() else text
 
 
+def is_plain() -> bool:
+    """Whether names are printed as they are: no terminal, no colours."""
+    return not sys.stdout.isatty()
+
+
 def _harmless(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
 

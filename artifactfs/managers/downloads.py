@@ -24,7 +24,14 @@ from typing import TYPE_CHECKING
 from cachetools import LRUCache
 
 from artifactfs import names
-from artifactfs.errors import ArtifactNotFound, CollectionNotFound, NotFound, VersionNotFound
+from artifactfs.errors import (
+    ArtifactNotFound,
+    CollectionNotFound,
+    IntegrityError,
+    NotFound,
+    PathNotFound,
+    VersionNotFound,
+)
 from artifactfs.managers.base import CommitResult, LocalRange, VersionInfo
 from artifactfs.manifest import Entry, EntryKind, Manifest
 
@@ -165,16 +172,23 @@ class DownloadedBrowsing:
 
     def local_range(self, info: VersionInfo, entry: Entry) -> LocalRange | None:
         """As `ArtifactManager.local_range`: in the downloaded version."""
+        if entry.kind is not EntryKind.FILE:
+            return None
+        path = names.check_path(entry.path)
         root = self._downloads.get((info.collection, info.artifact, info.version)).root
-        return LocalRange(str(root / entry.path), 0, entry.size_bytes)
+        return LocalRange(str(root / path), 0, entry.size_bytes)
 
     def read_entry(self, info: VersionInfo, entry: Entry, offset: int, size_bytes: int | None) -> bytes:
         """As `ArtifactManager.read_entry`; the whole version was checked when it was downloaded."""
         where = self.local_range(info, entry)
-        assert where is not None
-        with open(where.path, "rb") as file:
-            file.seek(max(0, offset))
-            return file.read(-1 if size_bytes is None else max(0, size_bytes))
+        if where is None:
+            raise PathNotFound(f"{entry.path} of {info.collection}/{info.artifact} {info.version} is not a file")
+        try:
+            with open(where.path, "rb") as file:
+                file.seek(max(0, offset))
+                return file.read(-1 if size_bytes is None else max(0, size_bytes))
+        except OSError as error:
+            raise IntegrityError(f"{entry.path}: cannot read it where it was downloaded to: {error}") from error
 
     def commit_tree(self, collection: str, artifact: str, tree: Path, below: str) -> CommitResult:
         """As `ArtifactManager.commit_tree`, where a repeated commit is told by its content."""

@@ -1,0 +1,144 @@
+"""The managers that the conformance suite is run through, and what each can be held to.
+
+A manager of another backend joins by one more function in `SUBJECTS`: it makes a Subject in a fresh place.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from squirrel_like import SquirrelLike
+
+from artifactfs import ArtifactManager, connect
+from artifactfs.managers.adapter import SquirrelAdapter
+from artifactfs.managers.filesystem import FileSystemArtifactManager
+from artifactfs.managers.plain import PlainArtifactManager
+
+
+class Keeps(enum.Enum):
+    """What not every backend has."""
+
+    ALIASES = "aliases"
+    ANY_BYTES_IN_NAMES = "names that are no UTF-8"
+    DELETION = "delete_version"
+    DIGESTS = "digests, so damage is noticed"
+    METADATA = "messages and metadata"
+    MODES = "modes and times"
+    OBJECTS = "log_artifact"
+    REPEATED_COMMITS = "one version per commit id, whatever the content"
+    SYMLINKS = "symlinks"
+
+
+EVERYTHING = frozenset(Keeps)
+
+
+@dataclass
+class Subject:
+    """One store in a fresh place. `stored` is the directory or fsspec URL in which its bytes lie."""
+
+    name: str
+    open: Callable[[], ArtifactManager]
+    stored: str
+    keeps: frozenset[Keeps] = EVERYTHING
+    threads: int = 8
+    local: bool = False
+    sparse: bool = False
+    """Whether a large sparse file given away costs no room."""
+    many_files: int = 10_000
+    opened_by_url: dict[str, Any] | None = field(default_factory=dict)
+    """The options for `connect` with the manager's own URL; None where no URL opens it."""
+
+    def files_with(self, content: bytes) -> list[str]:
+        """Where the store keeps these bytes."""
+        fs, root = fsspec.url_to_fs(self.stored)
+        return [path for path in fs.find(root) if content in fs.cat_file(path)]
+
+    def damage(self, content: bytes, replacement: bytes | None) -> None:
+        """Put other bytes of the same length in their place, or delete what holds them, behind the manager's back."""
+        fs, _ = fsspec.url_to_fs(self.stored)
+        found = self.files_with(content)
+        assert found
+        for path in found:
+            data = fs.cat_file(path)
+            fs.rm_file(path)
+            if replacement is not None:
+                fs.pipe_file(path, data.replace(content, replacement))
+
+
+def _objects_local(base: Path) -> Subject:
+    url = str(base / "store")
+    return Subject("objects-local", lambda: connect(url), url, local=True, sparse=True)
+
+
+def _objects_memory(base: Path) -> Subject:
+    url = f"memory://objects-{uuid.uuid4().hex}"
+    return Subject("objects-memory", lambda: connect(url), url)
+
+
+def _plain_local(base: Path) -> Subject:
+    url = str(base / "store")
+    return Subject("plain-local", lambda: connect(f"plain+file://{url}"), url, local=True, sparse=True)
+
+
+def _plain_memory(base: Path) -> Subject:
+    url = f"memory://plain-{uuid.uuid4().hex}"
+    # One manager for all: that nothing else writes is the caller's promise.
+    manager = connect(f"plain+{url}", single_writer=True)
+    keeps = EVERYTHING - {Keeps.ANY_BYTES_IN_NAMES}
+    return Subject("plain-memory", lambda: manager, url, keeps, opened_by_url={"single_writer": True})
+
+
+def _adapted(base: Path) -> Subject:
+    root = base / "store"
+    keeps = frozenset({Keeps.ANY_BYTES_IN_NAMES})
+    return Subject(
+        "adapted",
+        lambda: SquirrelAdapter(SquirrelLike(root)),
+        str(root),
+        keeps,
+        threads=1,
+        local=True,
+        many_files=1000,
+        opened_by_url=None,
+    )
+
+
+SUBJECTS: dict[str, Callable[[Path], Subject]] = {
+    "objects-local": _objects_local,
+    "objects-memory": _objects_memory,
+    "plain-local": _plain_local,
+    "plain-memory": _plain_memory,
+    "adapted": _adapted,
+}
+
+REMOTE_KINDS: dict[str, Callable[[str], ArtifactManager]] = {
+    "objects": lambda url: FileSystemArtifactManager(url, single_writer=True),
+    "plain": lambda url: PlainArtifactManager(url, single_writer=True),
+}
+"""Managers at any fsspec URL, for stores that fail."""
+
+
+def write(directory: Path, **files: str | bytes) -> Path:
+    """Files in a directory, both made where needed."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        (directory / name).write_bytes(data.encode() if isinstance(data, str) else data)
+    return directory
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """Every file below a directory by its path."""
+    found = {}
+    for top, _, names in os.walk(directory):
+        for name in names:
+            path = Path(top, name)
+            if not path.is_symlink():
+                found[str(path.relative_to(directory))] = path.read_bytes()
+    return found

@@ -11,13 +11,18 @@ from pathlib import Path
 
 import click
 
-from benchmarks import report, rows
+from benchmarks import report, rows, store_rows
 from benchmarks.peers import PEERS, Ground
+
+
+def all_rows() -> dict[str, rows.Row]:
+    """Those of the drive, and those of the store."""
+    return {**rows.rows(), **store_rows.rows()}
 
 
 def chosen(names: str | None) -> dict[str, rows.Row]:
     """The rows that ``--rows`` names; without it all but those that are opt-in or impossible here."""
-    every = rows.rows()
+    every = all_rows()
     if names is None:
         return {name: row for name, row in every.items() if not row.opt_in and possible(row)}
     unknown = set(names.split(",")) - set(every)
@@ -42,8 +47,8 @@ def measure(row: rows.Row, runs: int, ground: Ground, sizes: rows.Sizes) -> repo
     return result
 
 
-@click.command(help=f"Measure the drive beside other file systems. Rows: {', '.join(rows.rows())}.")
-@click.option("--rows", "names", metavar="NAME,…", help="Only these rows; 'many' runs only when named.")
+@click.command(help=f"Measure the drive beside other file systems. Rows: {', '.join(all_rows())}.")
+@click.option("--rows", "names", metavar="NAME,…", help="Only these rows; 'many' and 'listing' run only when named.")
 @click.option("--runs", default=5, show_default=True, type=click.IntRange(min=1), help="Runs of each row and peer.")
 @click.option("--quick", is_flag=True, help="Small sizes: to try the bench itself, the numbers mean little.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write every number here.")

@@ -64,6 +64,7 @@ class Peer(ABC):
     """One thing to measure."""
 
     name: str
+    mounts = True
     writable = True
     commits = False
 
@@ -123,8 +124,21 @@ class Drive(Peer):
                 artifactfs("umount", "--now", str(point), "--state-dir", state)
 
 
+class Store(Peer):
+    """The store without a mount: the commands on it, and its manager."""
+
+    name = "store"
+    mounts = writable = False
+
+    @contextlib.contextmanager
+    def show(self, ground: Ground) -> Iterator[Shown]:
+        """Nothing to mount."""
+        yield Shown(ground.data)
+
+
 PEERS: tuple[Peer, ...] = (
     Native(),
+    Store(),
     Bindfs(),
     *(Drive(driver, read_only) for driver in DRIVERS if driver != "auto" for read_only in (True, False)),
 )

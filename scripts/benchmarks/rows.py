@@ -73,7 +73,7 @@ class Row(ABC):
 
     def takes(self, peer: Peer) -> bool:
         """Whether this row can measure the peer."""
-        return True
+        return peer.mounts
 
     def prepare(self, ground: Ground, sizes: Sizes) -> None:  # noqa: B027 - most rows need nothing
         """What is done once, before the first run."""

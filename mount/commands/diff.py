@@ -53,8 +53,8 @@ class DiffCommand(click.Command):
             store_diff.name,
             callback=store_diff.callback,
             params=store_diff.params,
-            help=f"{inspect.cleandoc(store_diff.help or '')}\n\nOLD may also be a staging directory of a mount: what its commit would change "
-            "against its latest version, or against the version NEW.",
+            help=f"{inspect.cleandoc(store_diff.help or '')}\n\nOLD may also be a staging directory of a mount: what "
+            "its commit would change against its latest version, or against the version NEW.",
         )
 
     def make_context(

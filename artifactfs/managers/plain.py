@@ -346,6 +346,7 @@ class PlainArtifactManager(BrowsableManager):
         result = (self._local or self._remote).commit(commit)
         for alias in aliases:
             self._write_alias(collection, artifact, alias, result.info.version)
+        self._require()  # the first commit makes the directory that must be there from then on
         return result
 
     # -- parts ------------------------------------------------------------------------------------------------------

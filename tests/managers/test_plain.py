@@ -1,0 +1,351 @@
+"""PlainArtifactManager beyond the suite: what others put there, deletion, detection, many processes, a lost disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+from blake3 import blake3
+from conformance import commit
+from subjects import contents, write
+
+from artifactfs import connect
+from artifactfs.columns import Columns, encode_columns
+from artifactfs.errors import (
+    CollectionNotFound,
+    FormatError,
+    IntegrityError,
+    NotFound,
+    StoreUnreachable,
+    UnsafeStore,
+    Unsupported,
+    VersionNotFound,
+)
+from artifactfs.managers.filesystem import FileSystemArtifactManager
+from artifactfs.managers.plain import PlainArtifactManager
+from artifactfs.manifest import EntryKind
+from artifactfs.plain import local as plain_local
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def manager(root: Path) -> PlainArtifactManager:
+    return PlainArtifactManager(str(root))
+
+
+def foreign(root: Path, version: str = "v0", artifact: str = "model", **files: str) -> Path:
+    """A version as squirrel-core leaves one."""
+    return write(root / "default" / artifact / version / "files", **(files or {"f": "theirs"}))
+
+
+class TestVersionsOfOthers:
+    def test_they_are_read(self, root: Path, manager: PlainArtifactManager, tmp_path: Path):
+        files = foreign(root, f="theirs", g="")
+        write(files / "sub", run="x")
+        (files / "sub" / "run").chmod(0o755)
+        (files / "link").symlink_to("sub/run")
+        info = manager.version_info("model")
+        assert (info.version, info.file_count, info.size_bytes, info.digest) == ("v0", 3, 7, None)
+        assert manager.list_versions("model") == [info]
+        manifest = manager.manifest("model")
+        found = manifest.find("sub/run")
+        link = manifest.find("link")
+        assert found is not None
+        assert link is not None
+        assert (found.digest, found.mode, link.kind) == (None, 0o755, EntryKind.SYMLINK)
+        assert manager.read_entry(info, found) == b"x"
+        assert contents(Path(str(manager.download_artifact("model", to=tmp_path)))) == contents(files)
+
+    def test_equal_content_is_told_by_reading_them(self, root: Path, manager: PlainArtifactManager, tmp_path: Path):
+        foreign(root, f="theirs")
+        same = commit(manager, write(tmp_path / "t", f="theirs"), aliases=["best"])
+        assert (same.info.version, same.created) == ("v0", False)
+        assert manager.aliases("model") == {"best": "v0"}
+        assert commit(manager, write(tmp_path / "t", f="there's")).info.version == "v1"
+
+    def test_what_serializers_wrote(self, root: Path, manager: PlainArtifactManager):
+        for name in ("jsonl", "messagepack"):
+            write(root / "default" / name / "v0" / name, part="data")
+            assert [entry.path for entry in manager.manifest(name)] == [name, f"{name}/part"]
+        write(root / "default" / "single" / "v0", files="a file of that name")
+        info = manager.version_info("single")
+        (entry,) = manager.manifest("single")
+        assert (entry.path, manager.read_entry(info, entry)) == ("files", b"a file of that name")
+
+    def test_what_is_no_version(self, root: Path, manager: PlainArtifactManager):
+        foreign(root)
+        for stray in ("v1", "v01", "vx", "tmp"):
+            (root / "default" / "model" / stray).mkdir()
+        write(root / "default" / "model", stray="file")
+        write(root / "default", stray="file")
+        write(root, README="file")
+        (root / "default" / "hollow").mkdir()
+        assert manager.list_collection_names() == ["default"]
+        assert manager.list_artifacts() == ["model"]
+        assert manager.list_version_names("model") == ["v0"]
+        # v1 exists for whoever counts directories, so its number is not used.
+        assert commit(manager, write(root.parent / "t", f="1")).info.version == "v2"
+
+    def test_what_leads_out_of_a_version(self, root: Path, manager: PlainArtifactManager, tmp_path: Path):
+        write(tmp_path / "outside", secret="secret")
+        files = foreign(root)
+        (files / "link").symlink_to(tmp_path / "outside" / "secret")
+        with pytest.raises(FormatError, match="link"):
+            manager.manifest("model")
+        (files / "link").unlink()
+        os.mkfifo(files / "fifo")
+        with pytest.raises(FormatError, match="fifo"):
+            manager.version_info("model")
+        (files / "fifo").unlink()
+        info = manager.version_info("model")
+        entry = manager.manifest("model").find("f")
+        assert entry is not None
+        (files / "f").unlink()
+        (files / "f").symlink_to(tmp_path / "outside" / "secret")
+        for read in (manager.read_entry, manager.local_range):
+            with pytest.raises(IntegrityError):
+                read(info, entry)
+        shutil.rmtree(files)
+        files.symlink_to(tmp_path / "outside")
+        with pytest.raises(FormatError):
+            PlainArtifactManager(str(root)).manifest("model")
+
+    def test_names_beyond_the_rules(self, root: Path, manager: PlainArtifactManager):
+        write(root / "a b" / "ü" / "v0" / "files", f="1")
+        assert manager.list_collection_names() == ["a%20b"]
+        assert manager.list_artifacts("a%20b") == ["%C3%BC"]
+        assert manager.version_info("%C3%BC", "a%20b").file_count == 1
+
+    def test_deleting_them(self, root: Path, manager: PlainArtifactManager, tmp_path: Path):
+        for number in range(2):
+            foreign(root, f"v{number}", f=str(number))
+        manager.delete_version("model", "v1")
+        assert manager.list_version_names("model") == ["v0"]
+        assert sorted(os.listdir(root / "default" / "model")) == ["v0", "v1"]
+        assert not (root / "default/model/v1/files").exists()
+        assert commit(manager, write(tmp_path / "t", f="1")).info.version == "v2"
+
+
+class TestOurs:
+    def test_nothing_but_versions_lies_in_an_artifact(self, root: Path, manager: PlainArtifactManager, tmp_path: Path):
+        tree = write(tmp_path / "t", f="1")
+        manager.log_files("model", tree, message="m", aliases=["best"])
+        manager.delete_version("model", manager.log_files("model", write(tree, f="2")).metadata["version"])
+        assert sorted(os.listdir(root)) == [".artifactfs", "default"]
+        assert sorted(os.listdir(root / "default" / "model")) == ["v0", "v1"]
+        assert os.listdir(root / ".artifactfs") == ["store"]
+        assert os.listdir(root / ".artifactfs" / "store") == ["v0"]
+        with pytest.raises(CollectionNotFound):
+            manager.list_artifacts(".artifactfs")
+
+    def test_given_away_is_linked_not_copied(self, root: Path, manager: PlainArtifactManager, tmp_path: Path):
+        tree = write(tmp_path / "t", f="1")
+        commit(manager, tree, consume=True)
+        assert (root / "default/model/v0/files/f").samefile(tree / "f")
+        commit(manager, write(tmp_path / "u", f="2"))
+        assert not (root / "default/model/v1/files/f").samefile(tmp_path / "u" / "f")
+
+    @pytest.mark.parametrize("path", [b"../x", b"/etc/x", b"a/../../x"])
+    def test_a_hostile_manifest(self, root: Path, manager: PlainArtifactManager, tmp_path: Path, path: bytes):
+        commit(manager, write(tmp_path / "t", f="1"))
+        place = root / "default/model/v0"
+        zero = bytes(8)
+        raw = encode_columns(
+            Columns(1, "blake3", path, b"\0", b"\xa4\x01", zero, zero, b"", b"", b"\xff" * 4, zero, {})  # one file
+        )
+        record = (place / ".artifactfs.json").read_text()
+        old = blake3((place / ".artifactfs.manifest").read_bytes()).hexdigest()
+        assert old in record
+        for name, data in (
+            (".artifactfs.manifest", raw),
+            (".artifactfs.json", record.replace(old, blake3(raw).hexdigest()).encode()),
+        ):
+            (place / name).unlink()
+            (place / name).write_bytes(data)
+        fresh = PlainArtifactManager(str(root))
+        with pytest.raises(FormatError, match="hostile"):
+            fresh.download_artifact("model", to=tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+    def test_a_damaged_manifest(self, root: Path, manager: PlainArtifactManager, tmp_path: Path):
+        commit(manager, write(tmp_path / "t", f="1"))
+        place = root / "default/model/v0/.artifactfs.manifest"
+        place.unlink()
+        with pytest.raises(IntegrityError, match="missing"):
+            PlainArtifactManager(str(root)).manifest("model")
+        place.write_bytes(b"other")
+        with pytest.raises(IntegrityError, match="digest"):
+            PlainArtifactManager(str(root)).manifest("model")
+
+    def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(
+        self, root: Path, manager: PlainArtifactManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        commit(manager, write(tmp_path / "t", f="1"))
+        aside = root / ".artifactfs/store/v0/tmp"
+        write(aside / "dead", f="1")
+        later = time.time_ns() + 2 * plain_local._STALE_NS
+        with plain_local.LocalCommitter(str(root), manager._history, manager._contents).aside() as alive:
+            monkeypatch.setattr("artifactfs.plain.local.time.time_ns", lambda: later)
+            commit(manager, write(tmp_path / "t", f="2"))
+            assert os.listdir(aside) == [os.path.basename(alive)]
+        assert os.listdir(aside) == []
+
+    def test_without_renameat2(self, manager: PlainArtifactManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr("artifactfs.objects.disk._libc", lambda name: None)
+        for text in "ab":
+            commit(manager, write(tmp_path / "t", f=text))
+        assert manager.list_version_names("model") == ["v0", "v1"]
+        taken = tmp_path / "store" / "default" / "model"
+        assert not plain_local.rename_new(str(tmp_path / "t"), str(taken / "v0"))
+        (taken / "v9").mkdir()
+        assert not plain_local.rename_new(str(tmp_path / "t"), str(taken / "v9"))
+
+    def test_references_are_refused(self, manager: PlainArtifactManager, tmp_path: Path):
+        assert not manager.takes_references
+        with pytest.raises(Unsupported):
+            commit(manager, write(tmp_path / "t", f="1"), reference_of=lambda path: None)
+
+
+class TestPlaces:
+    def test_detection(self, root: Path, tmp_path: Path):
+        for empty in (tmp_path / "none", write(tmp_path / "file", f="1"), tmp_path / "store"):
+            assert isinstance(connect(str(empty)), FileSystemArtifactManager)
+        write(tmp_path / "project" / "api" / "v1", f="not ours")
+        assert isinstance(connect(str(tmp_path)), FileSystemArtifactManager)
+        foreign(root)
+        for url in (str(root), f"file://{root}", f"plain+file://{root}"):
+            assert isinstance(connect(url), PlainArtifactManager)
+        write(root, **{"artifactfs.json": "{}"})
+        assert isinstance(connect(str(root)), FileSystemArtifactManager)
+        with pytest.raises(FormatError, match=r"plain\+"):
+            connect(f"plain+file://{root}").list_collection_names()
+
+    def test_the_message_for_an_undetected_one_says_what_to_do(self, tmp_path: Path):
+        write(tmp_path / "default" / "model" / "v0", stray="1")
+        with pytest.raises(FormatError, match=r"plain\+"):
+            connect(str(tmp_path)).list_collection_names()
+
+    def test_an_empty_one_is_known_again(self, root: Path):
+        with pytest.raises(NotFound):
+            connect(f"plain+file://{root}").list_collection_names()
+        connect(f"plain+file://{root}").ensure_created()
+        again = connect(str(root))
+        assert isinstance(again, PlainArtifactManager)
+        assert again.list_collection_names() == []
+
+    def test_a_disk_that_went_away(self, root: Path, manager: PlainArtifactManager, tmp_path: Path):
+        tree = write(tmp_path / "t", f="1")
+        commit(manager, tree)
+        root.rename(tmp_path / "elsewhere")
+        for missing in (True, False):
+            for call in (manager.list_collection_names, manager.list_artifacts, lambda: manager.version_info("model")):
+                with pytest.raises(StoreUnreachable, match="gone"):
+                    call()
+            with pytest.raises(StoreUnreachable):
+                commit(manager, tree)
+            assert root.exists() != missing
+            root.mkdir(exist_ok=True)  # the mountpoint that is left of an unmounted disk
+
+    def test_remote_stores_take_one_writer(self, tmp_path: Path):
+        url = f"plain+memory://{uuid.uuid4().hex}"
+        tree = write(tmp_path / "t", f="1")
+        reader, writer = connect(url), connect(url, single_writer=True)
+        commit(writer, tree)
+        for call in (
+            lambda: commit(reader, tree),
+            lambda: reader.set_alias("model", "best", "v0"),
+            lambda: reader.delete_version("model", "v0"),
+            reader.ensure_created,
+        ):
+            with pytest.raises(UnsafeStore, match="single_writer=True"):
+                call()
+        assert reader.list_version_names("model") == ["v0"]
+
+    def test_remote_versions_of_others(self, tmp_path: Path):
+        import fsspec
+
+        name = uuid.uuid4().hex
+        fs = fsspec.filesystem("memory")
+        fs.pipe({f"/{name}/default/model/v0/files/{path}": b"theirs" for path in ("f", "sub/g")})
+        manager = connect(f"plain+memory://{name}", single_writer=True)
+        info = manager.version_info("model")
+        assert (info.file_count, info.size_bytes, info.digest) == (2, 12, None)
+        assert contents(Path(str(manager.download_artifact("model", to=tmp_path / "out")))) == {
+            "f": b"theirs",
+            "sub/g": b"theirs",
+        }
+        tree = write(tmp_path / "t", f="theirs")
+        write(tree / "sub", g="theirs")
+        assert not commit(manager, tree).created
+        manager.delete_version("model", "v0")
+        assert manager.list_artifacts() == []
+        assert fs.exists(f"/{name}/default/model/v0")
+        assert commit(manager, tree).info.version == "v1"
+
+    def test_pickling(self, manager: PlainArtifactManager, tmp_path: Path):
+        import pickle
+
+        manager.active_collection = "other"
+        commit(manager, write(tmp_path / "t", f="1"))
+        copy = pickle.loads(pickle.dumps(manager))
+        assert (copy.active_collection, copy.list_version_names("model")) == ("other", ["v0"])
+
+
+def test_many_processes(root: Path, tmp_path: Path):
+    processes, commits = 4, 10
+    worker = Path(__file__).parent.parent / "store" / "race_worker.py"
+    arguments = [sys.executable, "-W", "error", str(worker), f"plain+file://{root}", str(tmp_path)]
+    workers = [
+        subprocess.Popen([*arguments, str(i), str(commits)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for i in range(processes)
+    ]
+    for started in workers:
+        assert started.stdout is not None
+        assert started.stdout.readline() == "ready\n"
+    for started in workers:
+        started.communicate("go\n")
+    assert [started.returncode for started in workers] == [0] * processes
+    versions = connect(f"plain+file://{root}").list_versions("model")
+    assert [info.version for info in versions] == [f"v{i}" for i in range(processes * commits)]
+    assert len({info.commit_id for info in versions}) == processes * commits
+    for info in versions:
+        assert contents(root / "default" / "model" / info.version / "files")["who"] == info.message.encode()
+
+
+@pytest.mark.parametrize("how", ["copy", "consume"])
+def test_killed_at_any_call(how: str, tmp_path: Path):
+    sweep = Path(__file__).with_name("plain_crash_sweep.py")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(sweep), how, str(tmp_path / "sweep")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 50
+
+
+def test_a_deletion_that_died_half_way_is_a_deletion(
+    manager: PlainArtifactManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    commit(manager, write(tmp_path / "t", f="1"), aliases=["best"])
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            "artifactfs.managers.plain.remove_locally", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
+        with pytest.raises(KeyboardInterrupt):
+            manager.delete_version("model", "v0")
+    assert manager.list_version_names("model") == []
+    with pytest.raises(VersionNotFound):
+        manager.version_info("model", version="best")
+    assert commit(manager, write(tmp_path / "t", f="1")).info.version == "v1"

@@ -188,6 +188,12 @@ class References:
                 shared = self._open[found.st_ino] = OpenReference(reference, self._open_content)
             return shared
 
+    def renew(self, fd: int) -> OpenReference | None:
+        """As `find`, for a file that was made to refer just now: what was known of it before is over."""
+        with self._lock:
+            self._open.pop(os.fstat(fd).st_ino, None)
+        return self.find(fd)
+
     def resolve_all(self, root: Path) -> None:
         """Give every referring file below `root` bytes of its own. Raises what reading them raises, OSError."""
         for directory, _, names in os.walk(root):

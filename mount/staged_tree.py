@@ -220,9 +220,10 @@ class StagedTree:
                     raise
                 os.ftruncate(handle.fd, 0)
                 return False
+            renewed = self.references.renew(handle.fd)
             for other in self._handles:
                 if os.path.samestat(os.fstat(other.fd), found):
-                    other.reference = self.references.find(other.fd)
+                    other.reference = renewed
         return True
 
     def forget_handle(self, handle: StagedFile) -> None:

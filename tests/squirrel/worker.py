@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -15,6 +16,7 @@ if not hasattr(np, "float_"):
     np.float_ = np.float64
 
 from exchange import build, describe
+from squirrel.artifact_manager.filesystem import FileSystemArtifactManager
 from squirrel.catalog import Catalog, Source
 from squirrel.serialization import JsonSerializer, MessagepackSerializer
 
@@ -56,10 +58,48 @@ def deserialize(name, data):
     return describe(SERIALIZERS[name]().deserialize(bytes.fromhex(data)))
 
 
+def collections(root):
+    return sorted(FileSystemArtifactManager(root).list_collection_names())
+
+
+def exists(root, artifact):
+    return FileSystemArtifactManager(root).exists(artifact)
+
+
+def versions(root):
+    catalog = FileSystemArtifactManager(root).store_to_catalog()
+    return {key: sorted(catalog[key].versions) for key in catalog.keys()}  # noqa: SIM118 - iterating gives pairs
+
+
+def log(root, artifact, path):
+    return FileSystemArtifactManager(root).log_files(artifact, Path(path)).version
+
+
+def download(root, artifact, version, to):
+    return str(FileSystemArtifactManager(root).download_artifact(artifact, version=version, to=Path(to)))
+
+
+def read_source(root, artifact):
+    return _read(FileSystemArtifactManager(root).collection_to_catalog()[f"default/{artifact}"])
+
+
+def read_catalog_source(path, identifier):
+    return _read(Catalog.from_files([path])[identifier])
+
+
+def _read(source):
+    store = source.get_driver().store
+    prefix = store.url.removeprefix("file://") + "/"
+    return {path.removeprefix(prefix): store.fs.cat_file(path).hex() for path in store.fs.find(store.url)}
+
+
 def main():
     operations = {
         function.__name__: function
-        for function in (write_catalog, read_catalog_text, read_catalog_files, serialize, deserialize)
+        for function in (
+            *(write_catalog, read_catalog_text, read_catalog_files, serialize, deserialize),
+            *(collections, exists, versions, log, download, read_source, read_catalog_source),
+        )
     }
     # Whatever squirrel prints must not get between the answers.
     answers, sys.stdout = sys.stdout, sys.stderr

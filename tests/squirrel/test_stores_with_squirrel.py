@@ -1,0 +1,139 @@
+"""squirrel-core reads the stores we write in its layout, we read the ones it writes, and its own manager is mounted."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from artifactfs import connect
+from artifactfs.managers.plain import PlainArtifactManager
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def write(directory: Path, **files: str) -> Path:
+    for path, text in files.items():
+        (directory / path).parent.mkdir(parents=True, exist_ok=True)
+        (directory / path).write_text(text)
+    return directory
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(directory)): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> str:
+    return str(tmp_path / "store")
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    return write(tmp_path / "tree", **{"a.txt": "alpha", "sub/b c": "beta", "sub/deep/ünï": "gamma", ".hidden": "h"})
+
+
+def test_squirrel_reads_what_we_write(squirrel, store: str, tree: Path, tmp_path: Path):
+    ours = connect(f"plain+file://{store}")
+    ours.log_files("model", tree, message="m", metadata={"a": 1}, aliases=["best"])
+    ours.log_artifact({"x": 1}, "object", "other")
+    assert squirrel.call("collections", store) == [".artifactfs", "default", "other"]
+    assert squirrel.call("exists", store, "model")
+    # Every collection can be catalogued, the one that is ours alone included.
+    assert squirrel.call("versions", store) == {
+        ".artifactfs/store": [1],
+        "default/model": [1],
+        "other/object": [1],
+    }
+    assert squirrel.call("download", store, "model", "v0", str(tmp_path / "out"))
+    assert contents(tmp_path / "out" / "model") == contents(tree)
+    assert {key: bytes.fromhex(raw) for key, raw in squirrel.call("read_source", store, "model").items()} == contents(
+        tree
+    )
+
+
+def test_our_catalog_opens_there(squirrel, store: str, tree: Path, tmp_path: Path):
+    ours = connect(f"plain+file://{store}")
+    ours.log_files("model", tree)
+    ours.store_to_catalog().to_file(str(tmp_path / "catalog.yaml"))
+    found = squirrel.call("read_catalog_source", str(tmp_path / "catalog.yaml"), "default/model")
+    assert {key: bytes.fromhex(raw) for key, raw in found.items()} == contents(tree)
+
+
+def test_versions_of_both_follow_each_other(squirrel, store: str, tree: Path, tmp_path: Path):
+    squirrel.call("log", store, "model", str(tree))
+    ours = connect(store)
+    assert isinstance(ours, PlainArtifactManager)
+    assert ours.list_version_names("model") == ["v0"]
+    assert contents(Path(str(ours.download_artifact("model", to=tmp_path / "0")))) == contents(tree)
+    assert dict(ours.collection_to_catalog()["default/model"].get_driver().items()) == contents(tree)
+    assert ours.log_files("model", tree).version == 1, "the same content"
+    write(tree, new="1")
+    assert ours.log_files("model", tree, aliases=["best"]).version == 2
+    write(tree, new="2")
+    assert squirrel.call("log", store, "model", str(tree)) == 3
+    ours.delete_version("model", "v2")
+    # The number of a deleted version is used by neither.
+    write(tree, new="3")
+    assert squirrel.call("log", store, "model", str(tree)) == 4
+    write(tree, new="4")
+    assert ours.log_files("model", tree).version == 5
+    assert ours.list_version_names("model") == ["v0", "v1", "v3", "v4"]
+    assert ours.aliases("model") == {"best": "v1"}
+    assert contents(Path(str(ours.download_artifact("model", version="v3", to=tmp_path / "3"))))["new"] == b"3"
+    squirrel.call("download", store, "model", "latest", str(tmp_path / "latest"))
+    assert contents(tmp_path / "latest" / "model") == contents(tree)
+
+
+def test_a_deleted_version_does_not_exist_there(squirrel, store: str, tree: Path, tmp_path: Path):
+    from conftest import SquirrelError
+
+    ours = connect(f"plain+file://{store}")
+    ours.log_files("model", tree)
+    ours.delete_version("model", "v0")
+    for version in ("v0", "latest"):
+        with pytest.raises(SquirrelError, match="does not exist"):
+            squirrel.call("download", store, "model", version, str(tmp_path / "out"))
+
+
+def run(squirrel, *arguments: str) -> str:
+    """Our command in squirrel-core's environment, which has what both need."""
+    done = subprocess.run(
+        [squirrel.python, "-m", "mount.cli", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.fuse
+def test_squirrels_own_manager_is_mounted(squirrel, store: str, tree: Path, tmp_path: Path):
+    squirrel.call("log", store, "model", str(tree))
+    lone = write(tmp_path / "lone", **{"only/dir/file": "x"})
+    squirrel.call("log", store, "lone", str(lone))
+    drive = tmp_path / "drive"
+    drive.mkdir()
+    state = ("--state-dir", str(tmp_path / "state"))
+    run(squirrel, "mount", "--read-only", *state, f"squirrel+file://{store}", str(drive))
+    try:
+        assert sorted(os.listdir(drive / "default")) == ["lone", "model"]
+        assert contents(drive / "default" / "model" / "v0") == contents(tree)
+        assert contents(drive / "default" / "lone" / "latest") == contents(lone)
+    finally:
+        run(squirrel, "umount", str(drive))
+    run(squirrel, "mount", *state, f"squirrel+file://{store}", str(drive))
+    try:
+        (drive / "default" / "model" / "staging" / "by-copy").write_text("new")
+        told = run(squirrel, "commit", str(drive / "default" / "model"), "-m", "a message")
+        assert "keeps no message" in told
+        assert (drive / "default" / "model" / "v1" / "by-copy").read_text() == "new"
+    finally:
+        run(squirrel, "umount", str(drive))
+    squirrel.call("download", store, "model", "v1", str(tmp_path / "out"))
+    assert contents(tmp_path / "out" / "model") == {"by-copy": b"new"}

@@ -39,7 +39,7 @@ def get(vfs: Vfs, node: Node, name: str) -> bytes:
     if name == control.DIGEST and isinstance(node, StagedNode):
         return _of_staged(node)
     if name == control.STATE and isinstance(node, (StagedNode, Artifact)) and vfs.area is not None:
-        return control.encode(vfs.staging_of(node).describe())
+        return control.encode(_shortened(vfs.staging_of(node).describe()))
     if isinstance(node, VersionNode):
         value = _of_version(vfs, node, name)
         if value is not None:
@@ -173,8 +173,18 @@ def status(vfs: Vfs) -> control.Status:
         log_file=str(vfs.log_file) if vfs.log_file else None,
         staging_dir=str(vfs.area.root) if vfs.area else None,
         reachable=vfs.listing.reachable,
-        artifacts=[staging.describe() for staging in vfs.area.active()] if vfs.area else [],
+        artifacts=[_shortened(staging.describe()) for staging in vfs.area.active()] if vfs.area else [],
     )
+
+
+def _shortened(whole: control.ArtifactState) -> control.ArtifactState:
+    """The state of an artifact, with pending trees from the middle left off until it takes half an attribute."""
+    state, shown = whole, len(whole.pending)
+    while shown > 2 and len(control.encode(state)) > control.MAX_VALUE_BYTES // 2:
+        shown //= 2
+        pending = whole.pending[: shown - shown // 2] + whole.pending[-(shown // 2) :]
+        state = msgspec.structs.replace(whole, pending=pending, left_off=len(whole.pending) - len(pending))
+    return state
 
 
 def _fitting(whole: control.Status) -> bytes:

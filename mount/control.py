@@ -123,13 +123,17 @@ class Finished(msgspec.Struct, frozen=True):
 
 
 class ArtifactState(msgspec.Struct, frozen=True):
-    """What is staged, pending and lately finished for one artifact of this mount."""
+    """What is staged, pending and lately finished for one artifact of this mount.
+
+    Of very many pending trees the oldest and the newest are listed; `left_off` counts those between them.
+    """
 
     collection: str
     artifact: str
     staged: Staged | None = None
     pending: list[Pending] = msgspec.field(default_factory=list)
     finished: list[Finished] = msgspec.field(default_factory=list)
+    left_off: int = 0
 
 
 class Status(msgspec.Struct, frozen=True):

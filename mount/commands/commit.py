@@ -113,7 +113,7 @@ def _wait(place: Place, request: CommitRequest) -> Finished:
                 return finished
             if _show_pending(state, request, display):
                 seen = time.monotonic()
-            elif time.monotonic() - seen > LOST_AFTER_S:
+            elif time.monotonic() - seen > LOST_AFTER_S and not state.left_off:
                 raise client.ClientError(f"the commit of {place.label} is gone: its files were discarded")
             time.sleep(poll_s)
             poll_s = min(POLL_S, poll_s * 1.5)

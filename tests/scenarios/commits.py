@@ -279,7 +279,7 @@ def sealed_trees_do_not_change(drive: Drive) -> None:
 
 @scenario()
 def discarding(drive: Drive) -> None:
-    """C2: discarding throws staged files away; while one is open for writing it is EBUSY."""
+    """C2, C11: discarding throws staged files away; while one is open for writing it is EBUSY."""
     label = drive.make_artifact()
     drive.write(f"{label}/staging/f", b"x")
     with drive.open(f"{label}/staging/g", os.O_WRONLY | os.O_CREAT) as file:
@@ -310,3 +310,46 @@ def commits_of_one_artifact_at_once(drive: Drive) -> None:
         drive.setxattr(f"{label}/staging", control.COMMIT, again)
     assert drive.wait_for(label, commit_id).version == "v0"
     assert drive.versions(label) == ["v0"]
+
+
+FORCED = control.encode(control.CommitRequest(force=True))
+
+
+@scenario()
+def forced_commits(drive: Drive) -> None:
+    """C10: by force, what open files hold is committed at once, and what they write later is in the next version."""
+    label = drive.make_artifact()
+    top = f"{label}/staging"
+    drive.mkdir(f"{top}/d")
+    drive.write(f"{top}/closed", b"closed")
+    with drive.open(f"{top}/d/log", os.O_RDWR | os.O_CREAT) as file, drive.open(f"{top}/d/log", os.O_RDWR) as second:
+        file.write(b"one ", 0)
+        drive.setxattr(top, control.COMMIT, FORCED)
+        eventually(lambda: drive.versions(label) == ["v0"])
+        assert drive.contents(f"{label}/v0") == {"closed": b"closed", "d/log": b"one "}
+        file.write(b"two ", 4)
+        second.write(b"three", 8)
+        assert drive.read(f"{top}/d/log") == b"one two three"
+        with refused(errno.EBUSY):
+            drive.commit(label)
+    assert drive.commit(label).version == "v1"
+    assert drive.contents(f"{label}/v1") == {"d/log": b"one two three"}
+    assert drive.contents(f"{label}/v0") == {"closed": b"closed", "d/log": b"one "}
+
+
+@scenario()
+def forced_commits_of_linked_files(drive: Drive) -> None:
+    """C10, C3: a file with two names that is open for writing does not write into the sealed tree by its other name."""
+    label = drive.make_artifact()
+    top = f"{label}/staging"
+    before = b"before" * 300_000
+    drive.write(f"{top}/a", before)
+    drive.link(f"{top}/a", f"{top}/b")
+    with drive.open(f"{top}/b", os.O_RDWR) as file:
+        drive.setxattr(top, control.COMMIT, FORCED)
+        eventually(lambda: drive.versions(label) == ["v0"])
+        file.write(b"AFTER!", 0)
+        file.fsync()
+        with drive.another() as other:
+            assert other.contents(f"{label}/v0") == {"a": before, "b": before}
+    drive.setxattr(top, control.DISCARD, b"1")

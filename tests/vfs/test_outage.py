@@ -124,7 +124,7 @@ def test_passing_failures_are_tried_again(
 
 
 def test_lasting_failures_wait(make_drive: MakeDrive, outage: Outage) -> None:
-    """C6: without permission a commit is blocked, until somebody asks for another try."""
+    """C6, C11: without permission a commit is blocked, until somebody asks for another try."""
     outage.only = {"commit_tree"}
     drive = make_drive(outage)
     drive.mkdir("c")
@@ -180,21 +180,3 @@ def test_writers_do_not_wait_for_a_commit(make_drive: MakeDrive) -> None:
     assert [drive.wait_for("c/a", each).version for each in ids] == ["v0", "v1", "v2"]
     assert [drive.read(f"c/a/v{number}/f") for number in range(3)] == [b"0", b"1", b"2"]
     assert drive.contents("c/a/staging") == {"f": b"still writable"}
-
-
-def test_the_state_fits_one_attribute(make_drive: MakeDrive, outage: Outage) -> None:
-    """C6: with hundreds of trees waiting and long reasons, state and status still fit into an attribute."""
-    outage.only = {"commit_tree"}
-    drive = make_drive(outage)
-    drive.mkdir("c")
-    drive.mkdir("c/a")
-    outage.error = AccessDenied("a reason that is long enough " * 40)
-    for number in range(300):
-        drive.write("c/a/staging/f", str(number).encode())
-        last = drive.seal("c/a")
-    eventually(lambda: drive.state("c/a").pending[0].state is CommitState.BLOCKED)
-    state = drive.state("c/a")
-    assert state.pending[0].name == "pending.1"
-    assert state.pending[0].error is not None
-    assert last in [p.commit_id for p in state.pending]
-    assert drive.status().artifacts or drive.status().left_off

@@ -12,7 +12,6 @@ from mount.settings import MountSettings
 from tests import scenarios
 from tests.drives import DirectDrive
 
-
 STORES = ("local", "memory")
 ROWS = [
     pytest.param(row, kind, id=f"{row.name}-{kind}")

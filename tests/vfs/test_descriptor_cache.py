@@ -1,0 +1,111 @@
+"""The cache of open descriptors: shared, bounded, and never closed under a reader."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mount.handles import DescriptorCache
+
+
+def open_files() -> int:
+    """How many descriptors this process has open."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> list[str]:
+    """Ten files, each holding its own number."""
+    paths = [tmp_path / str(number) for number in range(10)]
+    for number, path in enumerate(paths):
+        path.write_bytes(bytes([number]) * 10)
+    return [str(path) for path in paths]
+
+
+@pytest.fixture
+def cache() -> Iterator[DescriptorCache]:
+    """A cache of three that leaks nothing."""
+    before = open_files()
+    cache = DescriptorCache(3)
+    yield cache
+    cache.close()
+    assert open_files() == before
+
+
+def test_one_descriptor_for_many_users(cache: DescriptorCache, paths: list[str]) -> None:
+    """Users of one file share its descriptor, which stays open for the next."""
+    before = open_files()
+    used = [cache.acquire(paths[0]) for _ in range(5)]
+    assert len({descriptor.fd for descriptor in used}) == 1
+    for descriptor in used:
+        cache.release(descriptor)
+    assert open_files() == before + 1
+    again = cache.acquire(paths[0])
+    assert again is used[0]
+    cache.release(again)
+
+
+def test_idle_ones_are_bounded(cache: DescriptorCache, paths: list[str]) -> None:
+    """Of many files that were read, three stay open."""
+    before = open_files()
+    for path in paths * 2:
+        cache.release(cache.acquire(path))
+    assert open_files() == before + 3
+
+
+def test_evicted_while_in_use(cache: DescriptorCache, paths: list[str]) -> None:
+    """What is in use survives its eviction and is closed with its last user."""
+    before = open_files()
+    first, second = cache.acquire(paths[0]), cache.acquire(paths[0])
+    for path in paths[1:]:
+        cache.release(cache.acquire(path))
+    assert os.pread(first.fd, 10, 0) == bytes(10)
+    cache.release(first)
+    assert os.pread(second.fd, 10, 0) == bytes(10)
+    fresh = cache.acquire(paths[0])
+    assert fresh is not second
+    cache.release(second)
+    cache.release(fresh)
+    assert open_files() == before + 3
+
+
+def test_more_in_use_than_fit(cache: DescriptorCache, paths: list[str]) -> None:
+    """The bound is on idle ones: any number may be in use."""
+    used = [cache.acquire(path) for path in paths]
+    assert [os.pread(descriptor.fd, 1, 0)[0] for descriptor in used] == list(range(10))
+    for descriptor in used:
+        cache.release(descriptor)
+
+
+def test_a_missing_file(cache: DescriptorCache, tmp_path: Path) -> None:
+    """A file that is not there leaves nothing behind."""
+    before = open_files()
+    with pytest.raises(FileNotFoundError):
+        cache.acquire(str(tmp_path / "missing"))
+    assert open_files() == before
+
+
+def test_many_threads(cache: DescriptorCache, paths: list[str]) -> None:
+    """Threads that acquire, read and release at random always read the right file."""
+    wrong: list[object] = []
+
+    def work(seed: int) -> None:
+        rng = random.Random(seed)
+        for _ in range(500):
+            number = rng.randrange(len(paths))
+            descriptor = cache.acquire(paths[number])
+            if os.pread(descriptor.fd, 1, 5) != bytes([number]):
+                wrong.append(number)
+            cache.release(descriptor)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []

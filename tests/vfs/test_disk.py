@@ -1,0 +1,82 @@
+"""The primitives that Python lacks do what the kernel does."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from mount import disk
+from tests.scenarios import refused
+
+
+def test_write_durably(tmp_path: Path) -> None:
+    """A file is replaced as a whole and nothing is left beside it."""
+    for data in (b"first", b"", b"x" * 100_000):
+        disk.write_durably(tmp_path / "f", data)
+        assert (tmp_path / "f").read_bytes() == data
+        assert os.listdir(tmp_path) == ["f"]
+
+
+def test_write_durably_into_nothing(tmp_path: Path) -> None:
+    """Errors are those of the system."""
+    with pytest.raises(FileNotFoundError):
+        disk.write_durably(tmp_path / "missing/f", b"x")
+
+
+def test_rename_flags(tmp_path: Path) -> None:
+    """Plain, sparing and swapping renames; names in any bytes."""
+    a, b = str(tmp_path / "a"), os.path.join(str(tmp_path), os.fsdecode(b"b\xff"))
+    Path(a).write_text("a")
+    Path(b).write_text("b")
+    with refused(errno.EEXIST):
+        disk.rename(a, b, disk.RENAME_NOREPLACE)
+    disk.rename(a, b, disk.RENAME_EXCHANGE)
+    assert (Path(a).read_text(), Path(b).read_text()) == ("b", "a")
+    disk.rename(a, b)
+    assert os.listdir(tmp_path) == [os.path.basename(b)]
+    with refused(errno.ENOENT):
+        disk.rename(a, b, disk.RENAME_EXCHANGE)
+
+
+def test_syncing(tmp_path: Path) -> None:
+    """Directories and whole file systems; what is no directory is an error."""
+    disk.sync_directory(tmp_path)
+    disk.sync_filesystem(tmp_path)
+    (tmp_path / "f").touch()
+    for call in (disk.sync_directory, disk.sync_filesystem):
+        with refused(errno.ENOTDIR):
+            call(tmp_path / "f")
+        with refused(errno.ENOENT):
+            call(tmp_path / "missing")
+
+
+def test_fallocate(tmp_path: Path) -> None:
+    """Room beyond 4 GiB, holes, and the kernel's errors."""
+    with open(tmp_path / "f", "w+b") as file:
+        file.write(b"x" * 8192)
+        file.flush()
+        disk.fallocate(file.fileno(), 3, 0, 4096)
+        file.seek(0)
+        assert file.read() == bytes(4096) + b"x" * 4096
+        with refused(errno.EINVAL):
+            disk.fallocate(file.fileno(), 0, -1, 10)
+        with refused(errno.EBADF):
+            disk.fallocate(os.open(tmp_path, os.O_RDONLY | os.O_CLOEXEC), 0, 0, 10)
+
+
+def test_copy(tmp_path: Path) -> None:
+    """A copy has the bytes, the mode and the times, and does not replace anything."""
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(3_000_000))
+    source.chmod(0o640)
+    os.utime(source, ns=(5, 1_234_567_890_123_456_789))
+    disk.copy(str(source), str(tmp_path / "copy"))
+    copy = tmp_path / "copy"
+    assert copy.read_bytes() == source.read_bytes()
+    assert copy.stat().st_mtime_ns == 1_234_567_890_123_456_789
+    assert copy.stat().st_mode == source.stat().st_mode
+    with pytest.raises(FileExistsError):
+        disk.copy(str(source), str(copy))

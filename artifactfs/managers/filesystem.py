@@ -292,10 +292,13 @@ class FileSystemArtifactManager(BrowsableManager):
         from artifactfs.objects.verify import verify
 
         self._marker.require()
-        if version is not None and artifact is not None:
-            version = self.version_info(artifact, collection, version).version
         if artifact is not None:
             collection = collection or self.active_collection
+            self.list_version_names(artifact, collection)  # that it exists: what is not there would be sound
+            if version is not None:
+                version = self.version_info(artifact, collection, version).version
+        elif collection is not None:
+            self.list_artifacts(collection)
         return verify(self.store, artifact, collection, version, on_finding=on_finding, progress=progress)
 
     def gc(self, *, grace_s: float = 86_400, dry_run: bool = False, progress: Progress | None = None) -> GcReport:

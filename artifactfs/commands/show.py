@@ -179,6 +179,7 @@ def progress(text: str, total_bytes: Callable[[], int | None]) -> Iterator[Progr
         task = bar.add_task(text, total=total_bytes())
 
         def report(done_bytes: int, done_files: int) -> None:
-            bar.update(task, completed=done_bytes, description=f"{text}: {count(done_files, 'file')}")
+            files = f": {count(done_files, 'file')}" if done_files else ""
+            bar.update(task, completed=done_bytes, description=text + files)
 
         yield report

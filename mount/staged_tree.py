@@ -178,6 +178,20 @@ class StagedTree:
             self._handles.add(handle)
         return self._truncated(handle, flags)
 
+    def reopen(self, fd: int, flags: int) -> StagedFile:
+        """Open once more a file that has lost its name; `fd` stands for it. Raises OSError."""
+        writable = flags & os.O_ACCMODE != os.O_RDONLY or bool(flags & os.O_TRUNC)
+        with self._changed:
+            again = os.open(f"/proc/self/fd/{fd}", flags & os.O_ACCMODE | os.O_CLOEXEC)
+            handle = StagedFile(self, again, writable)
+            self._handles.add(handle)
+        return self._truncated(handle, flags)
+
+    def restore(self, path: str, fd: int) -> None:
+        """Put a copy of a file that has lost its name back at `path`. Raises OSError."""
+        with self._changing():
+            disk.copy(f"/proc/self/fd/{fd}", self.disk_path(path))
+
     def create(self, path: str, flags: int, mode: int, caller: Caller) -> StagedFile:
         """open(2) with O_CREAT; a new file belongs to `caller` where the daemon may give it away. Raises OSError."""
         access = flags & os.O_ACCMODE | _ALWAYS

@@ -4,10 +4,13 @@ libfuse's high-level interface speaks in paths. Timeouts are conservative becaus
 the kernel may believe what it knows of a staged file for `TIMEOUT_S`, and looks again (ESTALE) when it was sealed.
 
 A file that is removed while open is renamed by libfuse to ``.fuse_hidden…``. That name must not reach a version, so
-the file is really removed and lives on as a descriptor (`_hidden`) until libfuse removes the name.
+the file is really removed and lives on as a descriptor (`_hidden`) until libfuse removes the name. libfuse does the
+same to a file that is open and about to be replaced by a rename, before it knows whether the rename succeeds:
+`_replaced` remembers it until then.
 
-Threading: libfuse calls the operations from threads of its own; all state here is `_handles`, `_directories` and
-`_hidden`, changed by single dict operations, and `_numbers`, an iterator that is safe under the interpreter lock.
+Threading: libfuse calls the operations from threads of its own; all state here is `_handles`, `_directories`,
+`_hidden` and `_replaced`, changed by single dict operations, and `_numbers`, an iterator that is safe under the
+interpreter lock.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import re
 import stat
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from artifactfs.errors import NotFound
 from mount import control
@@ -30,6 +33,7 @@ from mount.errno_map import errno_of, is_expected
 from mount.errors import NoSuchAttribute
 from mount.handles import Handle, StagedFile
 from mount.settings import MountSettings
+from mount.staged_tree import StagedTree
 from mount.tree import ROOT_INO, Attrs, Caller, Dirent, Node, StagedNode
 from mount.vfs import Vfs
 
@@ -231,7 +235,8 @@ class _Requests:
         self._numbers = itertools.count(1)
         self._handles: dict[int, Handle] = {}
         self._directories: dict[int, Node] = {}
-        self._hidden: dict[str, int] = {}
+        self._hidden: dict[str, _Hidden] = {}
+        self._replaced: dict[str, _Hidden] = {}
 
     def init_with_config(self, connection: Any, config: Any) -> None:
         # Requests on open files then come without a path: libfuse need not compute it, and the file may have none.
@@ -254,10 +259,12 @@ class _Requests:
     def getattr(self, path: str | None, info: Any = None) -> dict[str, int]:
         if self._is_hidden(path):
             assert path is not None
-            return _hidden_stat(self._hidden[_split(path)[1]])
+            return _hidden_stat(self._hidden[_split(path)[1]].fd)
         if path is None:
             handle = self._handles[info.fh]
             return _stat(self._vfs.getattr_of(handle))
+        # The kernel looks a name up before it renames something to it: what was hidden before that was removed.
+        self._replaced.pop(path, None)
         return _stat(self._vfs.getattr(self._vfs.resolve(path)))
 
     def readlink(self, path: str) -> str:
@@ -354,7 +361,7 @@ class _Requests:
         if hidden is None:
             self._vfs.unlink(*self._parent(path))
         else:
-            os.close(hidden)
+            os.close(hidden.fd)
         return 0
 
     def rename(self, old: str, new: str, flags: int = 0) -> int:
@@ -367,15 +374,26 @@ class _Requests:
                 os.close(fd)
                 raise
             # By its name alone, which libfuse never uses twice: the directory may be renamed meanwhile.
-            self._hidden[hidden] = fd
-        else:
+            self._hidden[hidden] = self._replaced[old] = _Hidden(fd, node.tree)
+            return 0
+        replaced = self._replaced.pop(new, None)
+        try:
             self._vfs.rename(*self._parent(old), *self._parent(new), flags)
+        except BaseException:
+            if replaced is not None and isinstance(node := self._vfs.resolve(new), StagedNode):
+                node.tree.restore(node.path, replaced.fd)
+            raise
         return 0
 
     # -- open files
 
     def open(self, path: str, info: Any) -> int:
-        handle = self._vfs.open(self._vfs.resolve(path), info.flags)
+        hidden = self._hidden.get(_split(path)[1])
+        if hidden is not None:
+            # Replaced between the kernel's look at the name and this.
+            handle: Handle = hidden.tree.reopen(hidden.fd, info.flags)
+        else:
+            handle = self._vfs.open(self._vfs.resolve(path), info.flags)
         # What is in the page cache of an immutable file stays true.
         info.keep_cache = not isinstance(handle, StagedFile)
         self._add(handle, info)
@@ -444,6 +462,13 @@ class _Requests:
 
     def removexattr(self, path: str, name: str) -> int:
         raise NoSuchAttribute(name)
+
+
+class _Hidden(NamedTuple):
+    """A file that libfuse has hidden: a descriptor that stands for it (O_PATH), and the tree it was in."""
+
+    fd: int
+    tree: StagedTree
 
 
 def _hidden_stat(fd: int) -> dict[str, int]:

@@ -218,6 +218,38 @@ def test_files_replaced_while_they_are_read(mount: Mount, label: str, staging: P
     assert os.listdir(staging) == ["f"]
 
 
+def test_readers_of_a_file_that_is_replaced(staging: Path) -> None:
+    """S4: who opens a file again and again while another program saves it by rename gets the old one or the new one."""
+    path = staging / "f"
+    path.write_text("0" * 1000)
+    stop = threading.Event()
+    wrong: list[object] = []
+
+    def read() -> None:
+        while not stop.is_set():
+            try:
+                text = path.read_text()
+            except OSError as error:
+                # libfuse takes an open file away before it renames the new one, and the kernel looks only twice: at
+                # full speed one open in thousands meets neither the old file nor the new one.
+                if error.errno not in (errno.ENOENT, errno.ESTALE):
+                    wrong.append(error)
+            else:
+                if len(set(text)) != 1 or len(text) != 1000:
+                    wrong.append(text)
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    for number in range(200):
+        (staging / "f.tmp").write_text(str(number % 10) * 1000)
+        os.replace(staging / "f.tmp", path)
+    stop.set()
+    for reader in readers:
+        reader.join()
+    assert wrong == []
+
+
 def test_a_name_that_is_replaced_is_always_there(staging: Path) -> None:
     """S4: rename over a file that nobody has open leaves no moment without a file of that name."""
     path = staging / "f"

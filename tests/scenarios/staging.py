@@ -223,6 +223,27 @@ def across_stagings(drive: Drive) -> None:
 
 
 @scenario()
+def a_refused_rename_spares_its_target(drive: Drive) -> None:
+    """S4: a rename that fails leaves the file at its target, also where that is open."""
+    one, two = staging(drive), staging(drive)
+    drive.write(f"{one}/f", b"mine")
+    drive.write(f"{two}/f", b"theirs")
+    drive.chmod(f"{two}/f", 0o640)
+    with drive.open(f"{two}/f") as file:
+        with refused(errno.EXDEV):
+            drive.rename(f"{one}/f", f"{two}/f")
+        assert file.read(10, 0) == b"theirs"
+        assert drive.contents(two) == {"f": b"theirs"}
+        assert drive.lstat(f"{two}/f").permissions == 0o640
+        # One that was removed while open does not come back.
+        drive.unlink(f"{two}/f")
+        with refused(errno.EXDEV):
+            drive.rename(f"{one}/f", f"{two}/f")
+        assert drive.listdir(two) == []
+    assert drive.contents(one) == {"f": b"mine"}
+
+
+@scenario()
 def devices(drive: Drive) -> None:
     """S5: devices cannot be made."""
     top = staging(drive)

@@ -7,9 +7,9 @@ Run as ``store_client.py version STORE COLLECTION ARTIFACT`` or ``store_client.p
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
+from pathlib import Path
 
 from artifactfs import ArtifactManager, EntryKind, connect
 
@@ -42,5 +42,7 @@ if __name__ == "__main__":
     started = time.perf_counter()
     found = OPERATIONS[operation](connect(store), *arguments)
     seconds = time.perf_counter() - started
-    rss_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not getrusage: what it gives at first is the size of the process that started this one.
+    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    rss_mib = int(peak.split()[1]) / 1024
     print(json.dumps({"seconds": seconds, "count": found, "rss_mib": rss_mib}))

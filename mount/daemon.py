@@ -314,8 +314,9 @@ def _read_settings(fd: int) -> MountSettings:
     with open(fd, "rb") as file:
         settings = MountSettings.from_json(file.read())
     if fd == sys.stdin.fileno():
-        # Else the next file to be opened would be the standard input of programs started here.
-        os.open(os.devnull, os.O_RDONLY)
+        # Else the next file to be opened would be the standard input of programs started here; fusermount3, which
+        # mounts for ordinary users, does not start without one.
+        os.set_inheritable(os.open(os.devnull, os.O_RDONLY), True)
     return settings
 
 

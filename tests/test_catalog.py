@@ -34,7 +34,8 @@ from artifactfs.errors import (
     StoreUnreachable,
     UnknownScheme,
 )
-from artifactfs.managers.base import VersionInfo, new_commit_id
+from artifactfs.managers.base import VersionInfo
+from artifactfs.managers.commit_id import new_commit_id
 from artifactfs.manifest import Entry, EntryKind, Manifest
 
 

@@ -125,7 +125,7 @@ def test_a_catalog_written_by_hand_reads_the_same(squirrel):
 
 @pytest.mark.parametrize("text", ["!YamlCatalog {version: 0.3.9, sources: []}", "a: 1", "!Other {}"])
 def test_what_squirrel_refuses_we_refuse(squirrel, text):
-    from conftest import SquirrelError
+    from tests.squirrel.client import SquirrelError
 
     with pytest.raises(SquirrelError):
         squirrel.call("read_catalog_text", text)

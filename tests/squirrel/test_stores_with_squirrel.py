@@ -88,7 +88,7 @@ def test_versions_of_both_follow_each_other(squirrel, store: str, tree: Path, tm
 
 
 def test_a_deleted_version_does_not_exist_there(squirrel, store: str, tree: Path, tmp_path: Path):
-    from conftest import SquirrelError
+    from tests.squirrel.client import SquirrelError
 
     ours = connect(f"plain+file://{store}")
     ours.log_files("model", tree)

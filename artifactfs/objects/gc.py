@@ -6,7 +6,7 @@ An object goes when all of this holds, with `now` the time before anything was l
 2. no version deleted less than `grace` before `now` names it;
 3. an earlier pass, at least `grace` before `now`, found it unreferenced, as did every pass since, and it was not put
    again after that pass (``gc/unreferenced.json`` remembers);
-4. it was last put, linked or touched at least `grace` before `now`, asked once more right before it is deleted.
+4. asked once more right before it is deleted, it was last put, linked or touched at least `grace` before `now`.
 
 Every time is the store's: `now` is when it says that a file written for the purpose was written, so the clocks of the
 hosts do not matter. Backends that do not tell times are refused.
@@ -19,9 +19,11 @@ was deleted after `s`, and 2 keeps it. A tombstone is written before its record 
 a version that is deleted while its directory is read is seen as one or the other. 3 is the same once more without
 trusting tombstones: records may also vanish by hand.
 
-What is left is one object whose time is renewed between the question of 4 and the delete that follows it at once. No
-store here can delete on condition; a commit must put, at that moment, the very bytes that nobody has needed for a whole
-period.
+So whoever writes a record must have each object in one of these two ways: to find that it exists is not enough.
+
+What is left is one object whose time is renewed between the question of 4 and the delete that follows at once. No store
+here can delete on condition; a commit would have to put, at that moment, the very bytes that nobody has needed for a
+whole period.
 
 A version's objects are known from its manifest only, so one record or manifest that cannot be read, or a store without
 a single version, makes gc delete nothing. Tombstones stay: numbers are never used again. A file that this package did
@@ -46,7 +48,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from artifactfs.columns import decode_columns
-from artifactfs.errors import FormatError, IntegrityError, NotFound, Unsupported
+from artifactfs.errors import FormatError, IntegrityError, NotFound, StoreUnreachable, Unsupported
 from artifactfs.manifest import DIGEST_SIZE_BYTES
 from artifactfs.objects import layout
 from artifactfs.objects.inventory import (
@@ -71,6 +73,7 @@ UNREFERENCED_KEY = f"{GC}/unreferenced.json"
 UNREFERENCED_FORMAT = 1
 _NS = 1_000_000_000
 _LARGE_FILES = 100_000
+_CLOCK_ATTEMPTS = 3
 
 
 class Pass(msgspec.Struct, frozen=True):
@@ -124,15 +127,19 @@ def collect(
 
 def store_time_ns(store: ObjectStore) -> int:
     """What the store's clock says: when a file that is written now was written. Raises Unsupported."""
-    key = f"{GC}/{layout.TEMPORARY_PREFIX}{uuid.uuid4().hex}"
-    try:
-        store.replace(key, b"what time is it?")
-        changed_ns = next((file.changed_ns for file in store.walk(GC) if file.key == key), None)
-    finally:
-        store.delete(key)
-    if changed_ns is None:
-        raise Unsupported(f"{store.url} does not tell when its files were written, so gc could delete what is new")
-    return changed_ns
+    for _ in range(_CLOCK_ATTEMPTS):
+        key = f"{GC}/{layout.TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+        try:
+            store.replace(key, b"what time is it?")
+            found = [file for file in store.walk(GC) if file.key == key]
+        finally:
+            store.delete(key)
+        # Gone only if this took so long that another pass removed it as a leftover.
+        if found:
+            if (changed_ns := found[0].changed_ns) is not None:
+                return changed_ns
+            raise Unsupported(f"{store.url} does not tell when its files were written, so gc cannot tell what is new")
+    raise StoreUnreachable(f"{store.url}: what is written below {GC} cannot be read back")
 
 
 class _Wanted(NamedTuple):
@@ -155,8 +162,9 @@ class _Pass:
         self._grace_ns = grace_ns
         self._dry_run = dry_run
         self._progress = progress
-        self._kept: set[bytes] = set()
-        self._seen_manifests: set[str] = set()
+        self._live: set[bytes] = set()
+        self._just_deleted: set[bytes] = set()
+        self._seen_manifests: set[tuple[str, bool]] = set()
         self._versions = 0
 
     def run(self) -> GcReport:
@@ -166,6 +174,7 @@ class _Pass:
         since_ns = self._now_ns if self._dry_run else store_time_ns(self._store)
         objects = size_bytes = 0
         unreferenced: list[tuple[StoredFile, int | None]] = []
+        due: list[StoredFile] = []
         leftovers = [*listed.leftovers, *self._leftovers_elsewhere()]
         unknown = len(listed.unknown)
         for file in self._store.walk(layout.OBJECTS):
@@ -178,10 +187,17 @@ class _Pass:
                 continue
             objects += 1
             size_bytes += file.size_bytes
-            if bytes.fromhex(name) not in self._kept:
-                unreferenced.append((file, _proven_since(before.get(name), file)))
-        self._refuse_without_versions(listed, objects)
-        due = [file for file, since in unreferenced if self._is_old(since) and self._is_old(file.changed_ns)]
+            if (raw_name := bytes.fromhex(name)) not in self._live:
+                since = _proven_since(before.get(name), file)
+                unreferenced.append((file, since))
+                # Put before that pass, so it is as old itself.
+                if self._is_old(since) and raw_name not in self._just_deleted:
+                    due.append(file)
+        if due and not listed.records and not listed.tombstones:
+            raise IntegrityError(
+                f"nothing was deleted: {self._store.url} holds {objects} objects and not one version, nor a deleted "
+                f"one, so {layout.COLLECTIONS} may not be the whole of it (is its disk mounted?)"
+            )
         if not self._dry_run and (before or unreferenced):
             _write_list(self._store, unreferenced, since_ns)
         deleted, freed = self._delete(due)
@@ -209,6 +225,10 @@ class _Pass:
         first = take_inventory(self._store)
         self._keep(first.records.values(), self._recent(first))
         second = take_inventory(self._store)
+        for link in [*first.lost, *second.lost]:
+            raise IntegrityError(
+                f"nothing was deleted: {link.key} of {self._store.url} is a symlink that leads nowhere"
+            )
         self._keep(
             (place for key, place in second.records.items() if key not in first.records),
             (place for place in self._recent(second) if place.key not in first.tombstones),
@@ -226,8 +246,8 @@ class _Pass:
                 # Several of a million files at once would take a gigabyte.
                 large = [one for one in some if one.file_count > _LARGE_FILES]
                 small = [one for one in some if one.file_count <= _LARGE_FILES]
-                for objects in chain(pool.map(self._objects_of, small), map(self._objects_of, large)):
-                    self._kept.update(objects)
+                for buried, objects in chain(pool.map(self._objects_of, small), map(self._objects_of, large)):
+                    (self._just_deleted if buried else self._live).update(objects)
 
     def _manifests_of(self, places: Iterable[Place], *, buried: bool = False) -> Iterator[_Wanted]:
         """The manifests not looked at yet."""
@@ -242,12 +262,12 @@ class _Pass:
             except FormatError as error:
                 raise FormatError(_refusal(place, error)) from error
             self._versions += not buried
-            if record.manifest not in self._seen_manifests:
-                self._seen_manifests.add(record.manifest)
+            if (record.manifest, buried) not in self._seen_manifests:
+                self._seen_manifests.add((record.manifest, buried))
                 yield _Wanted(place, record.manifest, record.file_count, buried)
 
-    def _objects_of(self, wanted: _Wanted) -> list[bytes]:
-        """The raw names of the objects a version needs, that of its manifest included."""
+    def _objects_of(self, wanted: _Wanted) -> tuple[bool, list[bytes]]:
+        """Whether the version was deleted, and the raw names of its objects, that of its manifest included."""
         place, manifest, _, buried = wanted
         try:
             packed = decode_columns(read_checked(self._store, manifest)).objects
@@ -255,19 +275,12 @@ class _Pass:
                 raise FormatError(f"manifest {manifest} is damaged: the names of its objects are cut short")
         except NotFound as error:
             if buried:
-                return []  # a copied store has new tombstones of versions that were freed long ago
+                return buried, []  # a copied store has new tombstones of versions that were freed long ago
             raise IntegrityError(_refusal(place, f"manifest {manifest} is missing")) from error
         except (IntegrityError, FormatError) as error:
             raise type(error)(_refusal(place, error)) from error
         names = [packed[i : i + DIGEST_SIZE_BYTES] for i in range(0, len(packed), DIGEST_SIZE_BYTES)]
-        return [bytes.fromhex(manifest), *names]
-
-    def _refuse_without_versions(self, listed: Inventory, objects: int) -> None:
-        if objects and not listed.records and not listed.tombstones:
-            raise IntegrityError(
-                f"nothing was deleted: {self._store.url} holds {objects} objects and not one version, nor a deleted "
-                f"one, so {layout.COLLECTIONS} may not be the whole of it (is its disk mounted?)"
-            )
+        return buried, [bytes.fromhex(manifest), *names]
 
     # -- what goes --------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeVar
 from blake3 import blake3
 
 from artifactfs import names
-from artifactfs.errors import FormatError, IntegrityError
+from artifactfs.errors import IntegrityError
 from artifactfs.objects import layout
 from artifactfs.objects.store import ObjectStore, StoredFile
 
@@ -41,24 +41,27 @@ class Place(NamedTuple):
 
 @dataclass
 class Inventory:
-    """One listing, sorted into kinds. `records` are those of live versions; `aliases` are (prefix, alias)."""
+    """One listing, sorted into kinds. `records` are those of live versions; `aliases` are (prefix, alias).
+
+    `lost` are symlinks that lead nowhere: behind them may be versions.
+    """
 
     records: dict[str, Place] = field(default_factory=dict)
     tombstones: dict[str, Place] = field(default_factory=dict)
     aliases: list[tuple[str, str]] = field(default_factory=list)
     leftovers: list[StoredFile] = field(default_factory=list)
     unknown: list[StoredFile] = field(default_factory=list)
+    lost: list[StoredFile] = field(default_factory=list)
 
 
 def take_inventory(store: ObjectStore, prefix: str = layout.COLLECTIONS) -> Inventory:
-    """List everything below `prefix`: all collections, one, or one artifact.
-
-    Raises FormatError where a symlink leads nowhere, because versions may be behind it.
-    """
+    """List everything below `prefix`: all collections, one, or one artifact."""
     found = Inventory()
     for file in _walk(store, prefix):
         directory, _, name = file.key.rpartition("/")
-        if directory.count("/") != 2:
+        if _leads_nowhere(store, file.key):
+            found.lost.append(file)
+        elif directory.count("/") != 2:
             found.unknown.append(file)
         elif is_leftover(file.key):
             found.leftovers.append(file)
@@ -79,12 +82,15 @@ def _walk(store: ObjectStore, prefix: str) -> Iterator[StoredFile]:
     """As the store's `walk`, into symlinked directories too: readers follow them, so versions may lie there."""
     for file in store.walk(prefix):
         path = store.local_path(file.key)
-        if path is None or file.key.count("/") > 2 or not os.path.islink(path):
-            yield file
-        elif os.path.isdir(path):
+        if path is not None and file.key.count("/") <= 2 and os.path.islink(path) and os.path.isdir(path):
             yield from _walk(store, file.key)
-        elif not os.path.exists(path):
-            raise FormatError(f"{file.key} of {store.url} is a symlink to {os.readlink(path)}, which is not there")
+        else:
+            yield file
+
+
+def _leads_nowhere(store: ObjectStore, key: str) -> bool:
+    path = store.local_path(key)
+    return path is not None and not os.path.exists(path) and os.path.islink(path)
 
 
 def read_small(store: ObjectStore, places: Iterable[Place]) -> Iterator[tuple[Place, bytes | None]]:

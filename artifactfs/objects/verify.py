@@ -127,6 +127,10 @@ class _Check:
     # -- records, aliases, manifests --------------------------------------------------------------------------------
 
     def _metadata(self, listed: Inventory) -> None:
+        for link in listed.lost:
+            self._blind = True
+            detail = "a symlink that leads nowhere: what lies behind it cannot be checked"
+            self._collector.found(FindingKind.DAMAGED_RECORD, link.key, detail)
         for place, raw in self._read_each(listed.records.values()):
             self._collector.done(versions=1)
             try:

@@ -1,0 +1,504 @@
+"""gc frees what nobody needs, and never what anybody does, whenever it runs."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from clocked_store import HOUR_S, ClockedStore, Stopped
+from store_helpers import contents
+
+from artifactfs.errors import FormatError, IntegrityError, Unsupported
+from artifactfs.managers import filesystem
+from artifactfs.managers.base import ArtifactManager
+from artifactfs.managers.filesystem import FileSystemArtifactManager, open_store
+from artifactfs.objects import layout, packs
+from artifactfs.objects.gc import UNREFERENCED_KEY, collect, store_time_ns
+from artifactfs.objects.store import ObjectStore, StoredFile
+
+GRACE_S = 24 * HOUR_S
+
+
+def tree_of(root: Path, *files: str) -> Path:
+    """A tree with these files, each holding its own name. Made anew where there is one."""
+    tree = root / uuid.uuid4().hex
+    tree.mkdir()
+    for name in files:
+        (tree / name).write_text(name)
+    return tree
+
+
+def objects_in(store: ObjectStore) -> set[str]:
+    return {file.key for file in store.walk(layout.OBJECTS)}
+
+
+def age(manager: FileSystemArtifactManager, key: str) -> None:
+    """Go on until the clock of a real disk, which is coarse, shows another time than that of the key."""
+    (made,) = [file.changed_ns for file in manager.store.walk(key.rpartition("/")[0]) if file.key == key]
+    assert made is not None
+    while store_time_ns(manager.store) <= made:
+        pass
+
+
+@pytest.fixture(autouse=True)
+def _one_object_per_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packs, "SMALL_FILE_BYTES", 1)
+
+
+class Clocked:
+    """A manager on a store whose clock the test sets."""
+
+    def __init__(self) -> None:
+        self.store = ClockedStore(open_store(f"memory://gc-{uuid.uuid4().hex}"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(filesystem, "open_store", lambda *_, **__: self.store)
+            self.manager = FileSystemArtifactManager(self.store.url)
+
+    def commit(self, tree: Path, artifact: str = "m") -> str:
+        return self.manager.commit_tree(artifact, tree, commit_id=uuid.uuid4().hex).info.version
+
+    def gc(self, **options: object) -> int:
+        return self.manager.gc(**options).deleted_objects  # type: ignore[arg-type]
+
+    def days(self, days: float) -> None:
+        self.store.pass_time(days * GRACE_S)
+
+    def check(self) -> None:
+        report = self.manager.verify()
+        assert report.ok, report.damage
+
+
+@pytest.fixture
+def clocked() -> Clocked:
+    return Clocked()
+
+
+def test_two_passes_a_grace_period_apart(clocked: Clocked, tmp_path: Path):
+    clocked.commit(tree_of(tmp_path, "a", "b"))
+    clocked.commit(tree_of(tmp_path, "b", "c"))
+    clocked.days(2)
+    clocked.manager.delete_version("m", "v0")
+    before = objects_in(clocked.store)
+    for _ in range(3):
+        report = clocked.manager.gc()
+        assert (report.versions, report.objects, report.deleted_objects, report.waiting_objects) == (1, 5, 0, 2)
+    clocked.days(0.999)
+    assert clocked.gc() == 0
+    assert objects_in(clocked.store) == before
+    clocked.days(0.001)
+    assert clocked.manager.gc(dry_run=False).deleted_objects == 2
+    assert len(before - objects_in(clocked.store)) == 2
+    assert contents(clocked.manager, "m", "v1") == {"b": b"b", "c": b"c"}
+    assert clocked.commit(tree_of(tmp_path, "b", "d")) == "v2"
+    clocked.check()
+
+
+def test_the_first_pass_deletes_nothing_however_old_things_are(clocked: Clocked, tmp_path: Path):
+    clocked.commit(tree_of(tmp_path, "a"))
+    clocked.manager.delete_version("m", "v0")
+    clocked.days(1000)
+    assert clocked.gc() == 0
+    clocked.days(1)
+    assert clocked.gc() == 2
+
+
+def test_a_number_is_never_used_again(clocked: Clocked, tmp_path: Path):
+    for name in "abc":
+        clocked.commit(tree_of(tmp_path, name))
+    for version in ("v0", "v1", "v2"):
+        clocked.manager.delete_version("m", version)
+    for _ in range(3):
+        clocked.gc()
+        clocked.days(1)
+    assert objects_in(clocked.store) == set()
+    assert clocked.commit(tree_of(tmp_path, "a")) == "v3"
+    clocked.check()
+
+
+def test_put_again_between_two_passes(clocked: Clocked, tmp_path: Path):
+    """Needed and not needed any more since the first pass: that pass does not count."""
+    tree = tree_of(tmp_path, "a")
+    clocked.commit(tree)
+    clocked.manager.delete_version("m", "v0")
+    clocked.days(2)
+    clocked.gc()
+    clocked.days(0.1)
+    clocked.commit(tree, "other")
+    clocked.manager.delete_version("other", "v0")
+    clocked.days(1)
+    assert clocked.gc() == 0
+    clocked.days(1)
+    assert clocked.gc() == 2
+
+
+def test_a_record_removed_by_hand(clocked: Clocked, tmp_path: Path):
+    """No tombstone tells when it went; the two passes still keep a commit that learned from it safe."""
+    clocked.commit(tree_of(tmp_path, "a"))
+    clocked.commit(tree_of(tmp_path, "x"), "other")
+    clocked.days(30)
+    clocked.gc()
+    running = Stopped(clocked.store, lambda: clocked.commit(tree_of(tmp_path, "a", "b")), 8)
+    clocked.store.delete("collections/default/m/v0.version")
+    assert clocked.gc() == 0
+    clocked.days(0.9)
+    assert clocked.gc() == 0
+    running.finish()
+    clocked.check()
+
+
+def test_a_dry_run_changes_nothing(url: str, tmp_path: Path):
+    manager = FileSystemArtifactManager(url)
+    manager.ensure_created()
+    assert manager.gc(dry_run=True).objects == 0
+    manager.commit_tree("m", tree_of(tmp_path, "a"), commit_id="a")
+    manager.delete_version("m", "v0")
+
+    def state() -> list[tuple[str, int, int | None]]:
+        return sorted(manager.store.walk(""))  # type: ignore[arg-type]
+
+    before = state()
+    assert manager.gc(dry_run=True, grace_s=0).waiting_objects == 2
+    assert state() == before
+    age(manager, next(iter(objects_in(manager.store))))
+    manager.gc(grace_s=0)
+    before = state()
+    assert manager.gc(dry_run=True, grace_s=0).deleted_objects == 2
+    assert state() == before
+    seen: list[tuple[int, int]] = []
+    report = manager.gc(grace_s=0, progress=lambda *done: seen.append(done))
+    assert report.deleted_objects == 2
+    assert seen[-1] == (report.deleted_bytes, 2)
+    assert objects_in(manager.store) == set()
+
+
+def test_leftovers_go_and_unknown_files_stay(local: FileSystemArtifactManager, tmp_path: Path):
+    local.commit_tree("m", tree_of(tmp_path, "a"), commit_id="a")
+    root = local.local_root
+    assert root is not None
+    temporary = f".tmp-{uuid.uuid4().hex}"
+    directory = next(root.glob("objects/??"))
+    ours = [root / temporary, directory / temporary, root / "collections/default/m" / temporary]
+    theirs = [
+        root / "staging/default/m" / temporary,
+        root / "notes.txt",
+        root / ".tmp-notes",
+        directory / "README",
+        directory / ("0" * 64),
+        root / "objects" / ("f" * 64),
+        root / "collections/default/m/notes.version",
+        root / "collections" / "notes",
+    ]
+    for path in [*ours, *theirs]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"?")
+    assert local.gc().deleted_leftovers == 0
+    age(local, f"{directory.relative_to(root)}/{temporary}")
+    for _ in range(3):
+        report = local.gc(grace_s=0)
+    assert not any(path.exists() for path in ours)
+    assert all(path.exists() for path in theirs)
+    assert report.unknown_files == 5
+    assert local.verify().ok
+
+
+@pytest.mark.parametrize("what", ["record", "manifest", "missing manifest", "newer manifest"])
+def test_nothing_goes_while_something_cannot_be_read(local: FileSystemArtifactManager, tmp_path: Path, what: str):
+    local.commit_tree("m", tree_of(tmp_path, "a"), commit_id="a")
+    local.commit_tree("gone", tree_of(tmp_path, "b"), commit_id="b")
+    local.delete_version("gone", "v0")
+    age(local, "collections/default/gone/v0.deleted")
+    local.gc(grace_s=0)
+    root = local.local_root
+    assert root is not None
+    record = root / "collections/default/m/v0.version"
+    manifest = root / layout.object_key(layout.decode_record(record.read_bytes(), "", 0).manifest)
+    broken = record if what == "record" else manifest
+    broken.chmod(0o644)
+    whole = broken.read_bytes()
+    if what == "missing manifest":
+        broken.unlink()
+    else:
+        broken.write_bytes(whole[:-1] if what != "record" else b'{"format": 2}')
+    before = objects_in(local.store)
+    for dry_run in (True, False):
+        with pytest.raises((IntegrityError, FormatError), match=r"nothing was deleted.*default/m@v0"):
+            local.gc(grace_s=0, dry_run=dry_run)
+    assert objects_in(local.store) == before
+    broken.write_bytes(whole)
+    assert local.gc(grace_s=0).deleted_objects == 2
+    assert local.verify().ok
+
+
+def test_a_damaged_version_that_was_deleted_does_not_stop_gc_for_ever(clocked: Clocked, tmp_path: Path):
+    clocked.commit(tree_of(tmp_path, "a"))
+    clocked.commit(tree_of(tmp_path, "b"))
+    (first, _) = clocked.manager.list_versions("m")
+    raw = clocked.store.get("collections/default/m/v0.version")
+    manifest = layout.object_key(layout.decode_record(raw, "", 0).manifest)
+    clocked.store.replace(manifest, b"damaged")
+    clocked.manager.delete_version("m", first.version)
+    with pytest.raises(IntegrityError, match="nothing was deleted"):
+        clocked.gc()
+    clocked.days(1)
+    assert clocked.gc() == 0
+    clocked.days(1)
+    assert clocked.gc() == 2
+
+
+def test_a_store_without_a_version_keeps_its_objects(local: FileSystemArtifactManager, tmp_path: Path):
+    local.commit_tree("m", tree_of(tmp_path, "a"), commit_id="a")
+    root = local.local_root
+    assert root is not None
+    (root / "collections").rename(tmp_path / "aside")
+    assert local.gc().waiting_objects == 2
+    with pytest.raises(IntegrityError, match="not one version"):
+        local.gc(grace_s=0)
+    (root / "collections").symlink_to(tmp_path / "aside")
+    (tmp_path / "aside" / "default").rename(tmp_path / "default")
+    (tmp_path / "aside" / "default").symlink_to(tmp_path / "default")
+    for _ in range(3):
+        assert local.gc(grace_s=0).versions == 1
+    assert local.verify().ok
+    (tmp_path / "default").rename(tmp_path / "unmounted")
+    with pytest.raises(IntegrityError, match="symlink"):
+        local.gc(grace_s=0)
+
+
+@pytest.mark.parametrize("raw", [b"", b"{}", b'{"passes": [{"since_ns": "x", "objects": []}]}'])
+def test_a_damaged_list_counts_as_none(clocked: Clocked, tmp_path: Path, raw: bytes, caplog: pytest.LogCaptureFixture):
+    clocked.commit(tree_of(tmp_path, "a"))
+    clocked.manager.delete_version("m", "v0")
+    clocked.gc()
+    clocked.days(2)
+    clocked.store.replace(UNREFERENCED_KEY, raw)
+    assert clocked.gc() == 0
+    assert "counts as the first pass" in caplog.text
+    clocked.store.replace(UNREFERENCED_KEY, b'{"passes": [], "format": 2}')
+    with pytest.raises(FormatError, match="upgrade"):
+        clocked.gc()
+
+
+def test_backends_that_cannot(clocked: Clocked, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    with pytest.raises(Unsupported):
+        ArtifactManager.gc(clocked.manager)
+    clocked.commit(tree_of(tmp_path, "a"))
+    walk = clocked.store.inner.walk
+    monkeypatch.setattr(clocked.store, "walk", lambda prefix: (f._replace(changed_ns=None) for f in walk(prefix)))
+    with pytest.raises(Unsupported, match="does not tell when"):
+        clocked.gc()
+    with pytest.raises(ValueError, match="negative"):
+        clocked.gc(grace_s=-1)
+
+
+def test_an_object_found_counts_as_put_now(url: str, tmp_path: Path):
+    """What condition 4 rests on, with the times of real backends."""
+    manager = FileSystemArtifactManager(url)
+    for number, consume in enumerate((False, False, True, True)):
+        manager.commit_tree(f"m{number}", tree_of(tmp_path, "a"), commit_id=str(number), consume=consume)
+        keys = objects_in(manager.store)
+        for key in keys:
+            age(manager, key)
+        now_ns = store_time_ns(manager.store)
+        manager.commit_tree(f"n{number}", tree_of(tmp_path, "a"), commit_id=f"n{number}", consume=consume)
+        renewed = {file.key for file in manager.store.walk(layout.OBJECTS) if (file.changed_ns or 0) >= now_ns}
+        # The manifests of the two commits may differ by the time of the file.
+        assert len(renewed & keys) >= 1
+        assert next(iter(manager.manifest(f"m{number}").objects)) in {key.rpartition("/")[2] for key in renewed}
+
+
+# -- interleavings -----------------------------------------------------------------------------------------------------
+
+
+def stops(clocked: Clocked, action: Callable[[], object], **options: str) -> Iterator[int]:
+    """How many calls to let pass, for every call that the action makes on a fresh store."""
+    calls = 0
+    clocked.store.set_hook(lambda method, key: clocked.store.calls.append(method))
+    action()
+    clocked.store.set_hook(None)
+    calls = len(clocked.store.calls)
+    assert calls > 5
+    return iter(range(calls))
+
+
+def deleted_long_ago(tmp_path: Path) -> Clocked:
+    """A store where the objects of 'a' and 'b' are due to be deleted."""
+    clocked = Clocked()
+    clocked.commit(tree_of(tmp_path, "x"))
+    tree = tree_of(tmp_path, "a", "b")
+    clocked.commit(tree, "old")
+    clocked.manager.delete_version("old", "v0")
+    clocked.gc()
+    clocked.days(2)
+    return clocked
+
+
+def test_a_pass_at_every_call_of_a_commit_that_puts_what_is_due(tmp_path: Path):
+    tree = tree_of(tmp_path, "a", "b", "c")
+    for calls in stops(first := deleted_long_ago(tmp_path), lambda: first.commit(tree)):
+        clocked = deleted_long_ago(tmp_path)
+        commit = Stopped(clocked.store, lambda c=clocked: c.commit(tree), calls)
+        clocked.gc()
+        clocked.days(0.99)
+        clocked.gc()
+        assert commit.finish() == "v1"
+        clocked.check()
+        clocked.days(3)
+        clocked.gc()
+        clocked.check()
+
+
+def test_a_commit_at_every_call_of_a_pass(tmp_path: Path):
+    """But right before a delete, where only its own time bounds the pass (see `objects.gc`)."""
+    for calls in stops(first := deleted_long_ago(tmp_path), first.gc):
+        clocked = deleted_long_ago(tmp_path)
+        running = Stopped(clocked.store, clocked.gc, calls, never_at="delete")
+        clocked.commit(tree_of(tmp_path, "a", "b", "c"))
+        running.finish()
+        clocked.check()
+        clocked.days(3)
+        clocked.gc()
+        clocked.check()
+
+
+def test_the_known_version_is_deleted_while_a_commit_runs(tmp_path: Path):
+    """The commit points at objects of a version that was live when it began, and does not look for them again."""
+
+    def start() -> Clocked:
+        clocked = Clocked()
+        clocked.commit(tree_of(tmp_path, "x"), "other")
+        clocked.commit(tree_of(tmp_path, "a", "b"))
+        clocked.days(5)
+        clocked.gc()
+        return clocked
+
+    tree = tree_of(tmp_path, "a", "b", "c")
+    for calls in stops(first := start(), lambda: first.commit(tree)):
+        clocked = start()
+        commit = Stopped(clocked.store, lambda c=clocked: c.commit(tree), calls)
+        if "v0" in clocked.manager.list_version_names("m"):
+            clocked.manager.delete_version("m", "v0")
+        clocked.gc()
+        clocked.days(0.99)
+        clocked.gc()
+        commit.finish()
+        clocked.check()
+
+
+def unreferenced_but_for_commits(tmp_path: Path) -> tuple[Clocked, Stopped]:
+    """A pass found the object of 'a' unreferenced; then a commit made v1 of it that had begun before.
+
+    It was 0.9 days ago that the pass looked and 6 that the object was put. Another commit begins now and knows v1.
+    """
+    clocked = Clocked()
+    clocked.commit(tree_of(tmp_path, "x"), "other")
+    clocked.commit(tree_of(tmp_path, "a"))
+    clocked.days(5)
+    first = Stopped(clocked.store, lambda: clocked.commit(tree_of(tmp_path, "a", "b")), 8)
+    clocked.manager.delete_version("m", "v0")
+    clocked.gc()
+    clocked.days(0.9)
+    assert not first.over
+    assert first.finish() == "v1"
+    second = Stopped(clocked.store, lambda: clocked.commit(tree_of(tmp_path, "a", "c")), 8)
+    return clocked, second
+
+
+def test_what_was_needed_in_between_without_being_put(tmp_path: Path):
+    """Neither the age of the object nor the list tells of it: the tombstone does."""
+    clocked, commit = unreferenced_but_for_commits(tmp_path)
+    clocked.manager.delete_version("m", "v1")
+    clocked.days(0.2)
+    clocked.gc()
+    assert not commit.over
+    assert commit.finish() == "v2"
+    clocked.check()
+
+
+def test_a_version_deleted_while_it_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A listing may come past the place of the tombstone before it is made and that of the record after it is gone."""
+    clocked, commit = unreferenced_but_for_commits(tmp_path)
+    clocked.days(0.2)
+    walk = clocked.store.walk
+    missed: list[str] = []
+
+    def torn(prefix: str) -> Iterator[StoredFile]:
+        if prefix != layout.COLLECTIONS or missed:
+            yield from walk(prefix)
+            return
+        for file in walk(prefix):
+            if "/v1." in file.key:
+                missed.append(file.key)
+            else:
+                yield file
+        clocked.manager.delete_version("m", "v1")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(clocked.store, "walk", torn)
+        clocked.gc()
+    assert missed
+    assert commit.finish() == "v2"
+    clocked.check()
+
+
+def test_a_pass_counts_from_when_it_had_looked(tmp_path: Path):
+    clocked = Clocked()
+    clocked.commit(tree_of(tmp_path, "x"), "other")
+    clocked.commit(tree_of(tmp_path, "a"))
+    clocked.days(5)
+    slow = Stopped(clocked.store, clocked.gc, 5)
+    clocked.days(0.5)
+    commit = Stopped(clocked.store, lambda: clocked.commit(tree_of(tmp_path, "a", "b")), 8)
+    # By hand, so that no tombstone helps.
+    clocked.store.delete("collections/default/m/v0.version")
+    slow.finish()
+    clocked.days(0.6)
+    clocked.gc()
+    commit.finish()
+    clocked.check()
+
+
+def test_a_pass_that_was_cut_short(tmp_path: Path):
+    """At whatever call a pass dies, the next ones end what it began."""
+
+    class Killed(Exception):
+        pass
+
+    for calls in stops(first := deleted_long_ago(tmp_path), first.gc):
+        clocked = deleted_long_ago(tmp_path)
+        left = calls
+
+        def die(method: str, key: str) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise Killed
+
+        clocked.store.set_hook(die)
+        with pytest.raises(Killed):
+            clocked.gc()
+        clocked.store.set_hook(None)
+        clocked.check()
+        clocked.days(1)
+        clocked.gc()
+        clocked.check()
+        assert clocked.manager.verify().findings == ()
+
+
+def test_two_passes_at_once(tmp_path: Path):
+    for calls in stops(first := deleted_long_ago(tmp_path), first.gc):
+        clocked = deleted_long_ago(tmp_path)
+        running = Stopped(clocked.store, clocked.gc, calls)
+        clocked.gc()
+        running.finish()
+        clocked.check()
+        assert len(objects_in(clocked.store)) == 2
+
+
+def test_collect_needs_no_manager(tmp_path: Path):
+    store = open_store(str(tmp_path / "store"))
+    manager = FileSystemArtifactManager(os.fspath(tmp_path / "store"))
+    manager.commit_tree("m", tree_of(tmp_path, "a"), commit_id="a")
+    assert collect(store).objects == 2

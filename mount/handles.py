@@ -234,6 +234,11 @@ class StagedFile:
         self.writable = writable
         self.reference = tree.references.find(fd)
 
+    @property
+    def is_reference(self) -> bool:
+        """Whether the file stands for bytes of a version."""
+        return self.reference is not None and not self.reference.resolved
+
     def read(self, size_bytes: int, offset: int) -> bytes:
         """At most `size_bytes` from `offset`; fewer only at the end of the file."""
         if self.reference is not None and not self.reference.resolved:

@@ -132,7 +132,8 @@ class Vfs:
     def getattr_of(self, handle: Handle) -> Attrs:
         """What fstat(2) tells of an open file, which may have lost its name."""
         if isinstance(handle, StagedFile):
-            return self._disk_attrs(os.fstat(handle.fd))
+            attrs = self._disk_attrs(os.fstat(handle.fd))
+            return attrs._replace(blocks=_full_blocks(attrs)) if handle.is_reference else attrs
         return self._version_attrs(handle.node)
 
     def getattr(self, node: Node) -> Attrs:
@@ -175,8 +176,7 @@ class Vfs:
         if node.path:
             attrs = self._disk_attrs(node.tree.stat(node.path))
             if attrs.blocks <= ATTRIBUTE_BLOCKS < attrs.size_bytes // BLOCK_BYTES and node.tree.refers(node.path):
-                # One hole on disk; to programs it is full of bytes.
-                return attrs._replace(blocks=-(-attrs.size_bytes // BLOCK_BYTES))
+                return attrs._replace(blocks=_full_blocks(attrs))
             return attrs
         ino = ino_of("staging", node.artifact.collection, node.artifact.name, node.pending or "")
         try:
@@ -423,6 +423,11 @@ class Vfs:
     def status(self) -> Status:
         """The whole mount, for the control surface."""
         return attributes.status(self)
+
+
+def _full_blocks(attrs: Attrs) -> int:
+    """Of a file that stands for bytes elsewhere: one hole on disk; to programs it is full of bytes."""
+    return -(-attrs.size_bytes // BLOCK_BYTES)
 
 
 def _entry_type(entry: os.DirEntry[str]) -> int:

@@ -257,12 +257,12 @@ class _Requests:
     # -- attributes
 
     def getattr(self, path: str | None, info: Any = None) -> dict[str, int]:
+        if info is not None:
+            # Not by its name, which may be gone or another file's by now, after a commit.
+            return _stat(self._vfs.getattr_of(self._handles[info.fh]))
+        assert path is not None
         if self._is_hidden(path):
-            assert path is not None
             return _hidden_stat(self._hidden[_split(path)[1]].fd)
-        if path is None:
-            handle = self._handles[info.fh]
-            return _stat(self._vfs.getattr_of(handle))
         # The kernel looks a name up before it renames something to it: what was hidden before that was removed.
         self._replaced.pop(path, None)
         return _stat(self._vfs.getattr(self._vfs.resolve(path)))
@@ -272,9 +272,14 @@ class _Requests:
 
     def _target(self, path: str | None, info: Any) -> Node | StagedFile | None:
         """What a change of attributes is about; None for a file that has lost its name and is not open."""
-        if path is None or self._is_hidden(path):
+        if info is not None or path is None:
             handle = self._handles[info.fh] if info is not None else None
             return handle if isinstance(handle, StagedFile) else None
+        if self._is_hidden(path):
+            # The kernel tells of the open file when it is truncated, not for the rest.
+            found = os.fstat(self._hidden[_split(path)[1]].fd)
+            staged = [handle for handle in list(self._handles.values()) if isinstance(handle, StagedFile)]
+            return next((handle for handle in staged if os.path.samestat(os.fstat(handle.fd), found)), None)
         return self._vfs.resolve(path)
 
     def chmod(self, path: str | None, mode: int, info: Any = None) -> int:

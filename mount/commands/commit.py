@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from artifactfs.commands.show import count, size
 from mount.commands import show
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def _seal(place: Place, request: CommitRequest) -> None:
                 raise client.refused(error, f"committing {place.label}") from error
             if time.monotonic() > deadline:
                 state = client.read_state(place.staging)
-                writing = show.count(state.staged.open_for_writing if state.staged else 0, "file")
+                writing = count(state.staged.open_for_writing if state.staged else 0, "file")
                 raise client.ClientError(
                     f"{place.label} has {writing} open for writing; close what writes there and commit again"
                 ) from error
@@ -93,7 +94,7 @@ def _nothing_staged(place: Place) -> str:
     state = client.read_state(place.staging)
     text = f"nothing is staged for {place.label}"
     if state.pending:
-        text += f"; {show.count(len(state.pending), 'commit')} under way (see 'artifactfs status')"
+        text += f"; {count(len(state.pending), 'commit')} under way (see 'artifactfs status')"
     elif state.finished and state.finished[-1].version is not None:
         text += f"; the last commit gave {state.finished[-1].version}"
     return text
@@ -132,8 +133,8 @@ def _show_pending(state: ArtifactState, request: CommitRequest, display: show.Di
         if problem:
             display.note(problem)
         if tree.commit_id == request.commit_id:
-            after = f", after {show.count(ahead, 'earlier commit')}" if ahead else ""
-            text = f"committing {show.count(tree.files, 'file')} of {label}{after}"
+            after = f", after {count(ahead, 'earlier commit')}" if ahead else ""
+            text = f"committing {count(tree.files, 'file')} of {label}{after}"
             display.update(text, tree.done_bytes, tree.size_bytes)
             return True
     return False
@@ -155,9 +156,9 @@ def _as_text(place: Place, finished: Finished) -> str:
         return f"{place.label}: no version was made: {finished.note or 'there was nothing to keep'}"
     if not finished.created:
         return f"{place.label} unchanged: same content as {finished.version}"
-    sent, spared = show.size(finished.sent_bytes), show.size(finished.deduplicated_bytes)
+    sent, spared = size(finished.sent_bytes), size(finished.deduplicated_bytes)
     text = (
-        f"{place.label} {finished.version}: {show.count(finished.files, 'file')}, "
+        f"{place.label} {finished.version}: {count(finished.files, 'file')}, "
         f"{sent} sent, {spared} already there, {finished.seconds:.1f} s"
     )
     return f"{text}\n{finished.note}" if finished.note else text

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from mount.commands import show
+from artifactfs.commands.show import count, size
 
 
 @click.command()
@@ -29,7 +29,7 @@ def discard(path: str, yes: bool) -> None:
     if found is None:
         what = "nothing is staged" if tree == names.STAGING else f"there is no {tree}"
         raise client.ClientError(f"{what} for {place.label}")
-    lost = f"{show.count(found.files, 'file')}, {show.size(found.size_bytes)}, in {place.label}/{tree}"
+    lost = f"{count(found.files, 'file')}, {size(found.size_bytes)}, in {place.label}/{tree}"
     if not yes and not _is_sure(f"Throw away {lost}?"):
         raise client.ClientError("nothing was thrown away; --yes answers where nobody can be asked")
     try:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 import click
+
+from artifactfs.commands.options import key_value
 
 NEVER = -1.0
 """``--commit-after never`` while it is an option; None stands for one that is not given."""
@@ -40,18 +41,6 @@ def size(text: str) -> int:
     if match is None:
         raise click.BadParameter(f"{text!r} is not a size, such as 500M or 1G")
     return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
-
-
-def key_value(text: str) -> tuple[str, Any]:
-    """``single_writer=true`` → ("single_writer", True): the value is read as JSON where it is JSON, else as text."""
-    key, separator, value = text.partition("=")
-    if not separator or not key.isidentifier():
-        # The text may be a secret: it is not repeated.
-        raise click.BadParameter("expected KEY=VALUE, with KEY a name")
-    try:
-        return key, json.loads(value)
-    except json.JSONDecodeError:
-        return key, value
 
 
 @click.command()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from mount.commands import show
+from artifactfs.commands.show import count
 
 
 @click.command()
@@ -33,4 +33,4 @@ def retry(path: str) -> None:
             client.retry(place.directory / tree.name)
         except OSError as error:
             raise client.refused(error, f"retrying {place.label}/{tree.name}") from error
-    click.echo(f"trying {show.count(len(failed), 'commit')} of {place.label} again")
+    click.echo(f"trying {count(len(failed), 'commit')} of {place.label} again")

@@ -14,26 +14,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import click
 
+from artifactfs.commands.show import count, size
+
 if TYPE_CHECKING:
     from mount.control import ArtifactState, Pending, Status
-
-_UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
-
-
-def size(size_bytes: float) -> str:
-    """``1.5 MiB``."""
-    if size_bytes < 1024:
-        return f"{size_bytes:.0f} B"
-    for unit in _UNITS:
-        size_bytes /= 1024
-        if size_bytes < 1024 or unit == _UNITS[-1]:
-            break
-    return f"{size_bytes:.1f} {unit}"
-
-
-def count(number: int, thing: str) -> str:
-    """``1 file``, ``2 files``."""
-    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def state_dir_option(given: str | None) -> Path:

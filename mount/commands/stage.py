@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from mount.commands import show
+from artifactfs.commands.show import count, size
 
 
 @click.command()
@@ -37,7 +37,7 @@ def stage(path: str) -> None:
         raise client.refused(error, f"staging {version} of {place.label}") from error
     staged = client.read_state(place.staging).staged
     files, size_bytes = (staged.files, staged.size_bytes) if staged else (0, 0)
-    click.echo(f"staged {version} of {place.label}: {show.count(files, 'file')}, {show.size(size_bytes)}, by reference")
+    click.echo(f"staged {version} of {place.label}: {count(files, 'file')}, {size(size_bytes)}, by reference")
 
 
 def _split(path: str) -> tuple[Path, str]:

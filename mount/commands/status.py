@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from artifactfs.commands.show import count, size
 from mount.commands import show
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def _describe(found: dict[str, Any]) -> Iterator[str]:
             yield "  the store does not answer"
         yield from _table([row for state in answer.artifacts for row in _rows(state)])
         if answer.left_off:
-            yield f"  and {show.count(answer.left_off, 'further artifact')}"
+            yield f"  and {count(answer.left_off, 'further artifact')}"
     if found["log_file"]:
         yield f"  log: {found['log_file']}"
 
@@ -166,14 +167,14 @@ def _facts(answer: Status) -> str:
 def _rows(state: ArtifactState) -> Iterator[tuple[str, ...]]:
     """label, where, files, size, what is going on."""
     for pending in state.pending:
-        files, size = show.count(pending.files, "file"), show.size(pending.size_bytes)
-        yield show.label(state), pending.name, files, size, _progress(pending)
+        files, room = count(pending.files, "file"), size(pending.size_bytes)
+        yield show.label(state), pending.name, files, room, _progress(pending)
     if state.staged:
         staged = state.staged
         doing = f"quiet for {staged.quiet_s:.0f} s"
         if staged.open_for_writing:
-            doing = f"{show.count(staged.open_for_writing, 'file')} open for writing"
-        yield show.label(state), "staging", show.count(staged.files, "file"), show.size(staged.size_bytes), doing
+            doing = f"{count(staged.open_for_writing, 'file')} open for writing"
+        yield show.label(state), "staging", count(staged.files, "file"), size(staged.size_bytes), doing
 
 
 def _progress(pending: Pending) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from artifactfs.commands.show import count
 from mount.commands import show
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def _drain(where: Path, status: Status, timeout_s: float) -> Status:
             writers_since = None if not writing or pending else writers_since or time.monotonic()
             if writers_since is not None and time.monotonic() - writers_since > WRITERS_S:
                 raise client.ClientError(
-                    f"{where} is still mounted: {show.count(writing, 'file')} in staging open for writing; "
+                    f"{where} is still mounted: {count(writing, 'file')} in staging open for writing; "
                     "close them, or use --now"
                 )
             left_bytes = sum(tree.size_bytes - tree.done_bytes for _, tree in pending)
@@ -178,9 +179,9 @@ def _refuse_blocked(where: Path, pending: list[tuple[str, Pending]], more: bool)
 def _doing(pending: list[tuple[str, Pending]], writing: int) -> str:
     if pending:
         files = sum(tree.files for _, tree in pending)
-        return f"committing {show.count(files, 'file')} in {show.count(len(pending), 'commit')}"
+        return f"committing {count(files, 'file')} in {count(len(pending), 'commit')}"
     if writing:
-        return f"waiting for {show.count(writing, 'file')} open for writing"
+        return f"waiting for {count(writing, 'file')} open for writing"
     return "sealing"
 
 

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from mount import disk
 from mount.errno_map import is_no_attribute
@@ -28,6 +29,13 @@ from mount.tree import Caller
 _ALWAYS = os.O_NOFOLLOW | os.O_CLOEXEC
 _IS_ROOT = os.geteuid() == 0
 PERMISSIONS = 0o7777
+
+
+class OpenFiles(NamedTuple):
+    """The files of a tree that are open for writing: copies by path, and the paths at which the files go on."""
+
+    copies: dict[str, str]
+    kept: set[str]
 
 
 class StagedTree:
@@ -83,44 +91,72 @@ class StagedTree:
         self.root = root
         self.sealed = True
 
-    def keep_writing(self, into: StagedTree) -> None:
-        """After a forced seal: give the files that are open for writing to the tree `into`, and keep copies here.
+    def copy_open(self, directory: Path) -> OpenFiles:
+        """Before a forced seal: copy the files that are open for writing to `directory`, once for each of their names.
 
-        So what programs write from here on is staged there, and what they had written is sealed here. Called with the
-        lock held. Raises OSError.
+        The store may take a sealed file as it is, and must not be written to through a hard link that stayed open.
+        Called with the lock held. Raises OSError.
         """
-        linked: dict[tuple[int, int], str] = {}
+        opened: dict[tuple[int, int], set[str]] = {}
+        linked = set()
+        for handle in self._handles:
+            found = os.fstat(handle.fd)
+            if not handle.writable or found.st_nlink == 0:
+                continue
+            inode = found.st_dev, found.st_ino
+            path = self._path_of(handle)
+            opened.setdefault(inode, set()).update([path] if path is not None else [])
+            if path is None or found.st_nlink > 1:
+                linked.add(inode)
+        names = self._names_of(linked) if linked else {}
+        for inode, paths in opened.items():
+            if not paths:
+                # The name it was opened by is gone, others are not.
+                paths.add(min(names[inode]))
+        kept = set().union(*opened.values())
+        every = kept.union(*names.values())
+        copies = {path: str(directory / f"open.{number}") for number, path in enumerate(sorted(every))}
+        for path, copy in copies.items():
+            disk.copy(self.disk_path(path), copy)
+        return OpenFiles(copies, kept)
+
+    def _path_of(self, handle: StagedFile) -> str | None:
+        """The path by which the file was opened; None when it is not the file's any more."""
+        where = os.readlink(f"/proc/self/fd/{handle.fd}")
+        try:
+            is_same = os.path.samestat(os.lstat(where), os.fstat(handle.fd))
+        except (FileNotFoundError, NotADirectoryError):
+            is_same = False
+        return os.path.relpath(where, self.root) if is_same else None
+
+    def _names_of(self, inodes: set[tuple[int, int]]) -> dict[tuple[int, int], set[str]]:
+        """All paths of these files (device, inode) in the tree. Raises OSError."""
+        names: dict[tuple[int, int], set[str]] = {inode: set() for inode in inodes}
+        for top, _, files in os.walk(self.root):
+            for path in (f"{top}/{name}" for name in files):
+                found = os.lstat(path)
+                if (found.st_dev, found.st_ino) in names:
+                    names[found.st_dev, found.st_ino].add(os.path.relpath(path, self.root))
+        return names
+
+    def keep_writing(self, into: StagedTree, files: OpenFiles) -> None:
+        """After a forced seal: give the files that are open for writing to the tree `into`, and put their copies here.
+
+        So what programs write from here on is staged there, and what they had written is sealed here. Every step is a
+        rename: killed in between, a file is whole in one of the two. Called with the lock held. Raises OSError.
+        """
         for handle in [handle for handle in self._handles if handle.writable]:
             self._handles.discard(handle)
             handle.tree = into
             into._handles.add(handle)
-            path = os.readlink(f"/proc/self/fd/{handle.fd}")
-            # A file opened twice has been moved already; one without a name stays without.
-            found = os.fstat(handle.fd)
-            if found.st_nlink > 0 and path.startswith(f"{self.root}/"):
-                kept = into.disk_path(os.path.relpath(path, self.root))
+        # The other names of such files first: once a file is staged, none of them leads to it.
+        for path in sorted(files.copies, key=lambda path: path in files.kept):
+            if path in files.kept:
+                kept = into.disk_path(path)
                 os.makedirs(os.path.dirname(kept), exist_ok=True)
-                os.rename(path, kept)
-                disk.copy(kept, path)
+                os.rename(self.disk_path(path), kept)
                 into.touch()
-                if found.st_nlink > 1:
-                    linked[found.st_dev, found.st_ino] = kept
-        if linked:
-            self._part(linked)
-
-    def _part(self, linked: dict[tuple[int, int], str]) -> None:
-        """Replace what is still linked to these files (device, inode → path) by copies. Raises OSError.
-
-        The store may take a sealed file as it is, and must not be written to through a hard link that stayed open.
-        """
-        copy = str(self.root.with_name("copy"))
-        for directory, _, names in os.walk(self.root):
-            for path in (f"{directory}/{name}" for name in names):
-                found = os.lstat(path)
-                kept = linked.get((found.st_dev, found.st_ino))
-                if kept is not None:
-                    disk.copy(kept, copy)
-                    os.rename(copy, path)
+            os.rename(files.copies[path], self.disk_path(path))
 
     def usage(self) -> tuple[int, int]:
         """(files, bytes) in the tree; counted again only after a change."""

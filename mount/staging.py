@@ -280,12 +280,14 @@ class ArtifactStaging:
         if self.staged.is_empty():
             raise NothingStaged(f"nothing is staged for {self.label}")
         staged = self.staged
+        # What may fail for want of room comes before the rename.
+        files = staged.copy_open(pending.directory) if force else None
         staged.move(pending.directory / "tree")
         (self.directory / UNTOUCHED).unlink(missing_ok=True)
         self.staged = self._new_tree()
-        if force:
-            staged.keep_writing(self.staged)
         self.pending.append(pending)
+        if files is not None:
+            staged.keep_writing(self.staged, files)
 
     def discard_staged(self) -> int:
         """Throw away what is staged; returns the number of files. Raises Busy, NothingStaged, OSError."""

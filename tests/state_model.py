@@ -141,6 +141,9 @@ class Model:
                 opened.generation = artifact.generation
         for opened in writers:
             path = os.readlink(f"/proc/self/fd/{opened.fd}")
+            if not os.path.lexists(path):
+                # The name it was opened by is gone: another one of the file.
+                path = min((p for p in _files(old) if os.path.samestat(os.lstat(p), os.fstat(opened.fd))), default="")
             if path.startswith(f"{old}/"):
                 kept = artifact.staged / os.path.relpath(path, old)
                 kept.parent.mkdir(parents=True, exist_ok=True)
@@ -206,6 +209,10 @@ def escapes(tree: Tree) -> bool:
             if leads.startswith("/") or leads.split("/")[0] == "..":
                 return True
     return False
+
+
+def _files(root: Path) -> list[str]:
+    return [f"{top}/{name}" for top, _, names in os.walk(root) for name in names]
 
 
 def read_tree(root: Path) -> Tree:

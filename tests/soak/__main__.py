@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -22,15 +23,16 @@ def main() -> None:
     parser.add_argument("--driver", default="auto")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
     options = parser.parse_args()
-    directory = tempfile.TemporaryDirectory(prefix="artifactfs-soak-")
+    # Kept when something is wrong: the store, the log and the ledgers tell what.
+    directory = Path(tempfile.mkdtemp(prefix="artifactfs-soak-"))
     plan = copiers.Plan(
         seconds=options.minutes * 60,
         copiers=options.copiers,
         seed=options.seed,
         kill_every_s=options.kill_every,
     )
-    print(f"seed {plan.seed}, in {directory.name}")
-    mount = Mount(Path(directory.name), driver=options.driver)
+    print(f"seed {plan.seed}, in {directory}", flush=True)
+    mount = Mount(directory, driver=options.driver)
     try:
         mount.mount("--commit-after", str(options.commit_after), "--refresh", "0.5")
         print(copiers.soak(mount, plan))
@@ -38,7 +40,7 @@ def main() -> None:
         wrong = mount.tear_down()
     if wrong:
         raise SystemExit("\n".join(wrong))
-    directory.cleanup()
+    shutil.rmtree(directory)
 
 
 if __name__ == "__main__":

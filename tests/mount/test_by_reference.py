@@ -24,8 +24,9 @@ BIG_BYTES = 5_000_000
 
 @pytest.fixture(scope="module")
 def mount(tmp_path_factory: pytest.TempPathFactory, driver: str) -> Iterator[Mount]:
-    """Commits after a short quiet time."""
-    with mounted(tmp_path_factory.mktemp("references"), driver, "--commit-after", "0.5", "--refresh", "0.2") as mount:
+    """Commits on request only."""
+    directory = tmp_path_factory.mktemp("references")
+    with mounted(directory, driver, "--commit-after", "never", "--refresh", "0.2") as mount:
         yield mount
 
 
@@ -76,19 +77,21 @@ def test_stage_is_the_version_and_takes_no_room(mount: Mount, label: str, source
     assert (mount / label / "staging" / "big").stat().st_blocks * 512 >= BIG_BYTES
 
 
-def test_untouched_is_not_committed_by_itself(mount: Mount, label: str) -> None:
-    """S9: filled and not changed, it stays; after a remount too."""
-    artifactfs("stage", f"{mount / label}@v0")
-    other = mount.make(f"{label}x")
-    (other / "f").write_text("x")
-    mount.committed(f"{label}x", "v0")
-    mount.remount()
-    (mount / f"{label}x" / "staging" / "f").write_text("y")
-    mount.committed(f"{label}x", "v1")
-    staged = mount.state(label).staged
-    assert staged is not None
-    assert staged.untouched
-    assert sorted(os.listdir(mount / label)) == ["latest", "staging", "v0"]
+def test_untouched_is_not_committed_by_itself(tmp_path: Path, driver: str) -> None:
+    """S9: filled and not changed, it stays where quiet staging is committed; after a remount too."""
+    with mounted(tmp_path / "m", driver, "--commit-after", "0.5", "--refresh", "0.2") as mount:
+        for label in ("c/kept", "c/other"):
+            (mount.make(label) / "f").write_text("x")
+            mount.committed(label, "v0")
+        artifactfs("stage", f"{mount / 'c/kept'}@v0")
+        for version in ("v1", "v2"):
+            (mount / "c/other/staging/f").write_text(version)
+            mount.committed("c/other", version)
+            mount.remount()
+        staged = mount.state("c/kept").staged
+        assert staged is not None
+        assert staged.untouched
+        assert sorted(os.listdir(mount / "c/kept")) == ["latest", "staging", "v0"]
 
 
 def test_one_changed_file_costs_one_file(mount: Mount, label: str, source: Path) -> None:
@@ -103,8 +106,8 @@ def test_one_changed_file_costs_one_file(mount: Mount, label: str, source: Path)
         with open(tree / "read-only", "ab") as file:
             file.write(b"more")
         os.link(tree / "empty-file", tree / "hard")
-    version = mount.committed(label, "v1")
-    assert_same(source, version, ignore=("mtime_ns",))
+    mount.commit(label)
+    assert_same(source, mount / label / "v1", ignore=("mtime_ns",))
     # The changed file, the manifest, and nothing of the 5 MB.
     assert stored_bytes(mount) - before < 10_000
 
@@ -171,9 +174,9 @@ def test_references_survive_kill(mount: Mount, label: str, source: Path) -> None
     (mount / label / "staging" / "run").write_bytes(b"changed")
     mount.kill9()
     mount.mount()
-    version = mount.committed(label, "v1")
+    mount.commit(label)
     (source / "run").write_bytes(b"changed")
-    assert_same(source, version, ignore=("mtime_ns",))
+    assert_same(source, mount / label / "v1", ignore=("mtime_ns",))
 
 
 def test_stage_refuses_to_mix(mount: Mount, label: str) -> None:

@@ -131,7 +131,7 @@ class _Check:
             self._blind = True
             detail = "a symlink that leads nowhere: what lies behind it cannot be checked"
             self._collector.found(FindingKind.DAMAGED_RECORD, link.key, detail)
-        for place, raw in self._read_each(listed.records.values()):
+        for place, raw in self._read_each(sorted(listed.records.values(), key=lambda place: place[1:3])):
             self._collector.done(versions=1)
             try:
                 record = layout.decode_record(raw, place.key, place.number)
@@ -181,7 +181,9 @@ class _Check:
                 self._collector.found(FindingKind.DAMAGED_ALIAS, place.key, error, versions=label)
                 continue
             number = names.version_number(version)
-            if not is_live(self._store, Place(layout.record_key(place.prefix, number), place.prefix, number, None)):
+            target = Place(layout.record_key(place.prefix, number), place.prefix, number, None)
+            # Looked at again, because an alias goes right after its version.
+            if not is_live(self._store, target) and self._store.get_many([place.key]) == [raw]:
                 detail = f"it names {version}, which does not exist"
                 self._collector.found(FindingKind.DANGLING_ALIAS, place.key, detail, versions=label)
 
@@ -284,22 +286,34 @@ class _Check:
 
     def _report(self, kind: FindingKind, name: str, needed: Needed, read: ObjectRead, detail: str) -> None:
         """Report an object that versions need, unless they were deleted meanwhile."""
-        users = [self._manifests[number] for number in needed.manifests]
-        if not (labels := self._labels(users)):
-            return
-        first = next(user for user in users if labels[0] in self._labels([user]))
-        self._collector.found(
-            kind,
-            layout.object_key(name),
-            detail,
-            size_bytes=read.size_bytes or sum(size for _, size, _ in map(ROW.unpack, split(needed.rows))),
-            versions=labels,
-            paths=self._paths(first, name, frozenset(read.bad)),
-        )
+        users = [self._manifests[number] for number in needed.manifests[:_MOST_VERSIONS]]
+        users = [user for user in users if self._labels([user])]
+        bad = frozenset(read.bad)
+        paths: tuple[str, ...] = ()
+        if kind is FindingKind.DAMAGED_FILE:
+            # The manifest may be what is wrong, and then it is only that one.
+            users = [user for user in users if self._paths(user, name, bad)]
+        for number, user in enumerate(users if bad else ()):
+            if paths := self._paths(user, name, bad):
+                users = users[number:] + users[:number]
+                break
+        if labels := self._labels(users):
+            least_bytes = sum(size_bytes for _, size_bytes, _ in map(ROW.unpack, split(needed.rows)))
+            self._collector.found(
+                kind,
+                layout.object_key(name),
+                detail,
+                size_bytes=read.size_bytes or least_bytes,
+                versions=labels,
+                paths=paths,
+            )
 
     def _paths(self, manifest_name: str, object_: str, bad: frozenset[bytes]) -> tuple[str, ...]:
         """The first files of a version that lie in those places of an object."""
         with self._lock:
             if self._last is None or self._last[0] != manifest_name:
-                self._last = manifest_name, Manifest.decode(read_checked(self._store, manifest_name))
+                try:
+                    self._last = manifest_name, Manifest.decode(read_checked(self._store, manifest_name))
+                except NotFound:
+                    return ()  # its version was deleted, and freed, since it was read
             return tuple(islice(paths_in(self._last[1], object_, bad), MOST_PATHS))

@@ -3,44 +3,135 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import logging
 import random
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.mount.harness import Mount
-from tests.soak import copiers
 
 
 def main() -> None:
-    """Mount, soak, check, unmount."""
+    """Run the soak that the command line names."""
+    options = _parser().parse_args()
+    print(f"seed {options.seed}", flush=True)
+    options.run(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--driver", default="auto")
+    common.add_argument("--seed", type=int, default=random.randrange(1 << 32))
     parser = argparse.ArgumentParser(prog="scripts/soak", description="Use a mounted store hard and check it.")
-    parser.add_argument("soak", choices=["copiers"], help="copiers: programs that copy while their files are committed")
-    parser.add_argument("--minutes", type=float, default=1.0)
-    parser.add_argument("--copiers", type=int, default=4)
-    parser.add_argument("--commit-after", type=float, default=0.5, metavar="SECONDS")
-    parser.add_argument("--kill-every", type=float, metavar="SECONDS", help="kill -9 the daemon that often and remount")
-    parser.add_argument("--driver", default="auto")
-    parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
-    options = parser.parse_args()
-    # Kept when something is wrong: the store, the log and the ledgers tell what.
-    directory = Path(tempfile.mkdtemp(prefix="artifactfs-soak-"))
-    plan = copiers.Plan(
-        seconds=options.minutes * 60,
-        copiers=options.copiers,
-        seed=options.seed,
-        kill_every_s=options.kill_every,
-    )
-    print(f"seed {plan.seed}, in {directory}", flush=True)
-    mount = Mount(directory, driver=options.driver)
+    soaks = parser.add_subparsers(required=True, metavar="SOAK")
+
+    copiers = soaks.add_parser("copiers", parents=[common], help="programs that copy while their files are committed")
+    copiers.add_argument("--minutes", type=float, default=1.0)
+    copiers.add_argument("--copiers", type=int, default=4)
+    copiers.add_argument("--commit-after", type=float, default=0.5, metavar="SECONDS")
+    copiers.add_argument("--kill-every", type=float, metavar="SECONDS", help="kill -9 the daemon that often")
+    copiers.set_defaults(run=_copiers)
+
+    crash = soaks.add_parser("crash", parents=[common], help="kill -9 at random moments, and look for every file")
+    crash.add_argument("--kills", type=int, default=200)
+    crash.set_defaults(run=_crash)
+
+    fsx = soaks.add_parser("fsx", parents=[common], help="random I/O on one file against a copy in memory")
+    fsx.add_argument("--operations", type=int, default=50_000)
+    fsx.set_defaults(run=_fsx)
+
+    machine = soaks.add_parser("state-machine", parents=[common], help="random histories of a whole drive")
+    machine.add_argument("--examples", type=int, default=1000)
+    machine.add_argument("--steps", type=int, default=80)
+    machine.add_argument("--mounted", action="store_true", help="through real mounts, 20 times slower")
+    machine.set_defaults(run=_state_machine)
+
+    writers = soaks.add_parser("writers", parents=[common], help="writers of large files; watches the daemon's memory")
+    writers.add_argument("--minutes", type=float, default=10.0)
+    writers.add_argument("--writers", type=int, default=8)
+    writers.add_argument("--gib", type=float, default=12.0, help="how much they write in all")
+    writers.set_defaults(run=_writers)
+    return parser
+
+
+@contextlib.contextmanager
+def _mounted(driver: str, *arguments: str) -> Iterator[Mount]:
+    """A new store. A soak that fails leaves its directory to look at."""
+    directory = tempfile.mkdtemp(prefix="artifactfs-soak-")
+    _say(f"in {directory}")
+    mount = Mount(Path(directory), driver=driver)
     try:
-        mount.mount("--commit-after", str(options.commit_after), "--refresh", "0.5")
-        print(copiers.soak(mount, plan))
+        mount.mount(*arguments)
+        yield mount
     finally:
         wrong = mount.tear_down()
     if wrong:
         raise SystemExit("\n".join(wrong))
     shutil.rmtree(directory)
+
+
+def _say(text: object) -> None:
+    print(text, flush=True)
+
+
+def _copiers(options: argparse.Namespace) -> None:
+    from tests.soak import copiers
+
+    plan = copiers.Plan(options.minutes * 60, options.copiers, options.seed, options.kill_every)
+    with _mounted(options.driver, "--commit-after", str(options.commit_after), "--refresh", "0.5") as mount:
+        _say(copiers.soak(mount, plan))
+
+
+def _crash(options: argparse.Namespace) -> None:
+    from tests.soak.crash import CrashLoop
+
+    with _mounted(options.driver, "--commit-after", "0.2", "--refresh", "0") as mount:
+        _say(CrashLoop(mount, options.seed).run(options.kills, _say))
+
+
+def _fsx(options: argparse.Namespace) -> None:
+    from mount import client
+    from tests.fsx import LARGEST_BYTES, Fsx
+
+    with _mounted(options.driver, "--commit-after", "never") as mount:
+        staging = mount.make("soak/fsx")
+        (staging / "f").write_bytes(random.Random(options.seed).randbytes(LARGEST_BYTES // 2))
+        mount.commit("soak/fsx")
+        client.stage(staging, "v0")
+        runs = {
+            "a new file": Fsx(staging / "new", options.seed),
+            "a file staged by reference": Fsx(staging / "f", options.seed, mount / "soak/fsx/v0/f"),
+        }
+        for what, fsx in runs.items():
+            fsx.run(options.operations)
+            _say(f"{what}: {', '.join(f'{number} {name}' for name, number in fsx.counts.most_common())}")
+        mount.commit("soak/fsx")
+        for path, fsx in zip(("new", "f"), runs.values(), strict=True):
+            assert (mount / "soak/fsx/v1" / path).read_bytes() == fsx.model, path
+
+
+def _state_machine(options: argparse.Namespace) -> None:
+    logging.disable(logging.CRITICAL)
+    if options.mounted:
+        from tests.mount import test_state_machine_mounted
+
+        test_state_machine_mounted.run(options.driver, options.examples, options.steps)
+    else:
+        from tests.vfs import test_state_machine
+
+        test_state_machine.run(options.examples, options.steps)
+    _say(f"{options.examples} histories of {options.steps} steps")
+
+
+def _writers(options: argparse.Namespace) -> None:
+    from tests.soak import writers
+
+    plan = writers.Plan(options.minutes * 60, options.writers, options.seed, int(options.gib * (1 << 30)))
+    with _mounted(options.driver, "--commit-after", "never", "--refresh", "0.5") as mount:
+        _say(writers.soak(mount, plan, _say))
 
 
 if __name__ == "__main__":

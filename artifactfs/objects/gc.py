@@ -168,7 +168,7 @@ class _Pass:
         self._versions = 0
 
     def run(self) -> GcReport:
-        before = _read_list(self._store)
+        before = unreferenced_since(self._store)
         listed = self._mark()
         # The list says when everything had been looked at: a commit that was running then began no later.
         since_ns = self._now_ns if self._dry_run else store_time_ns(self._store)
@@ -336,8 +336,8 @@ def _proven_since(before_ns: int | None, file: StoredFile) -> int | None:
     return before_ns
 
 
-def _read_list(store: ObjectStore) -> dict[str, int]:
-    """Object → since when the passes before have found it unreferenced."""
+def unreferenced_since(store: ObjectStore) -> dict[str, int]:
+    """Object → since when every pass has found it unreferenced: what gc may delete any time from a period later on."""
     try:
         found = msgspec.json.decode(store.get(UNREFERENCED_KEY), type=Unreferenced)
     except NotFound:

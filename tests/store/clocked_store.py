@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from artifactfs.managers import filesystem
+from artifactfs.managers.filesystem import FileSystemArtifactManager, open_store
+from artifactfs.objects import layout
 from artifactfs.objects.hashing import HashedFile
 from artifactfs.objects.store import Buffer, Listing, ObjectStore, Outcome, StoredFile
 
 Hook = Callable[[str, str], None]
 HOUR_S = 3600
+GRACE_S = 24 * HOUR_S
 
 
 class ClockedStore(ObjectStore):
@@ -24,7 +32,6 @@ class ClockedStore(ObjectStore):
         self.url = inner.url
         self.now_ns = 1_700_000_000 * 10**9
         self.changed: dict[str, int] = {}
-        self.calls: list[str] = []
         self._hooks: dict[int, Hook] = {}
 
     def pass_time(self, seconds: float) -> None:
@@ -152,3 +159,39 @@ class Stopped:
         if self._error is not None:
             raise self._error
         return self.result
+
+
+class Clocked:
+    """A manager on a store whose clock the test sets."""
+
+    def __init__(self) -> None:
+        self.store = ClockedStore(open_store(f"memory://gc-{uuid.uuid4().hex}"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(filesystem, "open_store", lambda *_, **__: self.store)
+            self.manager = FileSystemArtifactManager(self.store.url)
+
+    def commit(self, tree: Path, artifact: str = "m") -> str:
+        return self.manager.commit_tree(artifact, tree, commit_id=uuid.uuid4().hex).info.version
+
+    def gc(self, **options: object) -> int:
+        return self.manager.gc(**options).deleted_objects  # type: ignore[arg-type]
+
+    def days(self, days: float) -> None:
+        self.store.pass_time(days * GRACE_S)
+
+    def check(self) -> None:
+        report = self.manager.verify()
+        assert report.ok, report.damage
+
+
+def tree_of(root: Path, *files: str) -> Path:
+    """A tree with these files, each holding its own name. Made anew where there is one."""
+    tree = root / uuid.uuid4().hex
+    tree.mkdir()
+    for name in files:
+        (tree / name).write_text(name)
+    return tree
+
+
+def objects_in(store: ObjectStore) -> set[str]:
+    return {file.key for file in store.walk(layout.OBJECTS)}

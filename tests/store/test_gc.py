@@ -4,35 +4,17 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from clocked_store import HOUR_S, ClockedStore, Stopped
+from clocked_store import Clocked, Stopped, objects_in, tree_of
 from store_helpers import contents
 
 from artifactfs.errors import FormatError, IntegrityError, Unsupported
-from artifactfs.managers import filesystem
 from artifactfs.managers.base import ArtifactManager
 from artifactfs.managers.filesystem import FileSystemArtifactManager, open_store
 from artifactfs.objects import layout, packs
 from artifactfs.objects.gc import UNREFERENCED_KEY, collect, store_time_ns
-from artifactfs.objects.store import ObjectStore, StoredFile
-
-GRACE_S = 24 * HOUR_S
-
-
-def tree_of(root: Path, *files: str) -> Path:
-    """A tree with these files, each holding its own name. Made anew where there is one."""
-    tree = root / uuid.uuid4().hex
-    tree.mkdir()
-    for name in files:
-        (tree / name).write_text(name)
-    return tree
-
-
-def objects_in(store: ObjectStore) -> set[str]:
-    return {file.key for file in store.walk(layout.OBJECTS)}
 
 
 def age(manager: FileSystemArtifactManager, key: str) -> None:
@@ -46,29 +28,6 @@ def age(manager: FileSystemArtifactManager, key: str) -> None:
 @pytest.fixture(autouse=True)
 def _one_object_per_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packs, "SMALL_FILE_BYTES", 1)
-
-
-class Clocked:
-    """A manager on a store whose clock the test sets."""
-
-    def __init__(self) -> None:
-        self.store = ClockedStore(open_store(f"memory://gc-{uuid.uuid4().hex}"))
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(filesystem, "open_store", lambda *_, **__: self.store)
-            self.manager = FileSystemArtifactManager(self.store.url)
-
-    def commit(self, tree: Path, artifact: str = "m") -> str:
-        return self.manager.commit_tree(artifact, tree, commit_id=uuid.uuid4().hex).info.version
-
-    def gc(self, **options: object) -> int:
-        return self.manager.gc(**options).deleted_objects  # type: ignore[arg-type]
-
-    def days(self, days: float) -> None:
-        self.store.pass_time(days * GRACE_S)
-
-    def check(self) -> None:
-        report = self.manager.verify()
-        assert report.ok, report.damage
 
 
 @pytest.fixture
@@ -307,194 +266,6 @@ def test_an_object_found_counts_as_put_now(url: str, tmp_path: Path):
         # The manifests of the two commits may differ by the time of the file.
         assert len(renewed & keys) >= 1
         assert next(iter(manager.manifest(f"m{number}").objects)) in {key.rpartition("/")[2] for key in renewed}
-
-
-# -- interleavings -----------------------------------------------------------------------------------------------------
-
-
-def stops(clocked: Clocked, action: Callable[[], object], **options: str) -> Iterator[int]:
-    """How many calls to let pass, for every call that the action makes on a fresh store."""
-    calls = 0
-    clocked.store.set_hook(lambda method, key: clocked.store.calls.append(method))
-    action()
-    clocked.store.set_hook(None)
-    calls = len(clocked.store.calls)
-    assert calls > 5
-    return iter(range(calls))
-
-
-def deleted_long_ago(tmp_path: Path) -> Clocked:
-    """A store where the objects of 'a' and 'b' are due to be deleted."""
-    clocked = Clocked()
-    clocked.commit(tree_of(tmp_path, "x"))
-    tree = tree_of(tmp_path, "a", "b")
-    clocked.commit(tree, "old")
-    clocked.manager.delete_version("old", "v0")
-    clocked.gc()
-    clocked.days(2)
-    return clocked
-
-
-def test_a_pass_at_every_call_of_a_commit_that_puts_what_is_due(tmp_path: Path):
-    tree = tree_of(tmp_path, "a", "b", "c")
-    for calls in stops(first := deleted_long_ago(tmp_path), lambda: first.commit(tree)):
-        clocked = deleted_long_ago(tmp_path)
-        commit = Stopped(clocked.store, lambda c=clocked: c.commit(tree), calls)
-        clocked.gc()
-        clocked.days(0.99)
-        clocked.gc()
-        assert commit.finish() == "v1"
-        clocked.check()
-        clocked.days(3)
-        clocked.gc()
-        clocked.check()
-
-
-def test_a_commit_at_every_call_of_a_pass(tmp_path: Path):
-    """But right before a delete, where only its own time bounds the pass (see `objects.gc`)."""
-    for calls in stops(first := deleted_long_ago(tmp_path), first.gc):
-        clocked = deleted_long_ago(tmp_path)
-        running = Stopped(clocked.store, clocked.gc, calls, never_at="delete")
-        clocked.commit(tree_of(tmp_path, "a", "b", "c"))
-        running.finish()
-        clocked.check()
-        clocked.days(3)
-        clocked.gc()
-        clocked.check()
-
-
-def test_the_known_version_is_deleted_while_a_commit_runs(tmp_path: Path):
-    """The commit points at objects of a version that was live when it began, and does not look for them again."""
-
-    def start() -> Clocked:
-        clocked = Clocked()
-        clocked.commit(tree_of(tmp_path, "x"), "other")
-        clocked.commit(tree_of(tmp_path, "a", "b"))
-        clocked.days(5)
-        clocked.gc()
-        return clocked
-
-    tree = tree_of(tmp_path, "a", "b", "c")
-    for calls in stops(first := start(), lambda: first.commit(tree)):
-        clocked = start()
-        commit = Stopped(clocked.store, lambda c=clocked: c.commit(tree), calls)
-        if "v0" in clocked.manager.list_version_names("m"):
-            clocked.manager.delete_version("m", "v0")
-        clocked.gc()
-        clocked.days(0.99)
-        clocked.gc()
-        commit.finish()
-        clocked.check()
-
-
-def unreferenced_but_for_commits(tmp_path: Path) -> tuple[Clocked, Stopped]:
-    """A pass found the object of 'a' unreferenced; then a commit made v1 of it that had begun before.
-
-    It was 0.9 days ago that the pass looked and 6 that the object was put. Another commit begins now and knows v1.
-    """
-    clocked = Clocked()
-    clocked.commit(tree_of(tmp_path, "x"), "other")
-    clocked.commit(tree_of(tmp_path, "a"))
-    clocked.days(5)
-    first = Stopped(clocked.store, lambda: clocked.commit(tree_of(tmp_path, "a", "b")), 8)
-    clocked.manager.delete_version("m", "v0")
-    clocked.gc()
-    clocked.days(0.9)
-    assert not first.over
-    assert first.finish() == "v1"
-    second = Stopped(clocked.store, lambda: clocked.commit(tree_of(tmp_path, "a", "c")), 8)
-    return clocked, second
-
-
-def test_what_was_needed_in_between_without_being_put(tmp_path: Path):
-    """Neither the age of the object nor the list tells of it: the tombstone does."""
-    clocked, commit = unreferenced_but_for_commits(tmp_path)
-    clocked.manager.delete_version("m", "v1")
-    clocked.days(0.2)
-    clocked.gc()
-    assert not commit.over
-    assert commit.finish() == "v2"
-    clocked.check()
-
-
-def test_a_version_deleted_while_it_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A listing may come past the place of the tombstone before it is made and that of the record after it is gone."""
-    clocked, commit = unreferenced_but_for_commits(tmp_path)
-    clocked.days(0.2)
-    walk = clocked.store.walk
-    missed: list[str] = []
-
-    def torn(prefix: str) -> Iterator[StoredFile]:
-        if prefix != layout.COLLECTIONS or missed:
-            yield from walk(prefix)
-            return
-        for file in walk(prefix):
-            if "/v1." in file.key:
-                missed.append(file.key)
-            else:
-                yield file
-        clocked.manager.delete_version("m", "v1")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(clocked.store, "walk", torn)
-        clocked.gc()
-    assert missed
-    assert commit.finish() == "v2"
-    clocked.check()
-
-
-def test_a_pass_counts_from_when_it_had_looked(tmp_path: Path):
-    clocked = Clocked()
-    clocked.commit(tree_of(tmp_path, "x"), "other")
-    clocked.commit(tree_of(tmp_path, "a"))
-    clocked.days(5)
-    slow = Stopped(clocked.store, clocked.gc, 5)
-    clocked.days(0.5)
-    commit = Stopped(clocked.store, lambda: clocked.commit(tree_of(tmp_path, "a", "b")), 8)
-    # By hand, so that no tombstone helps.
-    clocked.store.delete("collections/default/m/v0.version")
-    slow.finish()
-    clocked.days(0.6)
-    clocked.gc()
-    commit.finish()
-    clocked.check()
-
-
-def test_a_pass_that_was_cut_short(tmp_path: Path):
-    """At whatever call a pass dies, the next ones end what it began."""
-
-    class Killed(Exception):
-        pass
-
-    for calls in stops(first := deleted_long_ago(tmp_path), first.gc):
-        clocked = deleted_long_ago(tmp_path)
-        left = calls
-
-        def die(method: str, key: str) -> None:
-            nonlocal left
-            left -= 1
-            if left < 0:
-                raise Killed
-
-        clocked.store.set_hook(die)
-        with pytest.raises(Killed):
-            clocked.gc()
-        clocked.store.set_hook(None)
-        clocked.check()
-        clocked.days(1)
-        clocked.gc()
-        clocked.check()
-        assert clocked.manager.verify().findings == ()
-
-
-def test_two_passes_at_once(tmp_path: Path):
-    for calls in stops(first := deleted_long_ago(tmp_path), first.gc):
-        clocked = deleted_long_ago(tmp_path)
-        running = Stopped(clocked.store, clocked.gc, calls)
-        clocked.gc()
-        running.finish()
-        clocked.check()
-        assert len(objects_in(clocked.store)) == 2
 
 
 def test_collect_needs_no_manager(tmp_path: Path):

@@ -240,7 +240,7 @@ def test_a_version_deleted_and_freed_meanwhile(tmp_path: Path, monkeypatch: pyte
             store.delete(file.key)
         assert running.finish().ok
         calls += 1
-    assert calls > 8
+    assert calls > 5
 
 
 def test_files_that_span_reads(monkeypatch: pytest.MonkeyPatch, manager: FileSystemArtifactManager):

@@ -152,6 +152,20 @@ class LocalStore(ObjectStore):
             raise translate(error, f"cannot look for {key} of {self.url}") from error
         return True
 
+    def renew(self, key: str) -> bool:
+        path = self.local_path(key)
+        try:
+            if not os.path.exists(path):
+                return False
+            # A file of somebody else cannot be touched: a copy takes its place.
+            if not touch(path):
+                with self._temporary(path) as temporary:
+                    copy_new(path, temporary)
+                    os.rename(temporary, path)
+        except OSError as error:
+            raise translate(error, f"cannot renew {key} of {self.url}") from error
+        return True
+
     def size(self, key: str) -> int:
         try:
             return os.stat(self.local_path(key)).st_size

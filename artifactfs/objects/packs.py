@@ -11,12 +11,14 @@ One pack is in memory at a time. Threading: a Packer belongs to one thread.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 from blake3 import blake3
 
 from artifactfs.errors import UnsupportedTree
 from artifactfs.managers.base import Progress, ReferenceOf
 from artifactfs.manifest import EntryKind, Manifest
+from artifactfs.objects.gc import unreferenced_since
 from artifactfs.objects.hashing import changed, hash_file, open_regular, unreadable
 from artifactfs.objects.layout import object_key
 from artifactfs.objects.scan import Scan
@@ -81,6 +83,7 @@ class Packer:
         self._consume = consume
         self._reference_of = reference_of
         self._found_objects: set[str] = set()
+        self._due_for_gc: Mapping[str, int] | None = None
         self._progress = progress
         self._done_bytes = 0
         self._done_files = 0
@@ -112,7 +115,7 @@ class Packer:
         if entry is None or entry.digest is None or entry.object is None:
             return False
         if entry.object not in self._found_objects:
-            if not self._store.exists(object_key(entry.object)):
+            if not self._keeps(entry.object):
                 raise UnsupportedTree(
                     f"{scan.path(row)} stands for bytes of a version that has been deleted from the store"
                 )
@@ -122,6 +125,16 @@ class Packer:
         self._done_files += 1
         self._report(entry.size_bytes)
         return True
+
+    def _keeps(self, name: str) -> bool:
+        """Whether an object is there and will be until the record is written, whatever gc does meanwhile.
+
+        gc deletes what it has found unreferenced for its grace period; that is renewed here as by a put.
+        """
+        if self._due_for_gc is None:
+            self._due_for_gc = unreferenced_since(self._store)
+        key = object_key(name)
+        return self._store.renew(key) if name in self._due_for_gc else self._store.exists(key)
 
     def _small(self, scan: Scan, row: int, size_bytes: int) -> None:
         if len(self._pack) + size_bytes > PACK_BYTES:

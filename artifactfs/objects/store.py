@@ -126,6 +126,14 @@ class ObjectStore(ABC):
     def exists(self, key: str) -> bool:
         """Whether `key` is there."""
 
+    def renew(self, key: str) -> bool:
+        """Whether `key` is there; then it counts as put just now, which gc goes by."""
+        try:
+            self.put(key, self.get(key))
+        except NotFound:
+            return False
+        return True
+
     @abstractmethod
     def size(self, key: str) -> int:
         """Bytes of `key`. Raises NotFound."""

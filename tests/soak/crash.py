@@ -203,14 +203,14 @@ class CrashLoop:
         if (artifact / "staging" / name).exists():
             self.counts.found["staging"] += 1
             yield artifact / "staging" / name
-        for place in sorted(artifact.iterdir(), key=lambda path: path.name.startswith("v")):
-            if place.name.startswith("pending.") and (place / name).exists():
+        for place in os.listdir(artifact):
+            if place.startswith("pending.") and (artifact / place / name).exists():
                 self.counts.found["pending"] += 1
-                yield place / name
-        for place in artifact.iterdir():
-            if not place.is_symlink() and place.name.startswith("v") and name in self._files_of(place):
+                yield artifact / place / name
+        for place in os.listdir(artifact):
+            if place[0] == "v" and place[1:].isdigit() and name in self._files_of(artifact / place):
                 self.counts.found["version"] += 1
-                yield place / name
+                yield artifact / place / name
 
     def _files_of(self, version: Path) -> dict[str, Path]:
         if version not in self._versions:

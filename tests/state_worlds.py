@@ -32,6 +32,8 @@ class World(ABC):
     store: str
     can_fail: bool
     """Whether the backend can be made to fail and the clock be moved."""
+    follows_sealed_files: bool = True
+    """Whether fstat finds an open file that has been sealed."""
 
     @abstractmethod
     def run_committer(self) -> None:
@@ -122,6 +124,8 @@ class MountedWorld(World):
     """A real mount, which commits on request; it is killed for a restart."""
 
     can_fail = False
+    # libfuse asks for attributes by path, and the path is gone or another file's.
+    follows_sealed_files = False
 
     def __init__(self, mount: Mount) -> None:
         self.mount = mount

@@ -88,7 +88,7 @@ def _copiers(options: argparse.Namespace) -> None:
 def _crash(options: argparse.Namespace) -> None:
     from tests.soak.crash import CrashLoop
 
-    with _mounted(options.driver, "--commit-after", "0.2", "--refresh", "0") as mount:
+    with _mounted(options.driver, "--commit-after", "0.2", "--refresh", "0.5") as mount:
         _say(CrashLoop(mount, options.seed).run(options.kills, _say))
 
 

@@ -14,9 +14,7 @@ thread. ::
 
 from __future__ import annotations
 
-import enum
 import stat
-from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
@@ -32,17 +30,6 @@ ROOT_INO = 1
 _INO_FLAG = 1 << 62
 _INO_MASK = _INO_FLAG - 1
 BLOCK_BYTES = 512
-
-
-class Lifetime(enum.Enum):
-    """How long the kernel may believe what it was told of a node."""
-
-    IMMUTABLE = "immutable"
-    """For ever: versions and what is in them."""
-    LISTED = "listed"
-    """As long as a listing is fresh: collections, artifacts, aliases."""
-    LOCAL = "local"
-    """Until this mount changes it: staging."""
 
 
 class Attrs(NamedTuple):
@@ -160,17 +147,3 @@ def ino_at(base: int, position: int) -> int:
 def join(directory: str, name: str) -> str:
     """The path of `name` in `directory`, where '' is the top."""
     return f"{directory}/{name}" if directory else name
-
-
-def lifetime(node: Node) -> Lifetime:
-    """How long the kernel may keep what it knows of `node`."""
-    if isinstance(node, VersionNode):
-        return Lifetime.IMMUTABLE
-    if isinstance(node, StagedNode):
-        return Lifetime.LOCAL
-    return Lifetime.LISTED
-
-
-def names_in(dirents: Iterable[Dirent]) -> list[str]:
-    """Just the names."""
-    return [dirent.name for dirent in dirents]

@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -532,8 +532,3 @@ class ArtifactManager(ABC):
         from artifactfs.managers.downloads import DownloadedBrowsing
 
         return DownloadedBrowsing(self)
-
-
-def sorted_versions(version_names: Iterable[str]) -> list[str]:
-    """Versions in the order of their numbers."""
-    return sorted(version_names, key=names.version_number)

@@ -194,10 +194,9 @@ class Committer:
     def _seal_due_in(self, staging: ArtifactStaging) -> float | None:
         if self._commit_after_s is None or not staging.staged.is_dirty():
             return None
-        quiet_s = (time.monotonic_ns() - staging.staged.last_change_ns) / 1e9
         with staging.lock:
             writers = staging.staged.open_for_writing()
-        return max(self._commit_after_s - quiet_s, _LOOK_AGAIN_S if writers else 0.0)
+        return max(self._commit_after_s - staging.staged.quiet_s, _LOOK_AGAIN_S if writers else 0.0)
 
     def _commit_due_in(self, staging: ArtifactStaging) -> float | None:
         pending = staging.oldest_pending()

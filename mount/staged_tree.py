@@ -69,6 +69,11 @@ class StagedTree:
             self.touched = True
             self._on_dirty()
 
+    @property
+    def quiet_s(self) -> float:
+        """Seconds since the last change."""
+        return (time.monotonic_ns() - self.last_change_ns) / 1e9
+
     def is_dirty(self) -> bool:
         """Whether something was changed and something is there."""
         return self.touched and not self.is_empty()

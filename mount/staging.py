@@ -51,6 +51,12 @@ OnDirty = Callable[["ArtifactStaging"], None]
 UNTOUCHED = "untouched"
 TRASH = ".discarded"
 
+# Between the steps of a save (close, rename, chmod, utimens) a program does nothing for microseconds; on a busy machine
+# it may have to wait for its turn. A commit on request seals no sooner after the last change.
+SETTLE_S = 0.05
+# How long a request waits for such a moment when it was not told how long.
+_SETTLE_WAIT_S = 1.0
+
 _REMEMBERED_RESULTS = 64
 _SYNC_ROUNDS = 3
 # For the objects that references are read from.
@@ -214,8 +220,9 @@ class ArtifactStaging:
     def seal(self, request: CommitRequest, wait_s: float = 0.0, quiet_s: float = 0.0) -> PendingTree:
         """Set what is staged aside for committing and start an empty staging.
 
-        Waits up to `wait_s` for files open for writing to be closed. With `quiet_s`, nothing may have changed for
-        that long at the moment of the rename, so that a save in several steps is never cut in two.
+        Waits up to `wait_s` for files open for writing to be closed. At the moment of the rename nothing may have
+        changed for `quiet_s`, and never for less than `SETTLE_S`, so that a save in several steps is not cut in two. A
+        forced seal waits for neither.
         Raises Busy when files are open or were changed, NothingStaged, OSError (the disk).
         """
         with self._sealing:
@@ -226,6 +233,7 @@ class ArtifactStaging:
                 raise NothingStaged(f"nothing is staged for {self.label}")
             if not request.force:
                 self._wait_for_writers(wait_s)
+                self._settle(max(wait_s, _SETTLE_WAIT_S))
             number = max([p.number for p in self.pending], default=0) + 1
             record = SealRecord(
                 request.commit_id or new_commit_id(),
@@ -263,6 +271,15 @@ class ArtifactStaging:
                     raise Busy(f"{len(names)} files of {self.label} are open for writing, such as {names[0]}")
                 self.changed.wait(left)
 
+    def _settle(self, wait_s: float) -> None:
+        """Wait until nothing has changed for `SETTLE_S`."""
+        deadline = time.monotonic() + wait_s
+        while (left := SETTLE_S - self.staged.quiet_s) > 0:
+            left_to_wait = deadline - time.monotonic()
+            if left_to_wait <= 0:
+                raise Busy(f"{self.label} is being changed")
+            time.sleep(min(left, left_to_wait))
+
     def _sync_staged(self) -> None:
         """Make the staged files durable while writers go on; what changes meanwhile is caught by another round."""
         for _ in range(_SYNC_ROUNDS):
@@ -275,8 +292,8 @@ class ArtifactStaging:
         """The rename. Called with the lock held, so that no operation falls between the two trees."""
         if not force:
             self._wait_for_writers(0)
-        if time.monotonic_ns() - self.staged.last_change_ns < quiet_s * 1e9:
-            raise Busy(f"{self.label} is being changed")
+            if self.staged.quiet_s < max(quiet_s, SETTLE_S):
+                raise Busy(f"{self.label} is being changed")
         if self.staged.is_empty():
             raise NothingStaged(f"nothing is staged for {self.label}")
         staged = self.staged
@@ -339,10 +356,9 @@ class ArtifactStaging:
         files, size_bytes = staged.usage()
         shown = None
         if not staged.is_empty():
-            quiet_s = (time.monotonic_ns() - staged.last_change_ns) / 1e9
             with self.lock:
                 writers = len(staged.open_for_writing())
-            shown = Staged(files, size_bytes, writers, round(quiet_s, 3), self.is_untouched)
+            shown = Staged(files, size_bytes, writers, round(staged.quiet_s, 3), self.is_untouched)
         return ArtifactState(self.collection, self.artifact, shown, [p.describe() for p in pending], finished)
 
 

@@ -1,4 +1,4 @@
-"""What all tests share: which of them this machine can run, and Hypothesis without a clock."""
+"""What all tests share: which of them this machine can run, which run one after another, Hypothesis without a clock."""
 
 from __future__ import annotations
 
@@ -11,6 +11,23 @@ import pytest
 # How long an example takes depends on what else the machine does: a deadline would fail tests at random.
 hypothesis.settings.register_profile("artifactfs", deadline=None)
 hypothesis.settings.load_profile("artifactfs")
+
+# Several files that use the same expensive thing, such as a server, run in one process: pytestmark = xdist_group(name).
+_GROUP = "xdist_group"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes, a file's tests stay together, once for each driver: they share mounts and servers.
+
+    The files that mount come first, because they take longest: what is left for the end is short.
+    """
+    for item in items:
+        if item.get_closest_marker(_GROUP) is None:
+            callspec = getattr(item, "callspec", None)
+            driver = callspec.params.get("driver", "") if callspec is not None else ""
+            item.add_marker(pytest.mark.xdist_group(f"{item.path.name}{driver}"))
+    items.sort(key=lambda item: item.get_closest_marker("fuse") is None)
 
 
 def why_no_mounts() -> str | None:

@@ -123,3 +123,43 @@ use_environment() {
     environment .venv "$root $(sha256sum <"$root/pyproject.toml")" --editable . "${groups[@]}" || die "set-up failed"
     export PATH=$root/.venv/bin:$PATH
 }
+
+# Servers for the tests of remote stores, which keep out of the system: Debian's packages are unpacked, not installed.
+# What cannot be had is told, and its tests are skipped (or fail, with REQUIRE_FUSE=1).
+servers_home=${ARTIFACTFS_TEST_SERVERS:-${XDG_CACHE_HOME:-$HOME/.cache}/artifactfs-test-servers}
+debian_servers=(radosgw ceph-mon ceph-osd ceph-common openssh-server)
+azurite=azurite@3.35.0
+
+# unpack_servers DIRECTORY: the packages and what they need and this system lacks.
+unpack_servers() {
+    local archives
+    archives=$(mktemp -d) && mkdir "$archives/partial" || return 1
+    [ "$(id -u)" -ne 0 ] || apt-get -qq -o DPkg::Lock::Timeout=120 update || true
+    rm -rf "$1"
+    apt-get -qq -y --no-install-recommends --download-only -o Dir::Cache::Archives="$archives" -o Debug::NoLocking=true \
+        install "${debian_servers[@]}" && mkdir -p "$1" && find "$archives" -name '*.deb' -exec dpkg -x {} "$1" ';' \
+        && touch "$1/complete"
+    local status=$?
+    rm -rf "$archives"
+    return "$status"
+}
+
+test_servers() (
+    mkdir -p "$servers_home"
+    exec 9>"$servers_home/.lock"
+    flock 9
+    if [ ! -e "$servers_home/debian/complete" ]; then
+        say "unpacking ${debian_servers[*]} …"
+        quietly unpack_servers "$servers_home/debian" || say "they cannot be had here"
+    fi
+    if [ "$(cat "$servers_home/npm/complete" 2>/dev/null)" != "$azurite" ]; then
+        (need npm:npm) || true
+        say "installing $azurite …"
+        mkdir -p "$servers_home/npm"
+        if quietly npm install --prefix "$servers_home/npm" --no-audit --no-fund --omit=dev "$azurite"; then
+            printf '%s' "$azurite" >"$servers_home/npm/complete"
+        else
+            say "it cannot be had here"
+        fi
+    fi
+)

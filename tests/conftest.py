@@ -8,6 +8,8 @@ import shutil
 import hypothesis
 import pytest
 
+pytest_plugins = ["tests.servers.fixtures"]
+
 # How long an example takes depends on what else the machine does: a deadline would fail tests at random.
 hypothesis.settings.register_profile("artifactfs", deadline=None)
 hypothesis.settings.load_profile("artifactfs")

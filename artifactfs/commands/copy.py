@@ -17,6 +17,7 @@ from artifactfs.commands.options import (
     connect,
     json_option,
     key_value,
+    nested,
     refuse_path,
     refuse_version,
     store_options,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 @click.argument("target", type=ADDRESS, required=False)
 @click.option("--to-store", metavar="URL", help="The store to copy to.  [default: the store itself]")
 @click.option(
-    "--to-option",
+    "--to-storage-option",
     "to_options",
     type=key_value,
     metavar="KEY=VALUE",
@@ -63,7 +64,7 @@ def copy(
     """
     refuse_path(source, "copy")
     manager = store.connect()
-    there = manager if to_store is None else connect(to_store, dict(to_options))
+    there = manager if to_store is None else connect(to_store, nested(to_options))
     collection, artifact = _target(source, target, to_store)
     same_place = (collection, artifact) == (source.collection, source.artifact)
     if same_place and (there is manager or (there.store_id is not None and there.store_id == manager.store_id)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from artifactfs.managers.base import ArtifactManager
 
 STORE_VARIABLE = "ARTIFACTFS_STORE"
+STORAGE_OPTION_HELP = "An option of the store, such as endpoint_url=http://host or single_writer=true; may be repeated."
 
 
 class CommandError(ArtifactError):
@@ -76,7 +77,7 @@ class AddressType(click.ParamType):  # type: ignore[type-arg]
         """What the store has that begins so; nothing when it cannot be asked, because a prompt is no place to fail."""
         from artifactfs.commands.completion import complete_address
 
-        store = StoreChoice(ctx.params.get("store_url"), dict(ctx.params.get("store_options") or ()))
+        store = StoreChoice(ctx.params.get("store_url"), nested(ctx.params.get("store_options") or ()))
         try:
             return [CompletionItem(found) for found in complete_address(store.connect(), incomplete)]
         except (ArtifactError, OSError):
@@ -87,12 +88,32 @@ ADDRESS = AddressType()
 
 
 def key_value(text: str) -> tuple[str, Any]:
-    """``single_writer=true`` → ("single_writer", True): the value is read as JSON where it is JSON, else as text."""
+    """``single_writer=true`` → ("single_writer", True): the value is read as JSON where it is JSON, else as text.
+
+    A key may have parts, as in ``client_kwargs.region_name``: see :func:`nested`.
+    """
     key, separator, value = text.partition("=")
-    if not separator or not key.isidentifier():
+    if not separator or not all(part.isidentifier() for part in key.split(".")):
         # The text may be a secret: it is not repeated.
         raise click.BadParameter("expected KEY=VALUE, with KEY a name")
     return key, json_or_text(value)
+
+
+def nested(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """The options that pairs of :func:`key_value` ask for: ``a.b=1`` sets b in the dictionary a.
+
+    Raises click.BadParameter when a key is a value and a dictionary at once.
+    """
+    options: dict[str, Any] = {}
+    for key, value in pairs:
+        *above, last = key.split(".")
+        inner = options
+        for part in above:
+            inner = inner.setdefault(part, {})
+            if not isinstance(inner, dict):
+                raise click.BadParameter(f"{key} goes below an option that has a value of its own")
+        inner[last] = value
+    return options
 
 
 def json_or_text(value: str) -> Any:
@@ -104,19 +125,19 @@ def json_or_text(value: str) -> Any:
 
 
 def store_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add ``--store`` and ``--option``; the command gets them as one argument `store`, a StoreChoice."""
+    """Add ``--store`` and ``--storage-option``; the command gets them as one argument `store`, a StoreChoice."""
 
     @functools.wraps(command)
     def with_store(*, store_url: str | None, store_options: tuple[tuple[str, Any], ...], **given: Any) -> None:
-        command(store=StoreChoice(store_url, dict(store_options)), **given)
+        command(store=StoreChoice(store_url, nested(store_options)), **given)
 
     option = click.option(
-        "--option",
+        "--storage-option",
         "store_options",
         type=key_value,
         metavar="KEY=VALUE",
         multiple=True,
-        help="An option of the store, such as single_writer=true; may be repeated.",
+        help=STORAGE_OPTION_HELP,
     )
     store = click.option(
         "--store",

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from artifactfs.commands.options import key_value
+from artifactfs.commands.options import STORAGE_OPTION_HELP, key_value, nested
 
 NEVER = -1.0
 """``--commit-after never`` while it is an option; None stands for one that is not given."""
@@ -67,12 +67,12 @@ def size(text: str) -> int:
 @click.option("--state-dir", type=click.Path(), help="Place of logs, records and what is staged for remote stores.")
 @click.option("--driver", help="auto or libfuse.  [default: auto]")
 @click.option(
-    "--option",
+    "--storage-option",
     "options",
     type=key_value,
     metavar="KEY=VALUE",
     multiple=True,
-    help="An option of the store, such as single_writer=true; may be repeated.",
+    help=STORAGE_OPTION_HELP,
 )
 @click.option("--foreground", is_flag=True, help="Stay, and log to the terminal as well.")
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
@@ -115,5 +115,5 @@ def make_settings(url: str, mountpoint: str, given: dict[str, Any]) -> Any:
         chosen["drain_timeout_s"] = chosen.pop("drain_timeout")
     if "state_dir" in chosen:
         chosen["state_dir"] = Path(os.path.abspath(chosen["state_dir"]))
-    chosen["options"] = dict(chosen["options"])
+    chosen["options"] = nested(chosen["options"])
     return MountSettings(url=absolute_url(url), mountpoint=mounts.resolve(mountpoint), **chosen)

@@ -390,7 +390,7 @@ def test_every_command_that_prints_data_has_json():
 def test_options_reach_the_store(tmp_path: Path):
     make_tree(tmp_path / "tree")
     run = Commands("")
-    arguments = ("--store", str(tmp_path / "store"), "--option", "single_writer=true")
+    arguments = ("--store", str(tmp_path / "store"), "--storage-option", "single_writer=true")
     run("put", tmp_path / "tree", "m/a", *arguments)
     (source,) = json.loads(run("catalog", "--json", *arguments).stdout)
     assert source["driver_kwargs"]["storage_options"] == {"single_writer": True}

@@ -94,7 +94,7 @@ def test_wrong_usage_is_2(store: str, arguments: list[str]):
 def test_secrets_are_not_repeated():
     done = program("ls", "--store", "nothing://user:hunter2@host/x")
     assert done.returncode == 1
-    done = program("ls", "--store", "x", "--option", "hunter2")
+    done = program("ls", "--store", "x", "--storage-option", "hunter2")
     assert done.returncode == 2
     assert "hunter2" not in done.stderr
 

@@ -126,7 +126,7 @@ def test_wrong_usage_is_2(arguments: tuple[str, ...]):
 
 
 def test_secret_in_a_bad_option_is_not_repeated():
-    done = artifactfs("mount", "a", "b", "--option", "hunter2", check=False)
+    done = artifactfs("mount", "a", "b", "--storage-option", "hunter2", check=False)
     assert done.returncode == 2
     assert "hunter2" not in done.stderr
 

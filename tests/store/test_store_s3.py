@@ -1,9 +1,7 @@
-"""A real client against an S3 server in this process; skipped where s3fs or moto is not installed."""
+"""Stores on S3 servers."""
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,27 +10,12 @@ from store_helpers import contents, snapshot
 
 from artifactfs import ArtifactManager, connect
 from artifactfs.errors import StoreUnreachable
-
-pytest.importorskip("s3fs")
-moto_server = pytest.importorskip("moto.server")
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    import s3fs
-
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    url = f"http://{host}:{port}"
-    s3fs.S3FileSystem(key="k", secret="s", client_kwargs={"endpoint_url": url}).mkdir("bucket")
-    yield url
-    server.stop()
+from tests.servers import Server
 
 
 @pytest.fixture
-def manager(endpoint: str) -> ArtifactManager:
-    return connect(f"s3://bucket/{uuid.uuid4().hex}", key="k", secret="s", client_kwargs={"endpoint_url": endpoint})
+def manager(s3_server: Server) -> ArtifactManager:
+    return connect(s3_server.fresh(), **s3_server.options)
 
 
 def test_round_trip(manager: ArtifactManager, tree: Path, tmp_path: Path):

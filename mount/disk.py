@@ -10,6 +10,8 @@ import os
 import shutil
 from pathlib import Path
 
+from artifactfs.longpaths import reach
+
 _libc = ctypes.CDLL(None, use_errno=True)
 _AT_FDCWD = -100
 
@@ -17,7 +19,7 @@ RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
 
 
-def sync_directory(path: Path) -> None:
+def sync_directory(path: str | Path) -> None:
     """Make the names in a directory durable (fsync of the directory)."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -38,13 +40,15 @@ def sync_filesystem(path: Path) -> None:
 
 
 def rename(old: str, new: str, flags: int = 0) -> None:
-    """rename(2), or renameat2(2) when `flags` is not 0."""
-    if flags == 0:
-        os.rename(old, new)
-        return
-    if _libc.renameat2(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), ctypes.c_uint(flags)) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), old, None, new)
+    """rename(2), or renameat2(2) when `flags` is not 0; paths of any length."""
+    with reach(old) as source, reach(new) as target:
+        if flags == 0:
+            os.rename(source, target)
+            return
+        names = os.fsencode(source), os.fsencode(target)
+        if _libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], ctypes.c_uint(flags)) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), old, None, new)
 
 
 def fallocate(fd: int, mode: int, offset: int, size_bytes: int) -> None:

@@ -61,6 +61,16 @@ def is_other_disk(error: OSError) -> bool:
     return error.errno in (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
+def is_too_long(error: OSError) -> bool:
+    """Whether a path, or a name in it, is longer than the system call takes or tells."""
+    return error.errno == errno.ENAMETOOLONG
+
+
 def is_no_attribute(error: OSError) -> bool:
     """Whether an extended attribute is not there, or the disk keeps none."""
     return error.errno in (errno.ENODATA, errno.ENOTSUP)
+
+
+def is_attribute_too_long(error: OSError) -> bool:
+    """Whether an extended attribute does not fit (ext4 and btrfs: ENOSPC), or nothing does any more."""
+    return error.errno in (errno.ENOSPC, errno.E2BIG, errno.ERANGE)

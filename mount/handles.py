@@ -14,6 +14,7 @@ from cachetools import LRUCache
 
 from artifactfs.content.integrity import check_digest
 from artifactfs.errors import IntegrityError
+from artifactfs.longpaths import reach
 from artifactfs.managers.base import ArtifactManager, LocalRange, VersionInfo
 from artifactfs.manifest import Entry
 from mount import disk
@@ -67,7 +68,8 @@ class DescriptorCache:
             if descriptor is not None:
                 descriptor.users += 1
                 return descriptor
-        mine = _Descriptor(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        with reach(path) as place:
+            mine = _Descriptor(os.open(place, os.O_RDONLY | os.O_CLOEXEC))
         with self._lock:
             descriptor = self._open.get(path)
             if descriptor is None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
+
+from artifactfs.longpaths import reach, remove_tree, walk
 
 IGNORE_FILE = ".artifactignore"
 
@@ -56,7 +57,7 @@ def prune(root: Path) -> int:
     stack = [""]
     while stack:
         directory = stack.pop()
-        with os.scandir(root / directory) as entries:
+        with reach(f"{root}/{directory}" if directory else str(root)) as near, os.scandir(near) as entries:
             for entry in list(entries):
                 path = f"{directory}/{entry.name}" if directory else entry.name
                 is_directory = entry.is_dir(follow_symlinks=False)
@@ -64,8 +65,8 @@ def prune(root: Path) -> int:
                     if is_directory:
                         stack.append(path)
                 elif is_directory:
-                    removed += sum(len(files) for _, _, files in os.walk(entry.path))
-                    shutil.rmtree(entry.path)
+                    removed += sum(len(files) for _, _, files in walk(entry.path))
+                    remove_tree(entry.path)
                 else:
                     os.unlink(entry.path)
                     removed += 1

@@ -14,6 +14,7 @@ several writers to one reference one puts the bytes in and the others wait.
 from __future__ import annotations
 
 import os
+import stat
 import threading
 import weakref
 from collections.abc import Callable
@@ -23,9 +24,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from artifactfs.longpaths import make_directories, reach, walk
 from artifactfs.managers.base import VersionInfo
 from artifactfs.manifest import Entry, EntryKind
-from mount.errno_map import is_no_attribute
+from mount.errno_map import is_attribute_too_long, is_no_attribute
 
 if TYPE_CHECKING:
     from mount.handles import Content, VersionReader
@@ -35,6 +37,7 @@ ATTRIBUTE = "user.artifactfs.reference"
 # What a file without bytes takes on disk for its extended attribute, in blocks of 512 bytes.
 ATTRIBUTE_BLOCKS = 8
 _CHUNK_BYTES = 8 << 20
+_SHOWN_CHARS = 256
 
 
 class Reference(msgspec.Struct, frozen=True, array_like=True):
@@ -53,11 +56,13 @@ class Reference(msgspec.Struct, frozen=True, array_like=True):
     @classmethod
     def to_entry(cls, info: VersionInfo, entry: Entry, algorithm: str) -> Reference:
         """A reference to a file of a version."""
+        # Where an object is named, the path is for messages only; a long one would not fit into the attribute.
+        path = entry.path if entry.object is None else entry.path[-_SHOWN_CHARS:]
         return cls(
             info.collection,
             info.artifact,
             info.version,
-            entry.path,
+            path,
             entry.size_bytes,
             algorithm,
             entry.digest,
@@ -90,7 +95,8 @@ def reference_of(where: int | str, size_bytes: int) -> Reference | None:
 
 def referred_entry(path: str) -> Entry | None:
     """The entry that a file on disk stands for; None for a file with bytes of its own. Raises OSError."""
-    reference = reference_of(path, os.lstat(path).st_size)
+    with reach(path) as place:
+        reference = reference_of(place, os.lstat(place).st_size)
     return None if reference is None else reference.entry
 
 
@@ -196,63 +202,67 @@ class References:
 
     def resolve_all(self, root: Path) -> None:
         """Give every referring file below `root` bytes of its own. Raises what reading them raises, OSError."""
-        for directory, _, names in os.walk(root):
-            for name in names:
-                path = f"{directory}/{name}"
-                if os.path.islink(path) or referred_entry(path) is None:
-                    continue
-                mode = os.lstat(path).st_mode
-                # A file that may not be written to is opened all the same: it is ours, in a sealed tree.
-                os.chmod(path, mode | 0o200)
-                fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        for directory, _, names in walk(str(root)):
+            with reach(directory) as near:
+                for name in names:
+                    self._resolve(f"{near}/{name}")
+
+    def _resolve(self, path: str) -> None:
+        mode = os.lstat(path).st_mode
+        if not stat.S_ISREG(mode) or referred_entry(path) is None:
+            return
+        # A file that may not be written to is opened all the same: it is ours, in a sealed tree.
+        os.chmod(path, mode | 0o200)
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            reference = self.find(fd)
+            if reference is not None:
+                reference.resolve(fd)
+            os.fchmod(fd, mode & 0o7777)
+        finally:
+            os.close(fd)
+
+    def fill(self, root: Path, loaded: LoadedVersion) -> None:
+        """Make a directory tree of a version in which every file refers to its bytes. Raises OSError, FileExistsError.
+
+        A file whose reference does not fit into an attribute gets its bytes; raises what reading them raises.
+        """
+        root.mkdir()
+        made = {""}
+        directories: list[Entry] = []
+        for entry in loaded.manifest:
+            if entry.kind is EntryKind.DIRECTORY:
+                make_directories(str(root), entry.path, made)
+                directories.append(entry)
+                continue
+            make_directories(str(root), entry.path.rpartition("/")[0], made)
+            with reach(f"{root}/{entry.path}") as path:
+                if entry.kind is EntryKind.SYMLINK:
+                    os.symlink(entry.target or "", path)
+                    os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns), follow_symlinks=False)
+                else:
+                    self._make_referring(path, entry, loaded)
+        for entry in reversed(directories):
+            with reach(f"{root}/{entry.path}") as path:
+                os.chmod(path, entry.mode)
+                os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns))
+
+    def _make_referring(self, path: str, entry: Entry, loaded: LoadedVersion) -> None:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            if entry.size_bytes:
+                reference = Reference.to_entry(loaded.info, entry, loaded.manifest.algorithm)
                 try:
-                    reference = self.find(fd)
-                    if reference is not None:
-                        reference.resolve(fd)
-                    os.fchmod(fd, mode & 0o7777)
-                finally:
-                    os.close(fd)
+                    reference.attach(fd)
+                except OSError as error:
+                    if not is_attribute_too_long(error):
+                        raise
+                    OpenReference(reference, self._open_content).resolve(fd)
+            os.fchmod(fd, entry.mode)
+            os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+        finally:
+            os.close(fd)
 
     def _open_content(self, reference: Reference) -> Content:
         info = VersionInfo(reference.collection, reference.artifact, reference.version, 0, 0, 0)
         return self._reader.open_content(info, reference.entry, reference.algorithm)
-
-
-def fill_by_reference(root: Path, loaded: LoadedVersion) -> None:
-    """Make a directory tree of a version in which every file refers to its bytes. Raises OSError, FileExistsError."""
-    root.mkdir()
-    made = {""}
-    directories: list[Entry] = []
-    for entry in loaded.manifest:
-        path = f"{root}/{entry.path}"
-        _make_parents(root, entry.path.rpartition("/")[0], made)
-        if entry.kind is EntryKind.DIRECTORY:
-            _make_parents(root, entry.path, made)
-            directories.append(entry)
-        elif entry.kind is EntryKind.SYMLINK:
-            os.symlink(entry.target or "", path)
-            os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns), follow_symlinks=False)
-        else:
-            _make_referring(path, entry, loaded)
-    for entry in reversed(directories):
-        path = f"{root}/{entry.path}"
-        os.chmod(path, entry.mode)
-        os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns))
-
-
-def _make_parents(root: Path, path: str, made: set[str]) -> None:
-    if path not in made:
-        _make_parents(root, path.rpartition("/")[0], made)
-        os.mkdir(f"{root}/{path}")
-        made.add(path)
-
-
-def _make_referring(path: str, entry: Entry, loaded: LoadedVersion) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        if entry.size_bytes:
-            Reference.to_entry(loaded.info, entry, loaded.manifest.algorithm).attach(fd)
-        os.fchmod(fd, entry.mode)
-        os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
-    finally:
-        os.close(fd)

@@ -13,16 +13,18 @@ import stat
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from artifactfs.longpaths import reach, walk
 from mount import disk
-from mount.errno_map import is_no_attribute
+from mount.errno_map import is_attribute_too_long, is_no_attribute, is_too_long
 from mount.errors import Stale
 from mount.handles import StagedFile, set_times
 from mount.references import Reference, References, referred_entry
 from mount.room import DiskRoom
-from mount.tree import Caller
+from mount.tree import Caller, Dirent, join
 
 # With these alone and the access mode, what a program asks for is opened. O_APPEND is left out: the kernel gives the
 # offset of every write, and a descriptor in append mode would ignore it.
@@ -122,26 +124,32 @@ class StagedTree:
         every = kept.union(*names.values())
         copies = {path: str(directory / f"open.{number}") for number, path in enumerate(sorted(every))}
         for path, copy in copies.items():
-            disk.copy(self.disk_path(path), copy)
+            with reach(self.disk_path(path)) as place:
+                disk.copy(place, copy)
         return OpenFiles(copies, kept)
 
     def _path_of(self, handle: StagedFile) -> str | None:
-        """The path by which the file was opened; None when it is not the file's any more."""
-        where = os.readlink(f"/proc/self/fd/{handle.fd}")
+        """The path by which the file was opened; None when it is not the file's any more, or too long to be told."""
         try:
+            where = os.readlink(f"/proc/self/fd/{handle.fd}")
             is_same = os.path.samestat(os.lstat(where), os.fstat(handle.fd))
         except (FileNotFoundError, NotADirectoryError):
+            is_same = False
+        except OSError as error:
+            if not is_too_long(error):
+                raise
             is_same = False
         return os.path.relpath(where, self.root) if is_same else None
 
     def _names_of(self, inodes: set[tuple[int, int]]) -> dict[tuple[int, int], set[str]]:
         """All paths of these files (device, inode) in the tree. Raises OSError."""
         names: dict[tuple[int, int], set[str]] = {inode: set() for inode in inodes}
-        for top, _, files in os.walk(self.root):
-            for path in (f"{top}/{name}" for name in files):
-                found = os.lstat(path)
-                if (found.st_dev, found.st_ino) in names:
-                    names[found.st_dev, found.st_ino].add(os.path.relpath(path, self.root))
+        for directory, _, files in walk(str(self.root)):
+            with reach(directory) as near:
+                for name in files:
+                    found = os.lstat(f"{near}/{name}")
+                    if (found.st_dev, found.st_ino) in names:
+                        names[found.st_dev, found.st_ino].add(f"{directory}/{name}"[len(str(self.root)) + 1 :])
         return names
 
     def keep_writing(self, into: StagedTree, files: OpenFiles) -> None:
@@ -157,11 +165,17 @@ class StagedTree:
         # The other names of such files first: once a file is staged, none of them leads to it.
         for path in sorted(files.copies, key=lambda path: path in files.kept):
             if path in files.kept:
-                kept = into.disk_path(path)
-                os.makedirs(os.path.dirname(kept), exist_ok=True)
-                os.rename(self.disk_path(path), kept)
+                into._make_parents(path)
+                disk.rename(self.disk_path(path), into.disk_path(path))
                 into.touch()
-            os.rename(files.copies[path], self.disk_path(path))
+            disk.rename(files.copies[path], self.disk_path(path))
+
+    def _make_parents(self, path: str) -> None:
+        directory = ""
+        for name in ["", *path.split("/")[:-1]]:
+            directory = join(directory, name) if name else directory
+            with reach(self.disk_path(directory)) as place, suppress(FileExistsError):
+                os.mkdir(place)
 
     def usage(self) -> tuple[int, int]:
         """(files, bytes) in the tree; counted again only after a change."""
@@ -173,7 +187,7 @@ class StagedTree:
     def open_for_writing(self) -> list[str]:
         """The files that are open for writing and still have a name. Called with the lock held."""
         return [
-            os.path.relpath(os.readlink(f"/proc/self/fd/{handle.fd}"), self.root)
+            self._path_of(handle) or "a file whose name is too long to tell"
             for handle in self._handles
             if handle.writable and os.fstat(handle.fd).st_nlink > 0
         ]
@@ -186,18 +200,18 @@ class StagedTree:
 
     def stat(self, path: str) -> os.stat_result:
         """lstat(2). Raises OSError."""
-        return os.lstat(self.disk_path(path))
+        with reach(self.disk_path(path)) as place:
+            return os.lstat(place)
 
     def refers(self, path: str) -> bool:
         """Whether the file stands for bytes of a version. Raises OSError."""
-        where = self.disk_path(path)
-        return not os.path.islink(where) and referred_entry(where) is not None
+        return stat.S_ISREG(self.stat(path).st_mode) and referred_entry(self.disk_path(path)) is not None
 
-    def list(self, path: str) -> list[os.DirEntry[str]]:
+    def list(self, path: str) -> list[Dirent]:
         """The entries of a directory; none when the tree itself is not on disk. Raises OSError."""
         try:
-            with os.scandir(self.disk_path(path)) as entries:
-                return list(entries)
+            with reach(self.disk_path(path)) as place, os.scandir(place) as entries:
+                return [Dirent(entry.name, entry.inode(), _entry_type(entry)) for entry in entries]
         except FileNotFoundError:
             if path:
                 raise
@@ -205,7 +219,8 @@ class StagedTree:
 
     def readlink(self, path: str) -> str:
         """readlink(2). Raises OSError."""
-        return os.readlink(self.disk_path(path))
+        with reach(self.disk_path(path)) as place:
+            return os.readlink(place)
 
     # -- open files -------------------------------------------------------------------------------------------------
 
@@ -215,9 +230,13 @@ class StagedTree:
         with self._changed:
             if writable:
                 self._check_writable()
-            handle = StagedFile(self, os.open(self.disk_path(path), flags & os.O_ACCMODE | _ALWAYS), writable)
+            handle = StagedFile(self, self._open(path, flags & os.O_ACCMODE), writable)
             self._handles.add(handle)
         return self._truncated(handle, flags)
+
+    def _open(self, path: str, flags: int) -> int:
+        with reach(self.disk_path(path)) as place:
+            return os.open(place, flags | _ALWAYS)
 
     def reopen(self, fd: int, flags: int) -> StagedFile:
         """Open once more a file that has lost its name; `fd` stands for it. Raises OSError."""
@@ -228,16 +247,19 @@ class StagedTree:
             self._handles.add(handle)
         return self._truncated(handle, flags)
 
+    def pin(self, path: str) -> int:
+        """A descriptor that stands for a file whatever becomes of its name (O_PATH). Raises OSError."""
+        return self._open(path, os.O_PATH)
+
     def restore(self, path: str, fd: int) -> None:
         """Put a copy of a file that has lost its name back at `path`. Raises OSError."""
-        with self._changing():
-            disk.copy(f"/proc/self/fd/{fd}", self.disk_path(path))
+        with self._changing(), reach(self.disk_path(path)) as place:
+            disk.copy(f"/proc/self/fd/{fd}", place)
 
     def create(self, path: str, flags: int, mode: int, caller: Caller) -> StagedFile:
         """open(2) with O_CREAT; a new file belongs to `caller` where the daemon may give it away. Raises OSError."""
         access = flags & os.O_ACCMODE | _ALWAYS
-        with self._changing():
-            where = self.disk_path(path)
+        with self._changing(), reach(self.disk_path(path)) as where:
             try:
                 fd = os.open(where, access | os.O_CREAT | os.O_EXCL, mode)
             except FileExistsError:
@@ -271,7 +293,7 @@ class StagedTree:
             try:
                 reference.attach(handle.fd)
             except OSError as error:
-                if not is_no_attribute(error):
+                if not is_no_attribute(error) and not is_attribute_too_long(error):
                     raise
                 os.ftruncate(handle.fd, 0)
                 return False
@@ -295,46 +317,45 @@ class StagedTree:
     def fsync_directory(self, path: str) -> None:
         """fsync(2) of a directory: the names in it are durable. Raises OSError."""
         if path or self.exists():
-            disk.sync_directory(Path(self.disk_path(path)))
+            with reach(self.disk_path(path)) as place:
+                disk.sync_directory(place)
 
     # -- changing names ---------------------------------------------------------------------------------------------
 
     def mkdir(self, path: str, mode: int, caller: Caller) -> None:
         """mkdir(2). Raises OSError."""
-        with self._changing():
-            where = self.disk_path(path)
+        with self._changing(), reach(self.disk_path(path)) as where:
             os.mkdir(where, mode)
             os.chmod(where, mode & PERMISSIONS)
             self._give(where, caller)
 
     def mknod(self, path: str, mode: int, caller: Caller) -> None:
         """A regular file, fifo or socket by mknod(2). Raises OSError."""
-        with self._changing():
-            where = self.disk_path(path)
+        with self._changing(), reach(self.disk_path(path)) as where:
             os.mknod(where, mode)
             os.chmod(where, mode & PERMISSIONS)
             self._give(where, caller)
 
     def symlink(self, path: str, target: str, caller: Caller) -> None:
         """symlink(2). Raises OSError."""
-        with self._changing():
-            os.symlink(target, self.disk_path(path))
-            self._give(self.disk_path(path), caller)
+        with self._changing(), reach(self.disk_path(path)) as where:
+            os.symlink(target, where)
+            self._give(where, caller)
 
     def link(self, path: str, new_path: str) -> None:
         """link(2). Raises OSError."""
-        with self._changing():
-            os.link(self.disk_path(path), self.disk_path(new_path), follow_symlinks=False)
+        with self._changing(), reach(self.disk_path(path)) as old, reach(self.disk_path(new_path)) as new:
+            os.link(old, new, follow_symlinks=False)
 
     def unlink(self, path: str) -> None:
         """unlink(2). Raises OSError."""
-        with self._changing():
-            os.unlink(self.disk_path(path))
+        with self._changing(), reach(self.disk_path(path)) as place:
+            os.unlink(place)
 
     def rmdir(self, path: str) -> None:
         """rmdir(2). Raises OSError."""
-        with self._changing():
-            os.rmdir(self.disk_path(path))
+        with self._changing(), reach(self.disk_path(path)) as place:
+            os.rmdir(place)
 
     def rename(self, path: str, new_path: str, flags: int) -> None:
         """rename(2), or renameat2(2) with `flags`. Raises OSError."""
@@ -345,24 +366,24 @@ class StagedTree:
 
     def chmod(self, path: str, mode: int) -> None:
         """chmod(2) of anything but a symlink. Raises OSError."""
-        with self._changing():
-            os.chmod(self.disk_path(path), mode & PERMISSIONS)
+        with self._changing(), reach(self.disk_path(path)) as place:
+            os.chmod(place, mode & PERMISSIONS)
 
     def chown(self, path: str, uid: int, gid: int) -> None:
         """lchown(2) where the daemon may; accepted and not kept elsewhere, as a version keeps no owner."""
-        with self._changing():
+        with self._changing(), reach(self.disk_path(path)) as place:
             if _IS_ROOT:
-                os.lchown(self.disk_path(path), uid, gid)
+                os.lchown(place, uid, gid)
 
     def utime(self, path: str, times_ns: tuple[int | None, int | None] | None) -> None:
         """utimensat(2), with the arguments of `set_times`. Raises OSError."""
-        with self._changing():
-            set_times(self.disk_path(path), times_ns)
+        with self._changing(), reach(self.disk_path(path)) as place:
+            set_times(place, times_ns)
 
     def truncate(self, path: str, size_bytes: int) -> None:
         """truncate(2). Raises OSError."""
         with self._changing():
-            handle = StagedFile(self, os.open(self.disk_path(path), os.O_WRONLY | _ALWAYS), writable=True)
+            handle = StagedFile(self, self._open(path, os.O_WRONLY), writable=True)
             self._handles.add(handle)
         try:
             handle.truncate(size_bytes)
@@ -404,23 +425,32 @@ class _Change:
         self._tree._changed.release()
 
 
+def _entry_type(entry: os.DirEntry[str]) -> int:
+    if entry.is_symlink():
+        return stat.S_IFLNK
+    if entry.is_dir(follow_symlinks=False):
+        return stat.S_IFDIR
+    if entry.is_file(follow_symlinks=False):
+        return stat.S_IFREG
+    return stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode)
+
+
 def _usage(root: str) -> tuple[int, int]:
     files = size_bytes = 0
-    stack = [root]
-    while stack:
+    waiting = [root]
+    while waiting:
+        directory = waiting.pop()
         try:
-            entries = list(os.scandir(stack.pop()))
+            with reach(directory) as near, os.scandir(near) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(f"{directory}/{entry.name}")
+                        continue
+                    with suppress(FileNotFoundError):
+                        found = entry.stat(follow_symlinks=False)
+                        if stat.S_ISREG(found.st_mode):
+                            files += 1
+                            size_bytes += found.st_size
         except FileNotFoundError:
             continue
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                stack.append(entry.path)
-                continue
-            try:
-                found = entry.stat(follow_symlinks=False)
-            except FileNotFoundError:
-                continue
-            if stat.S_ISREG(found.st_mode):
-                files += 1
-                size_bytes += found.st_size
     return files, size_bytes

@@ -20,7 +20,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import shutil
 import socket
 import threading
 import time
@@ -31,6 +30,7 @@ from pathlib import Path
 import msgspec
 
 from artifactfs.errors import ArtifactError
+from artifactfs.longpaths import remove_tree
 from artifactfs.managers.base import ArtifactManager
 from artifactfs.managers.commit_id import new_commit_id
 from artifactfs.names import PENDING_PREFIX, STAGING
@@ -38,7 +38,7 @@ from mount import disk
 from mount.control import ArtifactState, CommitRequest, CommitState, Finished, Pending, Staged
 from mount.errors import Busy, NothingStaged
 from mount.handles import VersionReader
-from mount.references import References, fill_by_reference
+from mount.references import References
 from mount.room import DiskRoom
 from mount.settings import MountSettings
 from mount.staged_tree import StagedTree
@@ -153,7 +153,7 @@ class ArtifactStaging:
         ):
             record = self._recovered_record(directory)
             if record is None:
-                shutil.rmtree(directory)
+                remove_tree(directory)
             else:
                 self.pending.append(PendingTree(directory, self._sealed_tree(directory), record))
         if not self.staged.is_empty() and not self.is_untouched:
@@ -201,14 +201,14 @@ class ArtifactStaging:
             aside = self.directory / f"{TRASH}.{time.monotonic_ns()}"
             self.directory.mkdir(parents=True, exist_ok=True)
             try:
-                fill_by_reference(aside, loaded)
+                self._references.fill(aside, loaded)
                 disk.write_durably(self.directory / UNTOUCHED, b"")
                 with self.lock:
                     self._replace_staged(aside)
                 self._on_dirty(self)
             finally:
                 if aside.exists():
-                    shutil.rmtree(aside)
+                    remove_tree(aside)
 
     def _replace_staged(self, aside: Path) -> None:
         if not self.staged.is_empty():
@@ -251,7 +251,7 @@ class ArtifactStaging:
                     self._move_staged(pending, quiet_s, force=request.force)
             except BaseException:
                 if not (directory / "tree").exists():
-                    shutil.rmtree(directory)
+                    remove_tree(directory)
                 raise
             disk.sync_directory(directory)
             disk.sync_directory(self.directory)
@@ -318,7 +318,7 @@ class ArtifactStaging:
                 self.staged.move(trash)
                 (self.directory / UNTOUCHED).unlink(missing_ok=True)
                 self.staged = self._new_tree()
-            shutil.rmtree(trash)
+            remove_tree(trash)
             return files
 
     def remove(self, pending: PendingTree) -> None:
@@ -329,7 +329,7 @@ class ArtifactStaging:
             # Together: a seal takes the next number that is free in the list, and it must be free on disk.
             os.rename(pending.directory, trash)
             self.pending.remove(pending)
-        shutil.rmtree(trash)
+        remove_tree(trash)
 
     def oldest_pending(self) -> PendingTree | None:
         """The sealed tree whose turn it is."""
@@ -402,7 +402,7 @@ class StagingArea:
         for collection in self.local_collections():
             for artifact in self.local_artifacts(collection):
                 for trash in (self.root / "artifacts" / collection / artifact).glob(f"{TRASH}.*"):
-                    shutil.rmtree(trash)
+                    remove_tree(trash)
                 self.artifact(collection, artifact).recover()
 
     def close(self) -> None:

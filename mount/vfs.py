@@ -247,7 +247,7 @@ class Vfs:
         if isinstance(node, VersionNode):
             return self._list_version(node)
         if isinstance(node, StagedNode):
-            return iter([Dirent(e.name, e.inode(), _entry_type(e)) for e in node.tree.list(node.path)])
+            return iter(node.tree.list(node.path))
         raise NotADirectoryError(node.name)
 
     def _list_artifact(self, node: Artifact) -> list[Dirent]:
@@ -428,13 +428,3 @@ class Vfs:
 def _full_blocks(attrs: Attrs) -> int:
     """Of a file that stands for bytes elsewhere: one hole on disk; to programs it is full of bytes."""
     return -(-attrs.size_bytes // BLOCK_BYTES)
-
-
-def _entry_type(entry: os.DirEntry[str]) -> int:
-    if entry.is_symlink():
-        return stat.S_IFLNK
-    if entry.is_dir(follow_symlinks=False):
-        return stat.S_IFDIR
-    if entry.is_file(follow_symlinks=False):
-        return stat.S_IFREG
-    return stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode)

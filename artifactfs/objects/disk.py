@@ -14,6 +14,7 @@ import shutil
 import uuid
 from collections.abc import Callable
 
+from artifactfs.longpaths import reach
 from artifactfs.objects.hashing import open_regular, stored_digest
 from artifactfs.objects.layout import TEMPORARY_PREFIX
 from artifactfs.objects.store import Buffer
@@ -67,7 +68,8 @@ def read_all(fd: int) -> bytes:
 
 def write_new(path: str, data: Buffer, *, sync: bool) -> None:
     """Make a read-only file with these bytes, on disk when this returns if `sync`."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, READ_ONLY)
+    with reach(path) as place:
+        fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, READ_ONLY)
     try:
         view = memoryview(data)
         while view:
@@ -82,7 +84,8 @@ def copy_new(source: str, target: str) -> None:
     """Copy a regular file, by reference where the file system can (XFS, btrfs)."""
     reader = open_regular(source)
     try:
-        writer = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, READ_ONLY)
+        with reach(target) as place:
+            writer = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, READ_ONLY)
         try:
             try:
                 while os.copy_file_range(reader, writer, _COPY_CHUNK_BYTES):
@@ -135,7 +138,8 @@ def touch(path: str) -> bool:
 def same_inode(path: str, status: os.stat_result) -> bool:
     """Whether `path` is the file with that status."""
     try:
-        return os.path.samestat(os.lstat(path), status)
+        with reach(path) as place:
+            return os.path.samestat(os.lstat(place), status)
     except (FileNotFoundError, NotADirectoryError):
         return False
 
@@ -143,7 +147,8 @@ def same_inode(path: str, status: os.stat_result) -> bool:
 def link_new(source: str, target: str) -> bool:
     """Give a file another name; False where that cannot be done (another disk, not allowed) though copying can."""
     try:
-        os.link(source, target)
+        with reach(source) as old, reach(target) as new:
+            os.link(old, new)
     except OSError as error:
         if error.errno not in CANNOT_LINK:
             raise
@@ -176,7 +181,8 @@ def rename_new(source: str, target: str) -> bool:
 
 def sync_directory(path: str) -> None:
     """Put the names in a directory on disk."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    with reach(path) as place:
+        fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     except OSError as error:
@@ -188,7 +194,8 @@ def sync_directory(path: str) -> None:
 
 def sync_file(path: str) -> None:
     """Put a file's bytes on disk."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    with reach(path) as place:
+        fd = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     finally:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from blake3 import blake3
 
 from artifactfs.errors import AccessDenied, ArtifactError, UnsupportedTree
+from artifactfs.longpaths import reach
 
 _BLOCK_BYTES = 1 << 20
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ESTALE})
@@ -35,10 +36,11 @@ def unreadable(path: str | bytes, error: OSError) -> ArtifactError:
     return kind(f"cannot read {os.fsdecode(path)}: {error.strerror}")
 
 
-def open_regular(path: str | bytes) -> int:
+def open_regular(path: str) -> int:
     """A descriptor for reading a regular file of a tree. Raises UnsupportedTree, AccessDenied."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with reach(path) as place:
+            fd = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise unreadable(path, error) from error
     if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -57,7 +59,8 @@ class HashedFile(NamedTuple):
     def check_unchanged(self) -> None:
         """Raises UnsupportedTree when the file is not the one that was hashed any more."""
         try:
-            found = os.lstat(self.path)
+            with reach(self.path) as place:
+                found = os.lstat(place)
         except OSError as error:
             raise unreadable(self.path, error) from error
         if identity(found) != identity(self.status):
@@ -82,7 +85,8 @@ def hash_file(path: str) -> HashedFile:
 
 def stored_digest(path: str) -> str:
     """The hex BLAKE3 of a file in a store. Raises OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    with reach(path) as place:
+        fd = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return _digest(fd)
     finally:

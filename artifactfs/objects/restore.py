@@ -14,13 +14,11 @@ Threading: pure functions; a restore reads several spans at once where the store
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 import threading
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from itertools import islice
 from typing import NamedTuple
@@ -37,6 +35,7 @@ from artifactfs.errors import (
     StoreFull,
     UnsupportedTree,
 )
+from artifactfs.longpaths import make_directories, reach, remove_tree
 from artifactfs.managers.base import Progress
 from artifactfs.manifest import Entry, EntryKind, Manifest
 from artifactfs.objects.disk import copy_new
@@ -151,28 +150,21 @@ def _make_tree(manifest: Manifest, root: str, write_files: WriteFiles, report: R
     for entry in manifest:
         if entry.kind is EntryKind.DIRECTORY:
             directories.append(entry)
-            _make_directories(root, entry.path, made)
+            make_directories(root, entry.path, made)
         else:
-            _make_directories(root, entry.path.rpartition("/")[0], made)
+            make_directories(root, entry.path.rpartition("/")[0], made)
             if entry.kind is EntryKind.SYMLINK:
                 symlinks.append(entry)
     write_files(root, report)
     for link in symlinks:
-        path = f"{root}/{link.path}"
-        os.symlink(link.target or "", path)
-        os.utime(path, ns=(link.mtime_ns, link.mtime_ns), follow_symlinks=False)
+        with reach(f"{root}/{link.path}") as path:
+            os.symlink(link.target or "", path)
+            os.utime(path, ns=(link.mtime_ns, link.mtime_ns), follow_symlinks=False)
     # Deepest first: a directory that may not be written to, or whose mtime is set, gets nothing new afterwards.
     for directory in reversed(directories):
-        path = f"{root}/{directory.path}"
-        os.chmod(path, directory.mode)
-        os.utime(path, ns=(directory.mtime_ns, directory.mtime_ns))
-
-
-def _make_directories(root: str, path: str, made: set[str]) -> None:
-    if path not in made:
-        _make_directories(root, path.rpartition("/")[0], made)
-        os.mkdir(f"{root}/{path}")
-        made.add(path)
+        with reach(f"{root}/{directory.path}") as path:
+            os.chmod(path, directory.mode)
+            os.utime(path, ns=(directory.mtime_ns, directory.mtime_ns))
 
 
 def _write_files(store: ObjectStore, manifest: Manifest, root: str, report: Report) -> None:
@@ -288,7 +280,8 @@ def copy_file(root: str, entry: Entry, source: str, report: Report) -> None:
 
 def _copy_large(path: str, entry: Entry, source: str) -> None:
     copy_new(source, path)
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    with reach(path) as place:
+        fd = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if os.fstat(fd).st_size != entry.size_bytes:
             raise _other_size(entry, source)
@@ -304,7 +297,8 @@ def _other_size(entry: Entry, source: str) -> IntegrityError:
 
 
 def _create(path: str) -> int:
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with reach(path) as place:
+        return os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 def _finish(fd: int, entry: Entry) -> None:
@@ -312,40 +306,59 @@ def _finish(fd: int, entry: Entry) -> None:
     os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
 
 
-def _put_in_place(aside: str, target: str, *, top: bool = True) -> None:
-    """Move a finished tree to its place, into what is there already."""
-    status = os.stat(aside)
-    # Neither a directory that may not be written to nor what is in it can be moved by its owner.
-    os.chmod(aside, 0o700)
-    merge = os.path.lexists(target)
-    if not merge:
-        os.rename(aside, target)
-    elif not stat.S_ISDIR(os.lstat(target).st_mode):
-        raise AlreadyExists(f"{target} is in the way: it is no directory, and nothing is written through a symlink")
-    else:
-        if not top:
-            os.chmod(target, 0o700)
-        with os.scandir(aside) as entries:
-            children = list(entries)
-        for child in children:
-            place = f"{target}/{child.name}"
-            if child.is_dir(follow_symlinks=False):
-                _put_in_place(child.path, place, top=False)
-            elif os.path.isdir(place) and not os.path.islink(place):
-                raise AlreadyExists(f"{place} is in the way: it is a directory")
-            else:
-                os.replace(child.path, place)
-    if not (merge and top):
-        os.chmod(target, stat.S_IMODE(status.st_mode))
-        os.utime(target, ns=(status.st_mtime_ns, status.st_mtime_ns))
+def _put_in_place(aside: str, target: str) -> None:
+    """Move a finished tree to its place, into what is there already. Raises AlreadyExists before anything is moved."""
+    moves: list[tuple[str, os.stat_result | None]] = []
+    merged: list[tuple[str, os.stat_result]] = []
+    waiting = [""]
+    while waiting:
+        below = waiting.pop()
+        with reach(aside + below) as source, reach(target + below) as place:
+            status = os.stat(source)
+            # Neither a directory that may not be written to nor what is in it can be moved by its owner.
+            os.chmod(source, 0o700)
+            if not os.path.lexists(place):
+                moves.append((below, status))
+                continue
+            if not stat.S_ISDIR(os.lstat(place).st_mode):
+                raise AlreadyExists(
+                    f"{target}{below} is in the way: it is no directory, and nothing is written through a symlink"
+                )
+            if below:
+                os.chmod(place, 0o700)
+                merged.append((below, status))
+            directories, others = _checked_names(source, place)
+            waiting.extend(f"{below}/{name}" for name in directories)
+            moves.extend((f"{below}/{name}", None) for name in others)
+    for below, like in moves:
+        with reach(aside + below) as source, reach(target + below) as place:
+            os.replace(source, place)
+            if like is not None:
+                _set_like(place, like)
+    for below, like in reversed(merged):
+        with reach(target + below) as place:
+            _set_like(place, like)
 
 
-def remove_tree(path: str) -> None:
-    """Remove a directory that is the caller's own, whatever its permissions say. Raises OSError."""
-    for directory, _, _ in os.walk(path):
-        with suppress(PermissionError):  # rmtree says so if it matters
-            os.chmod(directory, 0o700)
-    shutil.rmtree(path)
+def _checked_names(source: str, place: str) -> tuple[list[str], list[str]]:
+    """The directories and the rest of what is in `source`. Raises AlreadyExists when a directory is in a file's way."""
+    directories: list[str] = []
+    others: list[str] = []
+    with os.scandir(source) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                directories.append(entry.name)
+                continue
+            there = f"{place}/{entry.name}"
+            if os.path.isdir(there) and not os.path.islink(there):
+                raise AlreadyExists(f"{there} is in the way: it is a directory")
+            others.append(entry.name)
+    return directories, others
+
+
+def _set_like(place: str, status: os.stat_result) -> None:
+    os.chmod(place, stat.S_IMODE(status.st_mode))
+    os.utime(place, ns=(status.st_mtime_ns, status.st_mtime_ns))
 
 
 def _target_error(error: OSError, target: str) -> ArtifactError:

@@ -15,8 +15,12 @@ from typing import NamedTuple
 
 from artifactfs import names
 from artifactfs.errors import UnsupportedTree
+from artifactfs.longpaths import reach
 from artifactfs.manifest import EntryKind, ManifestBuilder, stays_inside
 from artifactfs.objects.hashing import unreadable
+
+# As many as Linux follows (MAXSYMLINKS, linux/namei.h).
+_MOST_LINKS = 40
 
 
 class Scan(NamedTuple):
@@ -82,7 +86,7 @@ def _level(root: bytes, directory: bytes) -> list[tuple[bytes, os.stat_result | 
     place = root + b"/" + directory
     found: list[tuple[bytes, os.stat_result | None]] = []
     try:
-        with os.scandir(place) as entries:
+        with reach(place) as near, os.scandir(near) as entries:
             for entry in entries:
                 status = entry.stat(follow_symlinks=False)
                 path = directory + entry.name
@@ -113,13 +117,14 @@ def _checked_target(root: bytes, path: bytes) -> bytes:
     """A symlink's target. Raises UnsupportedTree unless it stays inside the tree."""
     place = root + b"/" + path
     try:
-        target = os.readlink(place)
+        with reach(place) as near:
+            target = os.readlink(near)
     except OSError as error:
         raise unreadable(place, error) from error
     inside = stays_inside(path, target)
     if inside and b"/../" in target.lstrip(b"./") + b"/":
         # "a/../b" leads elsewhere than it reads when a is a symlink: ask the system where it really goes.
-        inside = _is_below(os.path.realpath(place), os.path.realpath(root))
+        inside = _stays_really_inside(root, path, target)
     if not inside:
         raise UnsupportedTree(
             f"symlink {os.fsdecode(place)} leads to {os.fsdecode(target)!r}: only relative ones that stay inside the "
@@ -128,8 +133,30 @@ def _checked_target(root: bytes, path: bytes) -> bytes:
     return target
 
 
-def _is_below(path: bytes, root: bytes) -> bool:
-    return path == root or path.startswith(root.rstrip(b"/") + b"/")
+def _stays_really_inside(root: bytes, path: bytes, target: bytes) -> bool:
+    """Whether the symlink at `path` stays inside when it is followed, and every other one that it leads through."""
+    place = path.split(b"/")[:-1]
+    left = target.split(b"/")[::-1]
+    links = 1
+    while left:
+        part = left.pop()
+        if part == b"..":
+            if not place:
+                return False
+            place.pop()
+        elif part not in (b"", b"."):
+            place.append(part)
+            try:
+                with reach(b"/".join([root, *place])) as near:
+                    inner = os.readlink(near)
+            except OSError:
+                continue  # no symlink, or nothing there
+            links += 1
+            if inner.startswith(b"/") or links > _MOST_LINKS:
+                return False
+            place.pop()
+            left += inner.split(b"/")[::-1]
+    return True
 
 
 def _kind_name(mode: int) -> str:

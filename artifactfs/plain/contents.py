@@ -21,6 +21,7 @@ from cachetools import LRUCache
 
 from artifactfs import names
 from artifactfs.errors import FormatError, IntegrityError, InvalidName, NotFound, UnsupportedTree
+from artifactfs.longpaths import reach
 from artifactfs.managers.base import LocalRange, Progress, VersionInfo
 from artifactfs.manifest import Entry, EntryKind, Manifest
 from artifactfs.objects.hashing import open_regular, stored_digest
@@ -174,7 +175,8 @@ class Contents:
             return None
         path = f"{root}/{self.key(info, entry)}"
         try:
-            status = os.lstat(path)
+            with reach(path) as place:
+                status = os.lstat(place)
         except OSError as error:
             found = translate(error, f"cannot look at {path}")
             raise IntegrityError(f"{path} is missing") if isinstance(found, NotFound) else found from error

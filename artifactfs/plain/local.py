@@ -22,6 +22,7 @@ from blake3 import blake3
 
 from artifactfs import names
 from artifactfs.errors import ArtifactError
+from artifactfs.longpaths import reach, remove_tree, walk
 from artifactfs.managers.base import CommitResult
 from artifactfs.manifest import Entry, EntryKind, Manifest
 from artifactfs.objects.commit import Commit, refuse_own_store
@@ -39,7 +40,6 @@ from artifactfs.objects.hashing import changed, hash_file, stored_digest, unread
 from artifactfs.objects.layout import encode
 from artifactfs.objects.local import SYNC_EACH_LIMIT
 from artifactfs.objects.packs import SMALL_FILE_BYTES, read_small
-from artifactfs.objects.restore import remove_tree
 from artifactfs.objects.scan import Scan, scan_tree
 from artifactfs.objects.store import translate
 from artifactfs.plain import layout
@@ -155,7 +155,8 @@ class _Filling:
             place = self._root + b"/" + path
             kind = builder.kinds[row]
             if kind == EntryKind.DIRECTORY:
-                os.mkdir(place, 0o700)
+                with reach(place) as directory:
+                    os.mkdir(directory, 0o700)
             elif kind == EntryKind.FILE:
                 builder.set_content(row, bytes.fromhex(self._file(row, os.fsdecode(place))), None)
                 self._report(builder.sizes[row])
@@ -175,8 +176,9 @@ class _Filling:
             copy_new(self._scan.path(row), place)
             self._check_unchanged(row)
             digest = stored_digest(place)
-        os.chmod(place, builder.modes[row])
-        os.utime(place, ns=(builder.mtimes[row], builder.mtimes[row]))
+        with reach(place) as file:
+            os.chmod(file, builder.modes[row])
+            os.utime(file, ns=(builder.mtimes[row], builder.mtimes[row]))
         return digest
 
     def _link(self, row: int, place: str) -> str | None:
@@ -191,7 +193,8 @@ class _Filling:
     def _check_unchanged(self, row: int) -> None:
         path = self._scan.path(row)
         try:
-            status = os.lstat(path)
+            with reach(path) as place:
+                status = os.lstat(place)
         except OSError as error:
             raise unreadable(path, error) from error
         if (status.st_size, status.st_mtime_ns) != (self._scan.builder.sizes[row], self._scan.builder.mtimes[row]):
@@ -214,19 +217,21 @@ def _finish(made: Made, directory: str) -> None:
             directories.append(entry)
         elif entry.kind is EntryKind.SYMLINK:
             # With the target that was checked, not what the tree's symlink may say by now.
-            os.symlink(entry.target or "", f"{files}/{entry.path}")
-            os.utime(f"{files}/{entry.path}", ns=(entry.mtime_ns, entry.mtime_ns), follow_symlinks=False)
+            with reach(f"{files}/{entry.path}") as place:
+                os.symlink(entry.target or "", place)
+                os.utime(place, ns=(entry.mtime_ns, entry.mtime_ns), follow_symlinks=False)
     # Deepest first: a directory whose mtime is set gets nothing new afterwards.
     for entry in reversed(directories):
-        os.chmod(f"{files}/{entry.path}", entry.mode)
-        os.utime(f"{files}/{entry.path}", ns=(entry.mtime_ns, entry.mtime_ns))
+        with reach(f"{files}/{entry.path}") as place:
+            os.chmod(place, entry.mode)
+            os.utime(place, ns=(entry.mtime_ns, entry.mtime_ns))
     if len(made.manifest) > SYNC_EACH_LIMIT and sync_filesystem(directory):
         return
-    for parent, _, found in os.walk(directory, topdown=False):
-        for name in found:
-            path = f"{parent}/{name}"
-            if not os.path.islink(path):
-                sync_file(path)
+    for parent, _, found in walk(directory):
+        with reach(parent) as near:
+            for path in (f"{near}/{name}" for name in found):
+                if not os.path.islink(path):
+                    sync_file(path)
         sync_directory(parent)
 
 

@@ -79,13 +79,14 @@ def _is_mounted(path: str) -> bool:
 
 def _manifest(root: Path, old: Manifest, ignores: Ignores) -> Manifest:
     """What is below a directory of the mount. Files of another length than in `old` are told apart without a digest."""
+    from artifactfs.longpaths import reach
     from artifactfs.manifest import Manifest
 
     entries: list[Entry] = []
     stack = [""]
     while stack:
         directory = stack.pop()
-        with os.scandir(root / directory) as found:
+        with reach(f"{root}/{directory}" if directory else str(root)) as near, os.scandir(near) as found:
             for item in found:
                 path = f"{directory}/{item.name}" if directory else item.name
                 if ignores(path, item.is_dir(follow_symlinks=False)):

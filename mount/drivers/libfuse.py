@@ -372,7 +372,7 @@ class _Requests:
     def rename(self, old: str, new: str, flags: int = 0) -> int:
         hidden = _split(new)[1]
         if _HIDDEN.match(hidden) and isinstance(node := self._vfs.resolve(old), StagedNode):
-            fd = os.open(node.tree.disk_path(node.path), os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = node.tree.pin(node.path)
             try:
                 self._vfs.unlink(*self._parent(old))
             except BaseException:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from artifactfs import __version__
+from artifactfs import __version__, names
 from artifactfs.errors import InvalidName
 from mount import control
 from mount.errors import AttributeUnsupported, NoSuchAttribute, NothingStaged, NotPermitted
@@ -24,6 +24,7 @@ from mount.references import referred_entry
 from mount.tree import Artifact, Node, Root, StagedNode, VersionNode
 
 if TYPE_CHECKING:
+    from mount.staging import ArtifactStaging, PendingTree
     from mount.vfs import Vfs
 
 logger = logging.getLogger(__name__)
@@ -87,22 +88,43 @@ def act(vfs: Vfs, node: Node, name: str, value: bytes) -> None:
 
 def _commit(vfs: Vfs, node: Node, value: bytes) -> None:
     assert vfs.committer is not None
+    staging, request = vfs.staging_of(node), _request(value)
+    for alias in request.aliases:
+        names.check_alias(alias)
     if isinstance(node, StagedNode) and node.pending is not None:
-        raise NotPermitted(f"{node.pending} is sealed for its commit already")
-    staging = vfs.staging_of(node)
-    pending = staging.seal(_request(value), WRITERS_WAIT_S)
+        staging.describe_as(_pending(staging, node.pending), request)
+        return
+    pending = staging.seal(request, WRITERS_WAIT_S)
     logger.info("sealed %s as %s on request", staging.label, pending.name)
     vfs.committer.wake()
+
+
+def _pending(staging: ArtifactStaging, name: str) -> PendingTree:
+    pending = staging.find_pending(name)
+    if pending is None:
+        raise NothingStaged(f"{name} of {staging.label} is gone")
+    return pending
+
+
+def _aliases(vfs: Vfs, node: Node, value: bytes) -> None:
+    if not isinstance(node, VersionNode) or node.path:
+        raise NotPermitted("only a version has aliases")
+    try:
+        wanted = msgspec.json.decode(value, type=list[str])
+    except msgspec.DecodeError as error:
+        raise InvalidName(f"not a list of aliases: {error}") from error
+    info = node.version.info
+    for alias in wanted:
+        vfs.manager.set_alias(info.artifact, alias, info.version, info.collection)
+        logger.info("alias %s of %s/%s is %s on request", alias, info.collection, info.artifact, info.version)
+    vfs.listing.forget(info.collection, info.artifact)
 
 
 def _discard(vfs: Vfs, node: Node, _value: bytes) -> None:
     assert vfs.committer is not None
     staging = vfs.staging_of(node)
     if isinstance(node, StagedNode) and node.pending is not None:
-        pending = staging.find_pending(node.pending)
-        if pending is None:
-            raise NothingStaged(f"{node.pending} of {staging.label} is gone")
-        vfs.committer.discard(staging, pending)
+        vfs.committer.discard(staging, _pending(staging, node.pending))
         return
     files = staging.discard_staged()
     logger.info("discarded %d staged files of %s", files, staging.label)
@@ -141,6 +163,7 @@ def _leave(vfs: Vfs, node: Node, _value: bytes) -> None:
 
 _ACTIONS: dict[str, Callable[[Vfs, Node, bytes], None]] = {
     control.COMMIT: _commit,
+    control.ALIASES: _aliases,
     control.DISCARD: _discard,
     control.RETRY: _retry,
     control.STAGE: _stage,

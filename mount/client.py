@@ -10,7 +10,7 @@ import enum
 import errno
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -99,17 +99,24 @@ def read_state(directory: Path, timeout_s: float = ANSWER_TIMEOUT_S) -> control.
     return _read(directory, control.STATE, control.ArtifactState, timeout_s)
 
 
-def request_commit(staging: Path, request: control.CommitRequest) -> None:
-    """Ask to commit what is staged; returns once it is sealed.
+def request_commit(directory: Path, request: control.CommitRequest) -> None:
+    """Ask to commit what is in a ``staging`` directory; returns once it is sealed.
 
-    Raises OSError EBUSY while files are open for writing, ENODATA when nothing is staged; ClientError.
+    Of a ``pending.N`` directory that was sealed by itself: give its version message and aliases of the request.
+    Raises OSError EBUSY while files are open for writing, or it is being committed, ENODATA when nothing is staged;
+    ClientError.
     """
     value = control.encode(request)
     if len(value) > control.MAX_VALUE_BYTES:
         raise ClientError(
             f"the message is too long: {len(value)} bytes with the aliases, {control.MAX_VALUE_BYTES} fit"
         )
-    os.setxattr(staging, control.COMMIT, value)
+    os.setxattr(directory, control.COMMIT, value)
+
+
+def add_aliases(version: Path, aliases: Sequence[str]) -> None:
+    """Give a version of the mount further names. Raises OSError."""
+    os.setxattr(version, control.ALIASES, msgspec.json.encode(list(aliases)))
 
 
 def request_drain(mountpoint: Path) -> None:

@@ -114,7 +114,7 @@ class Committer:
             if not staging.staged.is_dirty():
                 continue
             try:
-                staging.seal(CommitRequest(), wait_s)
+                staging.seal(CommitRequest(), wait_s, automatic=True)
             except NothingStaged:
                 continue
             except Busy as error:
@@ -225,7 +225,7 @@ class Committer:
 
     def _seal(self, staging: ArtifactStaging) -> None:
         try:
-            pending = staging.seal(CommitRequest(), quiet_s=self._commit_after_s or 0.0)
+            pending = staging.seal(CommitRequest(), quiet_s=self._commit_after_s or 0.0, automatic=True)
         except (Busy, NothingStaged):
             return
         except OSError as error:
@@ -237,7 +237,8 @@ class Committer:
     def _attempt(self, staging: ArtifactStaging, pending: PendingTree) -> bool:
         """Commit one sealed tree; False when it has to be tried again or is blocked."""
         record = pending.record
-        record.state, record.next_retry = CommitState.COMMITTING, None
+        with staging.lock:
+            record.state, record.next_retry = CommitState.COMMITTING, None
         record.attempts += 1
         started = time.monotonic()
         try:
@@ -311,6 +312,8 @@ class Committer:
             result.deduplicated_bytes,
             round(seconds, 3),
             "; ".join(filter(None, (result.note, _ignored_note(ignored)))),
+            record.automatic,
+            not record.message or record.message == result.info.message,
         )
         self._finish(staging, pending, finished)
 
@@ -318,7 +321,9 @@ class Committer:
         """Nothing but ignored files was staged: no version."""
         logger.info("nothing to commit in %s of %s%s", pending.name, staging.label, _ignored_note(ignored, ": "))
         note = _ignored_note(ignored)
-        self._finish(staging, pending, Finished(pending.record.commit_id, None, False, 0, 0, 0, 0.0, note))
+        record = pending.record
+        finished = Finished(record.commit_id, None, False, 0, 0, 0, 0.0, note, record.automatic, not record.message)
+        self._finish(staging, pending, finished)
 
     def _finish(self, staging: ArtifactStaging, pending: PendingTree, finished: Finished) -> None:
         with staging.lock:
@@ -330,17 +335,18 @@ class Committer:
         lasting = isinstance(error, ArtifactError) and not error.transient
         reason = str(error) or type(error).__name__
         first = record.error != reason
-        record.error = reason
-        if lasting:
-            record.state = CommitState.BLOCKED
-        else:
-            delay_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(record.attempts - 1, 20))
-            record.state, record.next_retry = CommitState.RETRYING, time.time() + delay_s * random.uniform(0.5, 1.0)
-        try:
-            pending.save()
-        except OSError as unsaved:
-            # The record on disk says less, the files are all there: after a restart the commit is tried again.
-            logger.error("cannot write the commit record of %s: %s", staging.label, unsaved)
+        with staging.lock:
+            record.error = reason
+            if lasting:
+                record.state = CommitState.BLOCKED
+            else:
+                delay_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(record.attempts - 1, 20))
+                record.state, record.next_retry = CommitState.RETRYING, time.time() + delay_s * random.uniform(0.5, 1.0)
+            try:
+                pending.save()
+            except OSError as unsaved:
+                # The record on disk says less, the files are all there: after a restart the commit is tried again.
+                logger.error("cannot write the commit record of %s: %s", staging.label, unsaved)
         if first:
             expected = isinstance(error, (ArtifactError, OSError))
             logger.warning(

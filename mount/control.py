@@ -11,6 +11,8 @@ attribute                    on                     access  value
 ``user.artifactfs.leave``    the mount's root       write   anything: when unmounted, end without committing more
 ``user.artifactfs.state``    ``staging``, pending   read    `ArtifactState`
 ``user.artifactfs.commit``   ``staging``            write   `CommitRequest`: seal, and commit in the background
+``user.artifactfs.commit``   pending                write   `CommitRequest`: its message and aliases, when it was
+                                                            sealed by itself and is not being committed
 ``user.artifactfs.discard``  ``staging``, pending   write   anything: throw the files away
 ``user.artifactfs.retry``    pending               write   anything: try the commit again at once
 ``user.artifactfs.stage``    ``staging``            write   ``v3``, ``latest`` or an alias: fill staging from it
@@ -18,7 +20,7 @@ attribute                    on                     access  value
 ``user.artifactfs.digest``   versions, their files  read    hex digest of the content
 ``user.artifactfs.created``  versions               read    ISO 8601, UTC
 ``user.artifactfs.message``  versions               read    the commit message
-``user.artifactfs.aliases``  versions               read    JSON list
+``user.artifactfs.aliases``  versions               both    JSON list; written: names to give the version too
 ===========================  =====================  ======  ==========================================================
 
 A commit is followed by polling ``state`` for the commit id the caller chose: among `pending` while it is under way,
@@ -95,7 +97,10 @@ class Staged(msgspec.Struct, frozen=True):
 
 
 class Pending(msgspec.Struct, frozen=True):
-    """One sealed tree. Times are seconds since the epoch; `next_retry` is None unless the state is retrying."""
+    """One sealed tree. Times are seconds since the epoch; `next_retry` is None unless the state is retrying.
+
+    `automatic`: it was sealed by itself, and no request has given it a message.
+    """
 
     name: str
     commit_id: str
@@ -107,10 +112,14 @@ class Pending(msgspec.Struct, frozen=True):
     attempts: int
     error: str | None = None
     next_retry: float | None = None
+    automatic: bool = False
 
 
 class Finished(msgspec.Struct, frozen=True):
-    """One commit that is over. `created` is False when the content was that of the version already there."""
+    """One commit that is over. `created` is False when the content was that of the version already there.
+
+    `automatic` as in `Pending`; `message_recorded` is False when the version lacks the message that was asked for.
+    """
 
     commit_id: str
     version: str | None
@@ -120,6 +129,8 @@ class Finished(msgspec.Struct, frozen=True):
     deduplicated_bytes: int
     seconds: float
     note: str = ""
+    automatic: bool = False
+    message_recorded: bool = True
 
 
 class ArtifactState(msgspec.Struct, frozen=True):

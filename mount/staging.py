@@ -36,7 +36,7 @@ from artifactfs.managers.commit_id import new_commit_id
 from artifactfs.names import PENDING_PREFIX, STAGING
 from mount import disk
 from mount.control import ArtifactState, CommitRequest, CommitState, Finished, Pending, Staged
-from mount.errors import Busy, NothingStaged
+from mount.errors import Busy, NothingStaged, NotPermitted
 from mount.handles import VersionReader
 from mount.references import References
 from mount.room import DiskRoom
@@ -79,10 +79,14 @@ class SealRecord(msgspec.Struct):
     error: str | None = None
     next_retry: float | None = None
     version: str | None = None
+    automatic: bool = False
 
 
 class PendingTree:
-    """A sealed tree on its way to a version. Its record is changed by the committer's one thread for it only."""
+    """A sealed tree on its way to a version.
+
+    While it is being committed its record belongs to the committer's one thread for it; else to the artifact's lock.
+    """
 
     def __init__(self, directory: Path, tree: StagedTree, record: SealRecord) -> None:
         self.directory = directory
@@ -119,6 +123,7 @@ class PendingTree:
             r.attempts,
             r.error,
             r.next_retry,
+            r.automatic,
         )
 
 
@@ -217,12 +222,14 @@ class ArtifactStaging:
         os.rename(aside, self.directory / STAGING)
         self.staged = self._new_tree()
 
-    def seal(self, request: CommitRequest, wait_s: float = 0.0, quiet_s: float = 0.0) -> PendingTree:
+    def seal(
+        self, request: CommitRequest, wait_s: float = 0.0, quiet_s: float = 0.0, *, automatic: bool = False
+    ) -> PendingTree:
         """Set what is staged aside for committing and start an empty staging.
 
         Waits up to `wait_s` for files open for writing to be closed. At the moment of the rename nothing may have
         changed for `quiet_s`, and never for less than `SETTLE_S`, so that a save in several steps is not cut in two. A
-        forced seal waits for neither.
+        forced seal waits for neither. `automatic`: nobody asked for it.
         Raises Busy when files are open or were changed, NothingStaged, OSError (the disk).
         """
         with self._sealing:
@@ -240,6 +247,7 @@ class ArtifactStaging:
                 time.time(),
                 request.message,
                 list(request.aliases),
+                automatic=automatic,
             )
             directory = self.directory / f"{PENDING_PREFIX}.{number}"
             directory.mkdir()
@@ -330,6 +338,27 @@ class ArtifactStaging:
             os.rename(pending.directory, trash)
             self.pending.remove(pending)
         remove_tree(trash)
+
+    def describe_as(self, pending: PendingTree, request: CommitRequest) -> None:
+        """Give a tree that was sealed by itself the message and aliases of a request that came after that.
+
+        Raises Busy while it is being committed, NotPermitted when it was sealed on request, OSError.
+        """
+        with self.lock:
+            record = pending.record
+            if record.state in (CommitState.COMMITTING, CommitState.COMMITTED):
+                raise Busy(f"{pending.name} of {self.label} is being committed")
+            if not record.automatic:
+                raise NotPermitted(f"{pending.name} of {self.label} was sealed on request, and has its message")
+            before = record.message, record.aliases, record.automatic
+            record.message = request.message
+            record.aliases = list(dict.fromkeys([*record.aliases, *request.aliases]))
+            record.automatic = not request.message
+            try:
+                pending.save()
+            except OSError:
+                record.message, record.aliases, record.automatic = before
+                raise
 
     def oldest_pending(self) -> PendingTree | None:
         """The sealed tree whose turn it is."""

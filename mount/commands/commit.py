@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,10 @@ from mount.commands import show
 
 if TYPE_CHECKING:
     from mount.client import Place
-    from mount.control import ArtifactState, CommitRequest, Finished
+    from mount.control import ArtifactState, CommitRequest, Finished, Pending
 
+OTHER_MESSAGE = 3
+"""Exit status: the version that holds the files was made before, without the message."""
 POLL_FIRST_S = 0.01
 POLL_S = 0.2
 WRITERS_S = 10.0
@@ -34,11 +37,17 @@ LOST_AFTER_S = 5.0
 def commit(path: str, message: str, aliases: tuple[str, ...], force: bool, no_wait: bool, as_json: bool) -> None:
     """Commit what is staged for the artifact that PATH belongs to.
 
-    PATH is the artifact's directory, its staging directory, or anything in that.
+    PATH is the artifact's directory, its staging directory, or anything in that. What the drive has sealed by itself a
+    moment before, and nothing since, is committed with this message and these aliases; if it is a version already, that
+    gets the aliases.
+
+    \b
+    Exit status: 0 committed; 1 not; 3 the files are in a version that was made before with another message,
+    which does not change.
 
     \b
     --json prints one object: collection, artifact, commit_id, and when it was waited for: version,
-    created (false: same content as that version), files, sent_bytes, deduplicated_bytes, seconds.
+    created (false: same content as that version), files, sent_bytes, deduplicated_bytes, seconds, message_recorded.
     """
     from artifactfs import names
     from artifactfs.managers.commit_id import new_commit_id
@@ -51,21 +60,43 @@ def commit(path: str, message: str, aliases: tuple[str, ...], force: bool, no_wa
     if place.tree not in (None, names.STAGING):
         raise client.ClientError(f"{place.label}/{place.tree} is sealed for its commit; 'artifactfs retry' hurries it")
     request = CommitRequest(new_commit_id(), message, list(aliases), force)
-    about = {"collection": place.collection, "artifact": place.artifact, "commit_id": request.commit_id}
     try:
-        _seal(place, request)
+        commit_id = _seal(place, request)
+        late = Late(request, commit_id) if commit_id != request.commit_id else None
+        about = {"collection": place.collection, "artifact": place.artifact, "commit_id": commit_id}
         if no_wait:
-            click.echo(json.dumps(about) if as_json else f"committing {place.label} (commit {request.commit_id})")
+            if late is not None:
+                _hurry(place, late)
+            click.echo(json.dumps(about) if as_json else f"committing {place.label} (commit {commit_id})")
             return
-        finished = _wait(place, request)
+        finished = _wait(place, commit_id, late)
     except KeyboardInterrupt:
         click.echo(f"interrupted: once sealed, the commit of {place.label} goes on; see 'artifactfs status'", err=True)
         raise click.exceptions.Exit(130) from None
-    click.echo(json.dumps(about | _as_json(finished)) if as_json else _as_text(place, finished))
+    recorded = finished.message_recorded
+    if late is not None and not late.told:
+        recorded = _after_the_fact(place, finished, request)
+    answer = about | _as_json(finished) | {"message_recorded": recorded}
+    click.echo(json.dumps(answer) if as_json else _as_text(place, finished))
+    if finished.created and not recorded:
+        click.echo(f"the message is not recorded: {place.label} {finished.version} has another already", err=True)
+        raise click.exceptions.Exit(OTHER_MESSAGE)
 
 
-def _seal(place: Place, request: CommitRequest) -> None:
-    """Set the staged files aside; waits a while for those open for writing. Raises ClientError, OSError."""
+@dataclass
+class Late:
+    """A request for files that were sealed by themselves. `told` once that commit has its message and aliases."""
+
+    request: CommitRequest
+    commit_id: str
+    told: bool = False
+
+
+def _seal(place: Place, request: CommitRequest) -> str:
+    """Set the staged files aside; waits a while for those open for writing. Returns the id of the commit they are in.
+
+    That is another than the request's when they had been sealed by themselves. Raises ClientError, OSError.
+    """
     from mount import client
 
     deadline = time.monotonic() + WRITERS_S
@@ -74,7 +105,7 @@ def _seal(place: Place, request: CommitRequest) -> None:
             client.request_commit(place.staging, request)
         except OSError as error:
             if error.errno == errno.ENODATA:
-                raise client.ClientError(_nothing_staged(place)) from error
+                return _sealed_by_itself(place)
             if error.errno != errno.EBUSY:
                 raise client.refused(error, f"committing {place.label}") from error
             if time.monotonic() > deadline:
@@ -84,23 +115,27 @@ def _seal(place: Place, request: CommitRequest) -> None:
                     f"{place.label} has {writing} open for writing; close what writes there and commit again"
                 ) from error
         else:
-            return
+            return request.commit_id
         time.sleep(POLL_S)
 
 
-def _nothing_staged(place: Place) -> str:
+def _sealed_by_itself(place: Place) -> str:
+    """The id of the last commit, when nobody asked for it. Raises ClientError when there is none such."""
     from mount import client
 
     state = client.read_state(place.staging)
+    every: list[Finished | Pending] = [*state.finished, *state.pending]
+    if every and every[-1].automatic:
+        return every[-1].commit_id
     text = f"nothing is staged for {place.label}"
     if state.pending:
         text += f"; {count(len(state.pending), 'commit')} under way (see 'artifactfs status')"
     elif state.finished and state.finished[-1].version is not None:
         text += f"; the last commit gave {state.finished[-1].version}"
-    return text
+    raise client.ClientError(text)
 
 
-def _wait(place: Place, request: CommitRequest) -> Finished:
+def _wait(place: Place, commit_id: str, late: Late | None) -> Finished:
     """Poll until the commit is over. Raises ClientError when it is blocked or gone."""
     from mount import client
 
@@ -109,10 +144,12 @@ def _wait(place: Place, request: CommitRequest) -> Finished:
     with show.display() as display:
         while True:
             state = client.read_state(place.staging)
-            finished = next((f for f in state.finished if f.commit_id == request.commit_id), None)
+            finished = next((f for f in state.finished if f.commit_id == commit_id), None)
             if finished is not None:
                 return finished
-            if _show_pending(state, request, display):
+            if late is not None:
+                _tell(place, state, late)
+            if _show_pending(state, commit_id, display):
                 seen = time.monotonic()
             elif time.monotonic() - seen > LOST_AFTER_S and not state.left_off:
                 raise client.ClientError(f"the commit of {place.label} is gone: its files were discarded")
@@ -120,7 +157,51 @@ def _wait(place: Place, request: CommitRequest) -> Finished:
             poll_s = min(POLL_S, poll_s * 1.5)
 
 
-def _show_pending(state: ArtifactState, request: CommitRequest, display: show.Display) -> bool:
+def _tell(place: Place, state: ArtifactState, late: Late) -> None:
+    """Give the commit its message and aliases, unless it is under way at this moment. Raises ClientError."""
+    from mount import client
+    from mount.control import CommitState
+
+    tree = next((tree for tree in state.pending if tree.commit_id == late.commit_id), None)
+    if late.told or tree is None or tree.state is CommitState.COMMITTING:
+        return
+    try:
+        client.request_commit(place.directory / tree.name, late.request)
+        late.told = True
+    except OSError as error:
+        # Its attempt has begun, it is a version by now, or somebody else's request came first.
+        if error.errno not in (errno.EBUSY, errno.ENODATA, errno.ENOENT, errno.ESTALE, errno.EPERM):
+            raise client.refused(error, f"committing {place.label}") from error
+
+
+def _hurry(place: Place, late: Late) -> None:
+    """Tell a commit what it is to be called without waiting for it. Raises ClientError when it is too late for that."""
+    from mount import client
+
+    _tell(place, client.read_state(place.staging), late)
+    if not late.told and (late.request.message or late.request.aliases):
+        raise client.ClientError(
+            f"{place.label} is being committed by itself already: without --no-wait it gets its aliases afterwards"
+        )
+
+
+def _after_the_fact(place: Place, finished: Finished, request: CommitRequest) -> bool:
+    """Give aliases to a version that was made before the request; whether it has what was asked for as its message.
+
+    Raises ClientError.
+    """
+    from mount import client
+
+    click.echo(f"nothing was staged any more: {place.label} had been committed by itself", err=True)
+    if finished.version is not None and request.aliases:
+        try:
+            client.add_aliases(place.directory / finished.version, request.aliases)
+        except OSError as error:
+            raise client.refused(error, f"naming {place.label} {finished.version}") from error
+    return not request.message
+
+
+def _show_pending(state: ArtifactState, commit_id: str, display: show.Display) -> bool:
     """Show the commit among those pending; whether it is. Raises ClientError when it cannot go on by itself."""
     from mount.client import ClientError
     from mount.control import CommitState
@@ -132,7 +213,7 @@ def _show_pending(state: ArtifactState, request: CommitRequest, display: show.Di
             raise ClientError(f"not committed: {problem}; the files are kept in {tree.name}")
         if problem:
             display.note(problem)
-        if tree.commit_id == request.commit_id:
+        if tree.commit_id == commit_id:
             after = f", after {count(ahead, 'earlier commit')}" if ahead else ""
             text = f"committing {count(tree.files, 'file')} of {label}{after}"
             display.update(text, tree.done_bytes, tree.size_bytes)

@@ -258,6 +258,7 @@ def test_commit_as_json(mount: Mount):
         "sent_bytes": 2000,
         "deduplicated_bytes": 0,
         "seconds": 0,
+        "message_recorded": True,
     }
 
 

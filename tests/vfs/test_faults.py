@@ -352,3 +352,50 @@ def test_bytes_by_reference_that_cannot_be_read(stage: Stage, monkeypatch: pytes
     stage.faulty.heal()
     eventually(lambda: drive.is_idle(LABEL), what=str(drive.state(LABEL)))
     assert stage.versions() == [*TREES, TREES[0] | {"more": b"more"}]
+
+
+def test_a_message_that_comes_later(stage: Stage) -> None:
+    """C13: what was sealed by itself takes a message while it waits, not while it is committed."""
+    drive = stage.open()
+    stage.faulty.arm("commit_tree", When.HANG, FAULTS["unreachable"].error)
+    seal_automatically(drive)
+    assert stage.faulty.reached.wait(20)
+    request = control.encode(control.CommitRequest("", "later", ["best"]))
+    with refused(errno.EBUSY):
+        drive.setxattr(f"{LABEL}/pending.1", control.COMMIT, request)
+    stage.faulty.release()
+    failed(drive, FAULTS["unreachable"])
+    eventually(lambda: _accepted(lambda: drive.setxattr(f"{LABEL}/pending.1", control.COMMIT, request)))
+    with refused(errno.EPERM, errno.EBUSY):
+        drive.setxattr(f"{LABEL}/pending.1", control.COMMIT, request)
+    stage.faulty.heal()
+    eventually(lambda: drive.is_idle(LABEL), what=str(drive.state(LABEL)))
+    [finished] = drive.state(LABEL).finished
+    assert (finished.version, finished.automatic, finished.message_recorded) == ("v0", False, True)
+    assert artifactfs.connect(stage.store).version_info("a", "c").message == "later"
+    assert drive.readlink(f"{LABEL}/best") == "v0"
+
+
+def test_a_message_that_comes_too_late(stage: Stage) -> None:
+    """C7, C13: the attempt whose answer was lost had made the version; it stays the one, and the answer says so."""
+    drive = stage.open()
+    stage.faulty.arm("commit_tree", When.AFTER, FAULTS["unreachable"].error)
+    seal_automatically(drive)
+    failed(drive, FAULTS["unreachable"])
+    request = control.encode(control.CommitRequest("", "later", ["best"]))
+    eventually(lambda: _accepted(lambda: drive.setxattr(f"{LABEL}/pending.1", control.COMMIT, request)))
+    stage.faulty.heal()
+    eventually(lambda: drive.is_idle(LABEL), what=str(drive.state(LABEL)))
+    [finished] = drive.state(LABEL).finished
+    assert (finished.version, finished.message_recorded) == ("v0", False)
+    assert [info.message for info in artifactfs.connect(stage.store).list_versions("a", "c")] == [""]
+    assert drive.readlink(f"{LABEL}/best") == "v0"
+
+
+def seal_automatically(drive: DirectDrive) -> None:
+    """Seal a tree as the end of its quiet time does."""
+    for path in ("c", LABEL):
+        drive.mkdir(path)
+    drive.write(f"{LABEL}/staging/f", b"x")
+    assert drive.area is not None
+    drive.area.artifact("c", "a").seal(control.CommitRequest(), automatic=True)

@@ -5,78 +5,151 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import click
 
-from benchmarks import report, rows, store_rows
-from benchmarks.peers import PEERS, Ground
+from benchmarks import picture, report, rows, store_rows, write_rows
+from benchmarks.ground import QUICK, Ground, Sizes, prepare_ground
+from benchmarks.peers import Peer
+from benchmarks.programs import PEER_PROGRAMS, Failed
+
+SLOW_S = 20.0
+"""A peer of another project that needs longer than this in its first run is measured once."""
 
 
 def all_rows() -> dict[str, rows.Row]:
-    """Those of the drive, and those of the store."""
-    return {**rows.rows(), **store_rows.rows()}
+    """In the order in which they are measured."""
+    return {**rows.rows(), **write_rows.rows(), **rows.dropped_rows(), **store_rows.rows()}
 
 
-def chosen(names: str | None) -> dict[str, rows.Row]:
-    """The rows that ``--rows`` names; without it all but those that are opt-in or impossible here."""
-    every = all_rows()
-    if names is None:
-        return {name: row for name, row in every.items() if not row.opt_in and possible(row)}
-    unknown = set(names.split(",")) - set(every)
+def all_peers() -> list[str]:
+    """The names of all peers of all rows."""
+    return list(dict.fromkeys(peer.name for row in all_rows().values() for peer in row.peers))
+
+
+def names_of(kind: str, given: str | None, every: list[str]) -> list[str] | None:
+    """The names of a comma-separated option; None without it."""
+    if given is None:
+        return None
+    unknown = set(given.split(",")) - set(every)
     if unknown:
-        raise click.BadParameter(f"no such row: {', '.join(sorted(unknown))}; there are {', '.join(every)}")
-    return {name: row for name, row in every.items() if name in names.split(",")}
+        raise click.BadParameter(f"no such {kind}: {', '.join(sorted(unknown))}; there are {', '.join(every)}")
+    return given.split(",")
 
 
-def possible(row: rows.Row) -> bool:
-    """Only root can drop the page cache."""
-    return rows.can_drop_page_cache() or not (isinstance(row, rows.Read) and row.dropped)
-
-
-def measure(row: rows.Row, runs: int, ground: Ground, sizes: rows.Sizes) -> report.Result:
-    """All peers in turn, `runs` times."""
-    peers = [peer for peer in PEERS if row.takes(peer)]
-    result = report.Result(row, {peer.name: [] for peer in peers})
+def measure(row: rows.Row, peers: list[Peer], runs: int, ground: Ground, sizes: Sizes) -> report.Result:
+    """All peers in turn, `runs` times. One that fails is not tried again in this row."""
+    result = report.Result(row)
     row.prepare(ground, sizes)
-    for _ in range(runs):
+    for number in range(runs):
         for peer in peers:
-            result.runs[peer.name].append(row.measure(peer, ground, sizes))
+            done = result.runs.get(peer.name, [])
+            slow = not peer.ours and bool(done) and done[0].seconds > SLOW_S
+            if peer.name in result.failed or slow:
+                continue
+            try:
+                measured = row.measure(peer, ground, sizes, first=number == 0)
+            except Failed as failure:
+                result.failed[peer.name] = str(failure)
+                result.runs.pop(peer.name, None)
+            else:
+                result.runs.setdefault(peer.name, []).append(measured)
     return result
 
 
-@click.command(help=f"Measure the drive beside other file systems. Rows: {', '.join(all_rows())}.")
-@click.option("--rows", "names", metavar="NAME,…", help="Only these rows; 'many' and 'listing' run only when named.")
+def take_part(row: rows.Row, chosen: list[str] | None) -> list[Peer]:
+    """The peers of a row; what speeds are measured against always takes part."""
+    peers = [peer for peer in row.peers if row.takes(peer)]
+    return [peer for peer in peers if chosen is None or peer.name in chosen or peer.name == row.against]
+
+
+@click.command(
+    help=f"""Measure the drive beside other file systems, as medians of interleaved runs.
+
+    With the default sizes a whole run takes about 40 minutes on two cores and needs 12 GiB of disk and 16 GiB of
+    memory. Rows are printed as they are finished; a run that is ended early (Ctrl-C, SIGTERM) unmounts and removes
+    everything and still writes the JSON and the picture of what it has.
+
+    Rows: {", ".join(all_rows())}. Those of the store (from {next(iter(store_rows.rows()))} on) run only when named.
+
+    Peers: {", ".join(all_peers())}."""
+)
+@click.option("--rows", "row_names", metavar="NAME,…", help="Only these rows.")
+@click.option("--peers", "peer_names", metavar="NAME,…", help="Only these peers.")
 @click.option("--runs", default=5, show_default=True, type=click.IntRange(min=1), help="Runs of each row and peer.")
 @click.option("--quick", is_flag=True, help="Small sizes: to try the bench itself, the numbers mean little.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write every number here.")
-@click.option(
-    "--directory", type=click.Path(file_okay=False, exists=True, path_type=Path), help="Where to work; needs 6 GiB."
-)
-def main(names: str | None, runs: int, quick: bool, json_file: Path | None, directory: Path | None) -> None:
+@click.option("--picture", "picture_file", type=click.Path(dir_okay=False, path_type=Path), help="Draw an SVG.")
+@click.option("--directory", type=click.Path(file_okay=False, exists=True, path_type=Path), help="Where to work.")
+def main(
+    row_names: str | None,
+    peer_names: str | None,
+    runs: int,
+    quick: bool,
+    json_file: Path | None,
+    picture_file: Path | None,
+    directory: Path | None,
+) -> None:
     """Measure, print, write."""
     # Told to end, it still unmounts and removes what it made.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    sizes = rows.QUICK if quick else rows.Sizes()
-    work = chosen(names)
+    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    every = all_rows()
+    chosen = names_of("row", row_names, list(every))
+    peers = names_of("peer", peer_names, all_peers())
+    work = [
+        row
+        for name, row in every.items()
+        if (name in chosen if chosen else row.chosen_by_default and rows.possible(row))
+    ]
+    results: list[report.Result] = []
     ground = Ground(Path(tempfile.mkdtemp(prefix="artifactfs-bench-", dir=directory)))
-    results = []
+    facts = report.machine_facts(ground.directory)
     try:
-        click.echo("writing the data …", err=True)
-        rows.prepare_ground(ground, sizes)
-        for row in work.values():
-            click.echo(f"measuring: {row.name} …", err=True)
-            results.append(measure(row, runs, ground, sizes))
-        facts = report.machine_facts(ground.directory)
-    except rows.WrongContent as error:
-        sys.exit(f"bench: {error}")
+        _measure_all(work, peers, runs, ground, QUICK if quick else Sizes(), results)
+    except KeyboardInterrupt:
+        click.echo("\nended early", err=True)
     finally:
         shutil.rmtree(ground.directory)
-    report.show(results, facts, runs)
+        _write(results, facts, runs, json_file, picture_file)
+    if failures := report.ours_failed(results):
+        sys.exit("bench: " + "\n".join(failures))
+
+
+def _measure_all(
+    work: list[rows.Row], peers: list[str] | None, runs: int, ground: Ground, sizes: Sizes, results: list[report.Result]
+) -> None:
+    _progress("writing the data …")
+    takers = [take_part(row, peers) for row in work]
+    prepare_ground(ground, sizes, with_tar=any(peer.name == "ratarmount" for taker in takers for peer in taker))
+    click.echo(report.HEADINGS)
+    for row, taker in zip(work, takers, strict=True):
+        started = time.monotonic()
+        result = measure(row, taker, runs, ground, sizes)
+        results.append(result)
+        for line in report.lines(result, runs):
+            click.echo(line)
+        _progress(f"{row.name}: {time.monotonic() - started:.0f} s")
+
+
+def _progress(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _write(
+    results: list[report.Result], facts: dict[str, object], runs: int, json_file: Path | None, picture_file: Path | None
+) -> None:
+    click.echo("\n" + ", ".join(f"{name} {value}" for name, value in facts.items()))
+    document = json.dumps(report.as_json(results, facts, runs), indent=2, ensure_ascii=False) + "\n"
     if json_file:
-        json_file.write_text(json.dumps(report.as_json(results, facts), indent=2, ensure_ascii=False) + "\n")
+        json_file.write_text(document)
+    if picture_file and any(result.runs for result in results):
+        command = [str(PEER_PROGRAMS / "python"), picture.__file__, str(picture_file)]
+        subprocess.run(command, input=document, text=True, check=True)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""What is compared: a native directory, bindfs, and the drive with each of its drivers. A new peer is a line in PEERS.
+"""What is compared: a native directory, other file systems, and the drive with each of its drivers.
 
-`Ground` holds the data all of them show: a native tree, and a store with that tree as one version.
+A new peer is a line in PEERS. A peer that is not installed is not left out: its line in the table says so.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
+import shutil
 import sys
 import tempfile
 from abc import ABC, abstractmethod
@@ -15,38 +15,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.ground import ARTIFACT, COLLECTION, Ground
+from benchmarks.programs import PEER_PROGRAMS, Failed, artifactfs, mount_in_foreground
 from mount import control
 from mount.settings import DRIVERS
-
-COLLECTION = "bench"
-ARTIFACT = "data"
-
-
-@dataclass(frozen=True)
-class Ground:
-    """The directory of a run of the bench. `data` is the native tree, `store` has it as bench/data/v0."""
-
-    directory: Path
-
-    @property
-    def data(self) -> Path:
-        """What every peer shows for reading."""
-        return self.directory / "data"
-
-    @property
-    def target(self) -> Path:
-        """Where native peers are written to."""
-        return self.directory / "target"
-
-    @property
-    def store(self) -> Path:
-        """A store on the same file system."""
-        return self.directory / "store"
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A mounted peer: `data` to read, `new()` makes a directory to write to, `pid` the daemon's process, if known."""
+    """A mounted peer: `data` to read, `new()` makes a directory to write to, `pid` the daemon's process, if any."""
 
     data: Path
     new_directory: Path | None = None
@@ -67,10 +44,11 @@ class Peer(ABC):
     mounts = True
     writable = True
     commits = False
+    ours = False
 
     @abstractmethod
     def show(self, ground: Ground) -> contextlib.AbstractContextManager[Shown]:
-        """Mount it afresh; unmounted at the end."""
+        """Mount it afresh; unmounted at the end. Raises Failed where it is not installed or does not mount."""
 
 
 class Native(Peer):
@@ -84,38 +62,91 @@ class Native(Peer):
         yield Shown(ground.data, ground.target / "native")
 
 
-class Bindfs(Peer):
+class Foreign(Peer):
+    """A file system of another project, which shows the whole ground, so that it reads and writes the same disk."""
+
+    @abstractmethod
+    def command(self, ground: Ground, point: Path, scratch: Path) -> tuple[str, ...]:
+        """The program and its arguments, to stay in the foreground. `scratch` is a directory for what it caches."""
+
+    @contextlib.contextmanager
+    def show(self, ground: Ground) -> Iterator[Shown]:
+        """Mount the ground."""
+        with (
+            mountpoint() as point,
+            tempfile.TemporaryDirectory(dir=ground.directory) as scratch,
+            mount_in_foreground(point, *self.command(ground, point, Path(scratch))) as pid,
+        ):
+            yield Shown(point / "data", point / "target" / self.name.replace(" ", "-"), pid)
+
+
+class Bindfs(Foreign):
     """A passthrough file system in C on libfuse, with its defaults."""
 
     name = "bindfs"
 
-    @contextlib.contextmanager
-    def show(self, ground: Ground) -> Iterator[Shown]:
-        """Mount the whole ground, so that it reads and writes the same disk."""
-        with mountpoint() as point:
-            run("bindfs", str(ground.directory), str(point))
-            try:
-                yield Shown(point / "data", point / "target" / "bindfs")
-            finally:
-                run("fusermount3", "-u", str(point))
+    def command(self, ground: Ground, point: Path, scratch: Path) -> tuple[str, ...]:
+        return (installed("bindfs"), "-f", str(ground.directory), str(point))
+
+
+class Rclone(Foreign):
+    """``rclone mount`` of the directory, with one of its ``--vfs-cache-mode``."""
+
+    def __init__(self, cache: str) -> None:
+        self.name = f"rclone {cache}"
+        self._cache = cache
+
+    def command(self, ground: Ground, point: Path, scratch: Path) -> tuple[str, ...]:
+        return rclone_mount(f":local:{ground.directory}", point, self._cache, scratch)
+
+
+class FsspecFuse(Foreign):
+    """fsspec's own mount over its local file system; without threads, for with them it gives wrong bytes."""
+
+    name = "fsspec.fuse"
+
+    def command(self, ground: Ground, point: Path, scratch: Path) -> tuple[str, ...]:
+        if not list(PEER_PROGRAMS.parent.glob("lib/*/site-packages/fuse.py")):
+            raise Failed("not installed")
+        return (installed("python"), "-m", "fsspec.fuse", "local", f"{ground.directory}/", str(point), "-t")
+
+
+class Ratarmount(Foreign):
+    """A tar of the tree; the index is made beforehand, by the first mount."""
+
+    name = "ratarmount"
+    writable = False
+
+    def command(self, ground: Ground, point: Path, scratch: Path) -> tuple[str, ...]:
+        index = f"{ground.tar}.index"
+        return (installed("ratarmount"), "-f", "--index-file", index, str(ground.tar), str(point))
 
 
 class Drive(Peer):
-    """artifactfs. `driver` is one of mount.settings.DRIVERS."""
+    """artifactfs. `driver` is one of mount.settings.DRIVERS, `reads` what ``--reads`` takes, None leaves it out."""
 
-    def __init__(self, driver: str, read_only: bool) -> None:
+    ours = True
+
+    def __init__(self, driver: str, read_only: bool, reads: str | None = None) -> None:
         self.driver = driver
+        self.reads = reads
         self.writable = self.commits = not read_only
-        self.name = f"{driver} {'ro' if read_only else 'rw'}"
+        self.name = " ".join(filter(None, (driver, "ro" if read_only else "rw", reads)))
 
     @contextlib.contextmanager
     def show(self, ground: Ground) -> Iterator[Shown]:
         """Mount the store with automatic commits turned off."""
-        options = ["--driver", self.driver, "--commit-after", "never"]
-        if not self.writable:
-            options.append("--read-only")
+        with self.mounted(str(ground.store)) as shown:
+            yield shown
+
+    @contextlib.contextmanager
+    def mounted(self, store: str, *arguments: str, environment: dict[str, str] | None = None) -> Iterator[Shown]:
+        """Mount a store."""
+        options = ["--driver", self.driver, "--commit-after", "never", *arguments]
+        options += [] if self.writable else ["--read-only"]
+        options += ["--reads", self.reads] if self.reads else []
         with mountpoint() as point, tempfile.TemporaryDirectory(prefix="artifactfs-bench-state-") as state:
-            artifactfs("mount", str(ground.store), str(point), "--state-dir", state, *options)
+            artifactfs("mount", store, str(point), "--state-dir", state, *options, environment=environment)
             try:
                 status = control.decode(os.getxattr(point, control.STATUS), control.Status)
                 written = f"written-{os.urandom(4).hex()}"
@@ -129,6 +160,7 @@ class Store(Peer):
 
     name = "store"
     mounts = writable = False
+    ours = True
 
     @contextlib.contextmanager
     def show(self, ground: Ground) -> Iterator[Shown]:
@@ -136,12 +168,39 @@ class Store(Peer):
         yield Shown(ground.data)
 
 
+def drives() -> tuple[Drive, ...]:
+    """The drive with each of its drivers, read-only and read-write, and by each way of reading that a driver has."""
+    found = []
+    for driver in DRIVERS:
+        if driver != "auto":
+            found += [Drive(driver, read_only=True), Drive(driver, read_only=False)]
+    return tuple(found)
+
+
 PEERS: tuple[Peer, ...] = (
     Native(),
     Store(),
     Bindfs(),
-    *(Drive(driver, read_only) for driver in DRIVERS if driver != "auto" for read_only in (True, False)),
+    Rclone("off"),
+    Rclone("full"),
+    FsspecFuse(),
+    Ratarmount(),
+    *drives(),
 )
+
+
+def rclone_mount(remote: str, point: Path, cache: str, scratch: Path, *arguments: str) -> tuple[str, ...]:
+    """The command that mounts a remote of rclone."""
+    caching = ("--vfs-cache-mode", cache, "--cache-dir", str(scratch))
+    return (installed("rclone"), "mount", "--config", "/dev/null", remote, str(point), *caching, *arguments)
+
+
+def installed(program: str) -> str:
+    """The path of a program of the bench's own environment or of the system. Raises Failed where there is none."""
+    found = shutil.which(program, path=str(PEER_PROGRAMS)) or shutil.which(program)
+    if found is None or Path(found).parent == Path(sys.executable).parent:
+        raise Failed("not installed")
+    return found
 
 
 @contextlib.contextmanager
@@ -153,15 +212,3 @@ def mountpoint() -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             point.rmdir()
-
-
-def artifactfs(*arguments: str) -> None:
-    """Run the command that is installed beside this Python."""
-    run(str(Path(sys.executable).with_name("artifactfs")), *arguments)
-
-
-def run(*command: str) -> None:
-    """Run a program; what it says is shown only when it fails."""
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(command)} ended with {done.returncode}\n{done.stdout}{done.stderr}")

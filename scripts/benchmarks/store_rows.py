@@ -15,25 +15,19 @@ from artifactfs.managers.commit_id import new_commit_id
 from artifactfs.objects import layout
 from artifactfs.objects.layout import Record
 from benchmarks import store_client
-from benchmarks.peers import COLLECTION, Ground, Native, Peer, Store, artifactfs, run
-from benchmarks.rows import (
-    ManyFiles,
-    Measured,
-    Row,
-    Sizes,
-    Target,
-    WrongContent,
-    check,
-    make_small_files,
-    run_client,
-    settle,
-)
+from benchmarks.ground import COLLECTION, Ground, Sizes, make_small_files
+from benchmarks.peers import Native, Peer, Store
+from benchmarks.programs import COMMAND_TIMEOUT_S, Failed, artifactfs, run, run_client, settle
+from benchmarks.rows import Measured, Row, Target, check
+from benchmarks.write_rows import ManyFiles
 
 VERSIONS_EACH = 10
 
 
 class StoreRow(Row):
     """A row of the store, beside the native directory where `against` says so."""
+
+    chosen_by_default = False
 
     def takes(self, peer: Peer) -> bool:
         """No mount takes part."""
@@ -47,7 +41,7 @@ class Put(StoreRow):
     against = "native"
     targets = (Target("store", "native", 0.5),)
 
-    def measure(self, peer: Peer, ground: Ground, sizes: Sizes) -> Measured:
+    def measure(self, peer: Peer, ground: Ground, sizes: Sizes, first: bool) -> Measured:
         """Write, settle, put, compare."""
         source, got = ground.directory / "source", ground.directory / "got"
         make_small_files(source, sizes.small_files)
@@ -62,7 +56,7 @@ class Put(StoreRow):
         if isinstance(peer, Store):
             connect(str(ground.store)).download_artifact("source", COLLECTION, to=got)
             got = got / "source"
-        check(self.name, peer, run_client("hash", str(got))[1], run_client("hash", str(source))[1])
+        check(run_client("hash", str(got))[1], run_client("hash", str(source))[1])
         shutil.rmtree(ground.directory / "got")
         shutil.rmtree(source)
         return Measured(seconds)
@@ -83,7 +77,7 @@ class Get(StoreRow):
         small = ground.data / "small"
         connect(str(ground.store)).commit_tree("small", small, COLLECTION, commit_id=new_commit_id())
 
-    def measure(self, peer: Peer, ground: Ground, sizes: Sizes) -> Measured:
+    def measure(self, peer: Peer, ground: Ground, sizes: Sizes, first: bool) -> Measured:
         """Settle, get, compare."""
         got = ground.directory / "got"
         got.mkdir()
@@ -97,7 +91,7 @@ class Get(StoreRow):
             connect(str(ground.store)).download_artifact("small", COLLECTION, to=got)
         seconds = time.perf_counter() - started
         expected = run_client("hash", str(ground.data / "small"))[1]
-        check(self.name, peer, run_client("hash", str(got / "small"))[1], expected)
+        check(run_client("hash", str(got / "small"))[1], expected)
         shutil.rmtree(got)
         return Measured(seconds)
 
@@ -108,16 +102,15 @@ class ListVersion(StoreRow):
     name = "listing the version of very many files, by the manager"
     against = ""
     targets = (Target("store", seconds=2.0, rss_mib=700.0),)
-    opt_in = True
 
     def prepare(self, ground: Ground, sizes: Sizes) -> None:
         """Commit the version, unless the row of the drive has."""
         if not connect(str(ground.store)).exists_in_collection("many", COLLECTION):
             ManyFiles().prepare(ground, sizes)
 
-    def measure(self, peer: Peer, ground: Ground, sizes: Sizes) -> Measured:
+    def measure(self, peer: Peer, ground: Ground, sizes: Sizes, first: bool) -> Measured:
         """List, count."""
-        return _listed(self.name, sizes.many_files, "version", str(ground.store), COLLECTION, "many")
+        return _listed(sizes.many_files, "version", str(ground.store), COLLECTION, "many")
 
 
 class ListArtifacts(StoreRow):
@@ -126,7 +119,6 @@ class ListArtifacts(StoreRow):
     name = f"listing as many artifacts, {VERSIONS_EACH} versions each, by the manager"
     against = ""
     targets = (Target("store", seconds=2.0, rss_mib=700.0),)
-    opt_in = True
 
     def prepare(self, ground: Ground, sizes: Sizes) -> None:
         """Write the records alone: a listing reads nothing else."""
@@ -136,9 +128,9 @@ class ListArtifacts(StoreRow):
             for version in range(VERSIONS_EACH):
                 _write_record(directory / f"v{version}{layout.VERSION_SUFFIX}", f"v{version}")
 
-    def measure(self, peer: Peer, ground: Ground, sizes: Sizes) -> Measured:
+    def measure(self, peer: Peer, ground: Ground, sizes: Sizes, first: bool) -> Measured:
         """List, count."""
-        return _listed(self.name, sizes.small_files * VERSIONS_EACH, "artifacts", str(ground.store), "listed")
+        return _listed(sizes.small_files * VERSIONS_EACH, "artifacts", str(ground.store), "listed")
 
 
 def _write_record(path: Path, version: str) -> None:
@@ -147,13 +139,14 @@ def _write_record(path: Path, version: str) -> None:
     path.write_bytes(layout.encode(record))
 
 
-def _listed(row: str, expected: int, *arguments: str) -> Measured:
-    """What `store_client` measured. Raises WrongContent when it counted something else."""
+def _listed(expected: int, *arguments: str) -> Measured:
+    """What `store_client` measured. Raises Failed when it counted something else."""
     command = [sys.executable, store_client.__file__, *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, env={**os.environ, "PYTHONSAFEPATH": "1"})
+    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, env=environment, timeout=COMMAND_TIMEOUT_S)
     answer = json.loads(done.stdout)
     if answer["count"] != expected:
-        raise WrongContent(f"{row}: {answer['count']} found of {expected}")
+        raise Failed(f"{answer['count']} found of {expected}")
     return Measured(answer["seconds"], answer["rss_mib"])
 
 

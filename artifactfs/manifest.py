@@ -292,6 +292,10 @@ class Manifest:
         """What the entry at a position is; cheaper than the whole entry."""
         return _KINDS[self._kinds[index]]
 
+    def size_at(self, index: int) -> int:
+        """The length of the entry at a position; cheaper than the whole entry."""
+        return self._sizes[index]
+
     def index(self, path: str) -> int | None:
         """The position of `path`, None when no entry has it. Stable for the life of the version."""
         raw = os.fsencode(path)

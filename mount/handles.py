@@ -7,27 +7,30 @@ cache has one lock, never held while opening or reading a file.
 from __future__ import annotations
 
 import os
+import resource
 import threading
 from typing import TYPE_CHECKING, Any
 
 from cachetools import LRUCache
 
+from artifactfs.content.cache import ContentCache
 from artifactfs.content.integrity import check_digest
+from artifactfs.content.reader import CHECKED_BYTES, ContentReader
 from artifactfs.errors import IntegrityError
 from artifactfs.longpaths import reach
 from artifactfs.managers.base import ArtifactManager, LocalRange, VersionInfo
 from artifactfs.manifest import Entry
 from mount import disk
+from mount.cached_content import CachedContent
 from mount.errno_map import is_other_disk
 from mount.errors import NoSuchOffset
 from mount.references import Reference
+from mount.settings import MountSettings
 from mount.tree import VersionNode
 
 if TYPE_CHECKING:
     from mount.staged_tree import StagedTree
 
-# Files below this size are read and checked against their digest as a whole before their first byte is given out.
-CHECKED_BYTES = 1 << 20
 # As much as one request copies, so that it does not take long; the program asks again for the rest.
 COPY_BYTES = 16 << 20
 # About 200 bytes each.
@@ -94,28 +97,46 @@ class DescriptorCache:
 
 
 class VersionReader:
-    """Opens the files of versions: in place for a local store, through the manager otherwise."""
+    """Opens the files of versions: in place for a local store, through the content cache otherwise."""
 
-    def __init__(self, manager: ArtifactManager, descriptors: int) -> None:
+    def __init__(self, manager: ArtifactManager, settings: MountSettings) -> None:
+        """Raises AccessDenied when the cache that the store needs cannot be made."""
         self.manager = manager
-        self.descriptors = DescriptorCache(descriptors)
+        self.cache = ContentCache(settings.cache_dir, settings.cache_size_bytes, settings.min_free_bytes)
+        if manager.local_root is None:
+            self.cache.ensure_created()
+        self.contents = ContentReader(manager, self.cache, settings.url, read_timeout_s=settings.read_timeout_s)
+        soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.descriptors = DescriptorCache(max(16, min(1024, soft_limit // 4)))
         self._checked: LRUCache[int, bool] = LRUCache(_REMEMBERED_CHECKS)
         self._checked_lock = threading.Lock()
 
     def open(self, node: VersionNode, entry: Entry) -> VersionFile:
         """Open the file of a node. Raises IntegrityError when its bytes are missing."""
-        return VersionFile(node, self.open_content(node.version.info, entry, node.version.manifest.algorithm))
+        version = node.version
+        return VersionFile(node, self._open(version.info, entry, version.manifest.algorithm, node))
 
-    def open_content(self, info: VersionInfo, entry: Entry, algorithm: str) -> Content:
+    def open_content(self, info: VersionInfo, entry: Entry, algorithm: str) -> Content | CachedContent:
         """Open the bytes of an entry; `algorithm` is that of its digest. Raises IntegrityError when there are none."""
+        return self._open(info, entry, algorithm, None)
+
+    def _open(
+        self, info: VersionInfo, entry: Entry, algorithm: str, node: VersionNode | None
+    ) -> Content | CachedContent:
         where = self.manager.local_range(info, entry)
         if where is None:
-            return Content(self, info, entry, algorithm, None, None)
+            place = (node.version.manifest, node.position) if node is not None else (None, None)
+            return CachedContent(info, algorithm, self.contents.open(info, entry, algorithm, *place))
         try:
             descriptor = self.descriptors.acquire(where.path)
         except FileNotFoundError as error:
             raise IntegrityError(f"{_label(info, entry)} is damaged: its object is missing") from error
         return Content(self, info, entry, algorithm, where, descriptor)
+
+    def close(self) -> None:
+        """Let go of open descriptors, and fetch nothing more."""
+        self.contents.close()
+        self.descriptors.close()
 
     def is_checked(self, digest: str, where: LocalRange) -> bool:
         """Whether `note_checked` was called for that content in that place."""
@@ -133,7 +154,7 @@ def _label(info: VersionInfo, entry: Entry) -> str:
 
 
 class Content:
-    """The open bytes of one file of a version, immutable."""
+    """The open bytes of one file of a version in a local store, immutable."""
 
     __slots__ = ("_algorithm", "_descriptor", "_entry", "_info", "_reader", "_where")
 
@@ -143,15 +164,15 @@ class Content:
         info: VersionInfo,
         entry: Entry,
         algorithm: str,
-        where: LocalRange | None,
-        descriptor: _Descriptor | None,
+        where: LocalRange,
+        descriptor: _Descriptor,
     ) -> None:
         self._reader = reader
         self._info = info
         self._entry = entry
         self._algorithm = algorithm
         self._where = where
-        self._descriptor = descriptor
+        self._descriptor: _Descriptor | None = descriptor
 
     def read(self, size_bytes: int, offset: int) -> bytes:
         """At most `size_bytes` from `offset`; b"" past the end. Raises IntegrityError rather than give wrong bytes."""
@@ -159,8 +180,7 @@ class Content:
         size_bytes = min(size_bytes, entry.size_bytes - offset)
         if size_bytes <= 0:
             return b""
-        if self._descriptor is None or self._where is None:
-            return self._reader.manager.read_entry(self._info, entry, offset, size_bytes)
+        assert self._descriptor is not None, "read after close"
         where, fd = self._where, self._descriptor.fd
         digest = entry.digest
         if digest is None or entry.size_bytes >= CHECKED_BYTES or self._reader.is_checked(digest, where):
@@ -181,8 +201,7 @@ class Content:
 
     def copy_to(self, fd: int, offset: int, fd_offset: int, size_bytes: int) -> int:
         """Put bytes into a file on the same disk, in the kernel; 0 where they do not lie there. Raises OSError."""
-        if self._descriptor is None or self._where is None:
-            return 0
+        assert self._descriptor is not None, "copied after close"
         try:
             return os.copy_file_range(self._descriptor.fd, fd, size_bytes, self._where.offset + offset, fd_offset)
         except OSError as error:
@@ -211,7 +230,7 @@ class VersionFile:
 
     __slots__ = ("content", "node", "read")
 
-    def __init__(self, node: VersionNode, content: Content) -> None:
+    def __init__(self, node: VersionNode, content: Content | CachedContent) -> None:
         self.node = node
         self.content = content
         self.read = content.read

@@ -142,8 +142,9 @@ def check_apart(settings: MountSettings) -> None:
             raise MountRefused(f"mountpoint {mountpoint} lies inside the store {store}")
         if _holds(mountpoint, store):
             raise MountRefused(f"the store {store} lies inside the mountpoint {mountpoint}")
-    if _holds(mountpoint, Path(os.path.realpath(settings.state_dir))):
-        raise MountRefused(f"the state directory {settings.state_dir} lies inside the mountpoint {mountpoint}")
+    for what, directory in (("state directory", settings.state_dir), ("cache directory", settings.cache_dir)):
+        if _holds(mountpoint, Path(os.path.realpath(directory))):
+            raise MountRefused(f"the {what} {directory} lies inside the mountpoint {mountpoint}")
 
 
 def _holds(outer: Path, inner: Path) -> bool:

@@ -30,6 +30,7 @@ from artifactfs.manifest import Entry, EntryKind
 from mount.errno_map import is_attribute_too_long, is_no_attribute
 
 if TYPE_CHECKING:
+    from mount.cached_content import CachedContent
     from mount.handles import Content, VersionReader
     from mount.tree import LoadedVersion
 
@@ -112,12 +113,12 @@ def remove_attribute(fd: int) -> None:
 class OpenReference:
     """The bytes behind one referring file, shared by all its open handles. `resolved` once the file has its own."""
 
-    def __init__(self, reference: Reference, open_content: Callable[[Reference], Content]) -> None:
+    def __init__(self, reference: Reference, open_content: Callable[[Reference], Content | CachedContent]) -> None:
         self.reference = reference
         self.resolved = False
         self._open_content = open_content
         self._lock = threading.Lock()
-        self._content: Content | None = None
+        self._content: Content | CachedContent | None = None
         self._resolving: Future[None] | None = None
 
     def read(self, size_bytes: int, offset: int) -> bytes:
@@ -263,6 +264,6 @@ class References:
         finally:
             os.close(fd)
 
-    def _open_content(self, reference: Reference) -> Content:
+    def _open_content(self, reference: Reference) -> Content | CachedContent:
         info = VersionInfo(reference.collection, reference.artifact, reference.version, 0, 0, 0)
         return self._reader.open_content(info, reference.entry, reference.algorithm)

@@ -13,6 +13,9 @@ from typing import Any
 import msgspec
 import platformdirs
 
+from artifactfs.content.cache import DEFAULT_SIZE_BYTES, default_cache_dir
+from artifactfs.content.fetching import READ_TIMEOUT_S
+
 DRIVERS = ("auto", "libfuse")
 MAX_SECONDS = 10 * 365 * 86400.0
 
@@ -37,7 +40,10 @@ class MountSettings:
         refresh_s: how old a listing may be before the store is asked again.
         driver: one of `DRIVERS`.
         read_only: no staging, no mkdir.
-        min_free_bytes: what staging leaves free on its disk; writing beyond it is ENOSPC.
+        min_free_bytes: what staging leaves free on its disk; writing beyond it is ENOSPC. The cache leaves as much.
+        cache_dir: where bytes of stores that are not local are kept; may be shared by mounts.
+        cache_size_bytes: how much of them is kept.
+        read_timeout_s: how long a read waits for a store before it is EIO.
         drain_timeout_s: how long an unmount, or a daemon told to end, waits for commits.
         allow_other: other users may enter the mount.
         uid, gid: shown as the owner of everything; the mounting user by default.
@@ -53,6 +59,9 @@ class MountSettings:
     driver: str = "auto"
     read_only: bool = False
     min_free_bytes: int = 1 << 30
+    cache_dir: Path = field(default_factory=default_cache_dir)
+    cache_size_bytes: int = DEFAULT_SIZE_BYTES
+    read_timeout_s: float = READ_TIMEOUT_S
     drain_timeout_s: float = 60.0
     allow_other: bool = False
     uid: int = field(default_factory=os.getuid)
@@ -70,13 +79,17 @@ class MountSettings:
             raise SettingsError(f"--refresh must be seconds ≥ 0, got {self.refresh_s}")
         if self.min_free_bytes < 0:
             raise SettingsError(f"--min-free must be a size ≥ 0, got {self.min_free_bytes}")
+        if self.cache_size_bytes < 0:
+            raise SettingsError(f"--cache-size must be a size ≥ 0, got {self.cache_size_bytes}")
+        if not 0 < self.read_timeout_s <= MAX_SECONDS:
+            raise SettingsError(f"--read-timeout must be seconds > 0, got {self.read_timeout_s}")
         if not 0 <= self.drain_timeout_s <= MAX_SECONDS:
             raise SettingsError(f"--drain-timeout must be seconds ≥ 0, got {self.drain_timeout_s}")
         if self.driver not in DRIVERS:
             raise SettingsError(f"--driver must be one of {', '.join(DRIVERS)}, got {self.driver!r}")
         if not 0 <= self.umask <= 0o777:
             raise SettingsError(f"--umask must be octal between 000 and 777, got {self.umask:o}")
-        for name in ("mountpoint", "state_dir"):
+        for name in ("mountpoint", "state_dir", "cache_dir"):
             if not getattr(self, name).is_absolute():
                 raise SettingsError(f"{name} must be an absolute path, got {getattr(self, name)}")
 

@@ -59,8 +59,6 @@ _SETTLE_WAIT_S = 1.0
 
 _REMEMBERED_RESULTS = 64
 _SYNC_ROUNDS = 3
-# For the objects that references are read from.
-_DESCRIPTORS = 64
 
 
 class AreaBusy(ArtifactError):
@@ -397,7 +395,7 @@ class StagingArea:
     def __init__(self, root: Path, lock_fd: int, manager: ArtifactManager, settings: MountSettings) -> None:
         self.root = root
         self.room = DiskRoom(root, settings.min_free_bytes)
-        self._reader = VersionReader(manager, _DESCRIPTORS)
+        self.reader = VersionReader(manager, settings)
         self._lock_fd = lock_fd
         self._lock = threading.Lock()
         self._artifacts: dict[tuple[str, str], ArtifactStaging] = {}
@@ -445,7 +443,7 @@ class StagingArea:
             if found is None:
                 directory = self.root / "artifacts" / collection / artifact
                 found = self._artifacts[collection, artifact] = ArtifactStaging(
-                    directory, collection, artifact, self._note_dirty, self.room, self._reader
+                    directory, collection, artifact, self._note_dirty, self.room, self.reader
                 )
             return found
 

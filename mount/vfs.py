@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import resource
 import stat
 import time
 from collections.abc import Iterator
@@ -81,14 +80,13 @@ class Vfs:
         self.log_file = log_file
         self.started_at = time.time()
         self.listing = Listing(manager, settings.refresh_s)
-        soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._reader = VersionReader(manager, max(16, min(1024, soft_limit // 4)))
+        self.reader = VersionReader(manager, settings) if area is None else area.reader
         self._finder = Finder(manager, self.listing, area)
         self._store_created_ns = manager.created_ns or int(self.started_at * 1e9)
 
     def close(self) -> None:
-        """Let go of open descriptors."""
-        self._reader.descriptors.close()
+        """Let go of open descriptors, and fetch nothing more."""
+        self.reader.close()
 
     # -- finding nodes ----------------------------------------------------------------------------------------------
 
@@ -340,7 +338,7 @@ class Vfs:
         if isinstance(node, VersionNode) and node.position is not None:
             entry = node.version.manifest[node.position]
             if entry.kind is EntryKind.FILE:
-                return self._reader.open(node, entry)
+                return self.reader.open(node, entry)
         raise IsADirectoryError("not a file")
 
     def create(self, parent: Node, name: str, flags: int, mode: int, caller: Caller) -> tuple[Node, StagedFile]:

@@ -418,6 +418,14 @@ class ArtifactManager(ABC):
         """
         return self._browsing.read_entry(info, entry, offset, size_bytes)
 
+    def read_object(self, name: str, offset: int, size_bytes: int) -> bytes:
+        """At most `size_bytes` from `offset` of the stored object that entries name; fewer only at its end.
+
+        Not checked against a digest. Raises IntegrityError (it is missing), StoreUnreachable, AccessDenied, Unsupported
+        (the entries of this backend name no objects).
+        """
+        raise Unsupported(f"{type(self).__name__} keeps no objects")
+
     def local_range(self, info: VersionInfo, entry: Entry) -> LocalRange | None:
         """Where the file's bytes lie on a local disk, None where they do not. Raises IntegrityError."""
         return self._browsing.local_range(info, entry)

@@ -179,6 +179,13 @@ class FileSystemArtifactManager(BrowsableManager):
             return read_whole(self.store, entry)
         return read_range(self.store, entry, offset, count)
 
+    def read_object(self, name: str, offset: int, size_bytes: int) -> bytes:
+        """Bytes of an object, not checked: a part of one has no digest."""
+        try:
+            return self.store.get_range(layout.object_key(name), offset, size_bytes)
+        except NotFound as error:
+            raise IntegrityError(f"object {name} is missing from {self.url}") from error
+
     def local_range(self, info: VersionInfo, entry: Entry) -> LocalRange | None:
         """Where the file's bytes lie on a local disk; None for other stores, and for an empty file.
 

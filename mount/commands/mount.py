@@ -55,7 +55,15 @@ def size(text: str) -> int:
 )
 @click.option("--refresh", type=float, metavar="SECONDS", help="How old a listing may get.  [default: 2]")
 @click.option(
-    "--min-free", type=size, metavar="SIZE", help="Room that staging leaves on its disk, such as 500M.  [default: 1G]"
+    "--min-free",
+    type=size,
+    metavar="SIZE",
+    help="Room that staging and the cache leave on their disks, such as 500M.  [default: 1G]",
+)
+@click.option("--cache-dir", type=click.Path(), help="Where bytes of stores that are not local are kept.")
+@click.option("--cache-size", type=size, metavar="SIZE", help="How much of them is kept.  [default: 10G]")
+@click.option(
+    "--read-timeout", type=float, metavar="SECONDS", help="How long a read waits for the store.  [default: 60]"
 )
 @click.option(
     "--drain-timeout", type=float, metavar="SECONDS", help="How long an unmount waits for commits.  [default: 60]"
@@ -111,9 +119,14 @@ def make_settings(url: str, mountpoint: str, given: dict[str, Any]) -> Any:
         chosen["refresh_s"] = chosen.pop("refresh")
     if "min_free" in chosen:
         chosen["min_free_bytes"] = chosen.pop("min_free")
+    if "cache_size" in chosen:
+        chosen["cache_size_bytes"] = chosen.pop("cache_size")
+    if "read_timeout" in chosen:
+        chosen["read_timeout_s"] = chosen.pop("read_timeout")
     if "drain_timeout" in chosen:
         chosen["drain_timeout_s"] = chosen.pop("drain_timeout")
-    if "state_dir" in chosen:
-        chosen["state_dir"] = Path(os.path.abspath(chosen["state_dir"]))
+    for name in ("state_dir", "cache_dir"):
+        if name in chosen:
+            chosen[name] = Path(os.path.abspath(chosen[name]))
     chosen["options"] = nested(chosen["options"])
     return MountSettings(url=absolute_url(url), mountpoint=mounts.resolve(mountpoint), **chosen)

@@ -65,6 +65,7 @@ class Mount:
         self.path = directory / "mnt"
         self.path.mkdir(exist_ok=True)
         self.state_dir = directory / "state"
+        self.cache_dir = directory / "cache"
         self.driver = driver
         self.arguments: list[str] = []
         self._expected: list[re.Pattern[str]] = []
@@ -79,7 +80,7 @@ class Mount:
         """Run ``artifactfs mount``; without arguments those of the mount before are used again."""
         if arguments:
             self.arguments = list(arguments)
-        common = ["--driver", self.driver, "--state-dir", str(self.state_dir), "-v"]
+        common = ["--driver", self.driver, "--state-dir", str(self.state_dir), "--cache-dir", str(self.cache_dir), "-v"]
         done = artifactfs("mount", self.store, self.path, *common, *self.arguments, check=check)
         if done.returncode == 0:
             self._daemons.append(self.daemon)

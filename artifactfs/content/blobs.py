@@ -1,0 +1,303 @@
+"""What the cache keeps under one digest: an object of a store (a pack, say), or a file that lies in none.
+
+A blob knows which of its granules are cached, takes in what was fetched, and checks the whole against its digest once
+all of it is there. `SmallBlob` is a small file of a store that does not pack; it goes into a drawer.
+
+Neighbours: `content.fetching` fills blobs, `content.reader` reads them, `content.cache` holds their files. Threading:
+safe from any thread. `_hash_lock` guards the running digest and is held while hashing, never across network I/O; the
+cache's locks are taken inside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from blake3 import blake3
+
+from artifactfs.content.cache import ContentCache
+from artifactfs.content.integrity import check_digest
+from artifactfs.content.segments import GRANULE_BYTES, GRANULE_SHIFT, Segment
+from artifactfs.errors import FormatError, IntegrityError
+
+logger = logging.getLogger(__name__)
+
+Fetch = Callable[[int, int], bytes]
+"""(offset, size in bytes) → those bytes of the blob from the store; fewer only at its end."""
+
+# The length of a pack is not known; it is at most this where artifactfs wrote it.
+_PACK_GRANULES = 16
+_HASHED_AT_ONCE = 8
+
+
+def hasher(algorithm: str) -> Any:
+    """A running digest. Raises FormatError for an algorithm that is not known here."""
+    if algorithm == "blake3":
+        return blake3()
+    if algorithm == "md5":
+        return hashlib.md5(usedforsecurity=False)
+    raise FormatError(f"unknown digest algorithm {algorithm!r}: upgrade artifactfs")
+
+
+class Blob:
+    """See the module docstring. Its length is `size_bytes`, or at least that where `is_exact` is False."""
+
+    def __init__(
+        self,
+        cache: ContentCache,
+        key: str,
+        size_bytes: int,
+        fetch: Fetch,
+        label: str,
+        *,
+        is_exact: bool,
+        digest: tuple[str, str] | None,
+    ) -> None:
+        """`digest` is (algorithm, hex) of the whole, None where it is not known or cannot be told before the end."""
+        self.key = key
+        self.size_bytes = size_bytes
+        self.fetch = fetch
+        self.label = label
+        self.is_exact = is_exact
+        self._cache = cache
+        self._digest = digest
+        whole = cache.segment_granules(size_bytes)
+        self._is_whole = is_exact and whole << GRANULE_SHIFT >= size_bytes
+        self.segment_granules = whole if is_exact else min(_PACK_GRANULES, cache.segment_granules(_PACK_GRANULES << 20))
+        self._segments: dict[int, Segment] = {}
+        self._hash_lock = threading.Lock()
+        self._hasher: Any = None
+        self._hashed = 0
+        self.damages = 0
+        """How often the whole was found not to have its digest. Who has read of it before that is to be told."""
+
+    @property
+    def granules(self) -> int:
+        """How many granules it has, as far as is known."""
+        return -(-self.size_bytes // GRANULE_BYTES)
+
+    def segment(self, number: int) -> Segment:
+        """Its `number`-th segment. Raises OSError."""
+        found = self._segments.get(number)
+        if found is None or found.is_gone:
+            found = self._cache.segment(self.key, self.segment_granules, None if self._is_whole else number)
+            self._segments[number] = found
+        return found
+
+    def has(self, first: int, end: int) -> bool:
+        """Whether granules can be read from the cache. Raises OSError."""
+        size = self.segment_granules
+        while first < end:
+            number, within = divmod(first, size)
+            take = min(end - first, size - within)
+            if not self.segment(number).has(within, within + take):
+                return False
+            first += take
+        return True
+
+    def read(self, start: int, size_bytes: int) -> bytes | None:
+        """Bytes from the cache, None unless all of them are there. Raises OSError."""
+        pieces = []
+        end = start + size_bytes
+        segment_bytes = self.segment_granules << GRANULE_SHIFT
+        while start < end:
+            number, within = divmod(start, segment_bytes)
+            take = min(end - start, segment_bytes - within)
+            segment = self.segment(number)
+            first, last = within >> GRANULE_SHIFT, within + take - 1 >> GRANULE_SHIFT
+            if not segment.has(first, last + 1):
+                return None
+            data = os.pread(segment.fd, take, within)
+            if len(data) != take:
+                # Another process found it damaged and emptied it; or the store gave less than there is of a pack.
+                if not segment.is_removed():
+                    segment.forget_granules(first, last + 1)
+                return None
+            pieces.append(data)
+            start += take
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    # -- taking in --------------------------------------------------------------------------------------------------
+
+    def request_bytes(self, first: int, end: int) -> int:
+        """How many bytes to ask the store for, for these granules."""
+        wanted = (end << GRANULE_SHIFT) if not self.is_exact else min(end << GRANULE_SHIFT, self.size_bytes)
+        return wanted - (first << GRANULE_SHIFT)
+
+    def check_length(self, first: int, end: int, data: bytes) -> None:
+        """Raises IntegrityError when an answer of the store is too short or too long."""
+        needed = min(end << GRANULE_SHIFT, self.size_bytes) - (first << GRANULE_SHIFT)
+        if not needed <= len(data) <= self.request_bytes(first, end):
+            raise IntegrityError(f"{self.label} is damaged: the store gave {len(data)} bytes where {needed} should be")
+
+    def store(self, first: int, data: memoryview) -> bool:
+        """Put granules into the cache, if there is room. Raises OSError."""
+        if not self._cache.make_room(len(data)):
+            return False
+        size = self.segment_granules
+        while data:
+            number, within = divmod(first, size)
+            take = min(len(data), (size - within) << GRANULE_SHIFT)
+            segment = self.segment(number)
+            if segment.is_removed():
+                segment = self.segment(number)
+            segment.write(within, data[:take])
+            data = data[take:]
+            first += size - within
+        return True
+
+    def would_complete(self) -> bool:
+        """Whether what is cached, with what was hashed before, is everything."""
+        if self._digest is None or not self.is_exact:
+            return False
+        hashed, size = self._hashed, self.segment_granules
+        return all(
+            segment is not None and segment.ready.find(0, max(0, hashed - number * size), self._length_of(number)) < 0
+            for number in range(hashed // size, -(-self.granules // size))
+            for segment in (self._segments.get(number),)
+        )
+
+    def _length_of(self, number: int) -> int:
+        """How many granules the segment has that belong to the blob."""
+        return min(self.segment_granules, self.granules - number * self.segment_granules)
+
+    def check(self, first: int, data: memoryview) -> None:
+        """Take the digest further, over what was fetched and what is cached after it; at the end compare it.
+
+        Raises IntegrityError when the whole does not have its digest: then nothing of it is kept. Raises OSError.
+        """
+        if self._digest is None or self.is_verified:
+            return
+        algorithm, wanted = self._digest
+        with self._hash_lock:
+            if self._hasher is None:
+                self._hasher, self._hashed = hasher(algorithm), 0
+            behind = (self._hashed - first) << GRANULE_SHIFT
+            if 0 <= behind < len(data):
+                self._hasher.update(data[behind:])
+                self._hashed = first + -(-len(data) // GRANULE_BYTES)
+            self._catch_up()
+            if self._hashed < self.granules:
+                return
+            found, self._hasher = self._hasher.hexdigest(), None
+            self._hashed = 0
+            if found == wanted:
+                if self._is_whole:
+                    self.segment(0).note_verified()
+                return
+            self.damages += 1
+            self.drop()
+        raise IntegrityError(f"{self.label} is damaged: its digest is {found[:16]}…, should be {wanted[:16]}…")
+
+    def _catch_up(self) -> None:
+        while self._hashed < self.granules:
+            end = min(self._hashed + _HASHED_AT_ONCE, self.granules)
+            while end > self._hashed and not self.has(self._hashed, end):
+                end -= 1
+            start = self._hashed << GRANULE_SHIFT
+            data = self.read(start, min(end << GRANULE_SHIFT, self.size_bytes) - start) if end > self._hashed else None
+            if data is None:
+                return
+            self._hasher.update(data)
+            self._hashed = end
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether all of it lies in one file that was found to have the digest of the whole."""
+        return self._is_whole and (segment := self._segments.get(0)) is not None and segment.verified
+
+    def is_unchecked(self) -> bool:
+        """Whether all of it was cached before, perhaps by a process that was killed before it could check it.
+
+        Raises OSError.
+        """
+        if not self._is_whole or self._digest is None:
+            return False
+        segment = self.segment(0)
+        return not segment.verified and segment.present == self.granules
+
+    def whole_fd(self) -> int | None:
+        """A descriptor of a file that holds exactly the blob, checked; owned by the blob. Raises OSError."""
+        if not self._is_whole:
+            return None
+        segment = self.segment(0)
+        if not segment.verified or os.fstat(segment.fd).st_size != self.size_bytes:
+            return None
+        return segment.fd
+
+    def serials(self, start: int, size_bytes: int) -> list[int]:
+        """The numbers of the segments that bytes lie in: others once those were dropped or deleted."""
+        segment_bytes = self.segment_granules << GRANULE_SHIFT
+        numbers = range(start // segment_bytes, (start + size_bytes - 1) // segment_bytes + 1)
+        return [segment.serial if (segment := self._segments.get(number)) else 0 for number in numbers]
+
+    def drop(self) -> None:
+        """Keep nothing of it: it was found to be damaged. Raises OSError."""
+        for number in range(-(-self.granules // self.segment_granules)):
+            segment = self._segments.pop(number, None)
+            if segment is not None:
+                segment.forget()
+
+    def drop_around(self, start: int, size_bytes: int) -> None:
+        """Keep nothing of the segments that these bytes lie in. Raises OSError."""
+        segment_bytes = self.segment_granules << GRANULE_SHIFT
+        for number in range(start // segment_bytes, (start + size_bytes - 1) // segment_bytes + 1):
+            self.segment(number).forget()
+
+
+class SmallBlob:
+    """A small file by itself, whose digest is known: checked when it comes and when it is found again."""
+
+    granules = 1
+    damages = 0
+
+    def __init__(
+        self, cache: ContentCache, size_bytes: int, fetch: Fetch, label: str, *, digest: tuple[str, str]
+    ) -> None:
+        """`digest` is (algorithm, hex)."""
+        self.key = "-".join(digest)
+        self.size_bytes = size_bytes
+        self.fetch = fetch
+        self.label = label
+        self._cache = cache
+        self._digest = digest
+
+    def has(self, _first: int, _end: int) -> bool:
+        """Whether it is cached. Raises OSError."""
+        return self.read(0, self.size_bytes) is not None
+
+    def read(self, start: int, size_bytes: int) -> bytes | None:
+        """Bytes from the cache, None when it is not there. Raises OSError."""
+        data = self._cache.drawers.get(*self._digest, self.size_bytes)
+        return None if data is None else data[start : start + size_bytes]
+
+    def request_bytes(self, _first: int, _end: int) -> int:
+        """All of it."""
+        return self.size_bytes
+
+    def check_length(self, _first: int, _end: int, data: bytes) -> None:
+        """Raises IntegrityError unless the store gave exactly the file."""
+        algorithm, digest = self._digest
+        check_digest(data, digest, algorithm, self.label)
+
+    def store(self, _first: int, data: memoryview) -> bool:
+        """Put it into the cache, if there is room. Raises OSError."""
+        if not self._cache.make_room(len(data)):
+            return False
+        self._cache.drawers.put(self._digest[1], data)
+        return True
+
+    def would_complete(self) -> bool:
+        """Nothing is left to check."""
+        return False
+
+    def check(self, _first: int, _data: memoryview) -> None:
+        """It was checked when it came."""
+
+    def whole_fd(self) -> int | None:
+        """It shares a file with others."""
+        return None

@@ -1,0 +1,234 @@
+"""Fetching granules from the store: each once, however many readers wait for it, by a bounded number of threads.
+
+A `Request` is a run of granules of one blob. Readers wait for requests and do not make them: one that gives up leaves
+the request to the others. What somebody waits for goes before what is only fetched ahead.
+
+Threading: safe from any thread. `_lock` guards the queue and the table of what is under way; it is a leaf and held
+across no I/O.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable
+
+from artifactfs.content.blobs import Blob, SmallBlob
+from artifactfs.content.segments import GRANULE_BYTES
+from artifactfs.errors import ArtifactError, StoreTimeout
+
+logger = logging.getLogger(__name__)
+
+READ_TIMEOUT_S = 60.0
+THREADS = 16
+"""How many requests are under way at once."""
+# Threads that wait for a store which does not answer are replaced, so that the next try can succeed; to this many.
+_MOST_THREADS = 64
+# A thread without work ends after this time.
+_IDLE_S = 10.0
+
+
+class Request:
+    """Granules of one blob that are being fetched. `data` is what came, kept for those who waited.
+
+    `is_ahead`: nobody waited for it when it was made.
+    """
+
+    __slots__ = (
+        "blob",
+        "damages",
+        "data",
+        "done",
+        "end",
+        "error",
+        "first",
+        "is_ahead",
+        "is_given_up",
+        "is_started",
+        "is_urgent",
+    )
+
+    def __init__(self, blob: Blob | SmallBlob, first: int, end: int, damages: int, is_urgent: bool) -> None:
+        self.blob = blob
+        self.damages = damages
+        self.first = first
+        self.end = end
+        self.is_ahead = not is_urgent
+        self.is_urgent = is_urgent
+        self.is_started = False
+        self.is_given_up = False
+        self.done = threading.Event()
+        self.data = b""
+        self.error: Exception | None = None
+
+
+class Fetcher:
+    """See the module docstring."""
+
+    def __init__(self, timeout_s: float) -> None:
+        """A reader waits at most `timeout_s` for one request."""
+        self.timeout_s = timeout_s
+        self.fetched_bytes = 0
+        self.requests = 0
+        self._lock = threading.Lock()
+        self._work = threading.Condition(self._lock)
+        self._under_way: dict[tuple[str, int], Request] = {}
+        self._urgent: deque[Request] = deque()
+        self._ahead: deque[Request] = deque()
+        self._threads = self._idle = self._stuck = 0
+        self._is_closed = False
+
+    def want(self, blob: Blob | SmallBlob, first: int, end: int, damages: int, *, is_urgent: bool) -> list[Request]:
+        """Have these granules fetched, but for those that are cached; returns the requests that bring them.
+
+        They are cached while the blob has no more damages than the caller knows of. Raises OSError.
+        """
+        missing = [granule for granule in range(first, end) if not blob.has(granule, granule + 1)]
+        requests: list[Request] = []
+        with self._lock:
+            mine: Request | None = None
+            for granule in missing:
+                request = self._under_way.get((blob.key, granule))
+                if request is None:
+                    if mine is None or mine.end != granule:
+                        mine = Request(blob, granule, granule, damages, is_urgent)
+                        self._enqueue(mine)
+                    mine.end = granule + 1
+                    request = self._under_way[blob.key, granule] = mine
+                elif is_urgent and not request.is_urgent:
+                    request.is_urgent = True
+                    if not request.is_started:
+                        # It stays in the other queue as well, where it will be found started.
+                        self._urgent.append(request)
+                if not requests or requests[-1] is not request:
+                    requests.append(request)
+        return requests
+
+    def check_later(self, blob: Blob) -> None:
+        """Have a blob that is all cached checked against its digest; damage is logged, and the blob dropped."""
+        with self._lock:
+            if (blob.key, -1) not in self._under_way:
+                request = self._under_way[blob.key, -1] = Request(blob, -1, -1, blob.damages, False)
+                self._enqueue(request)
+
+    def _enqueue(self, request: Request) -> None:
+        (self._urgent if request.is_urgent else self._ahead).append(request)
+        if self._idle:
+            self._work.notify()
+        if self._threads - self._stuck < THREADS and self._threads < _MOST_THREADS and self._idle < self._waiting():
+            self._threads += 1
+            threading.Thread(target=self._run, name="fetch", daemon=True).start()
+
+    def _waiting(self) -> int:
+        return len(self._urgent) + len(self._ahead)
+
+    @property
+    def threads(self) -> int:
+        """How many threads there are."""
+        return self._threads
+
+    def wait(self, requests: Iterable[Request]) -> None:
+        """Until all are done. Raises what fetching raised; StoreTimeout."""
+        deadline = time.monotonic() + self.timeout_s
+        for request in requests:
+            if not request.done.wait(max(0.0, deadline - time.monotonic())):
+                self._give_up(request)
+                raise StoreTimeout(f"the store did not give {request.blob.label} within {self.timeout_s:g} s")
+            if request.error is not None:
+                raise _copy(request.error) from request.error
+
+    def _give_up(self, request: Request) -> None:
+        """Nobody is to join a request that has taken too long; the next reader makes its own."""
+        with self._lock:
+            if not request.is_given_up and not request.done.is_set():
+                request.is_given_up = True
+                self._stuck += request.is_started
+                self._forget(request)
+
+    def _forget(self, request: Request) -> None:
+        for granule in range(request.first, max(request.end, request.first + 1)):
+            if self._under_way.get((request.blob.key, granule)) is request:
+                del self._under_way[request.blob.key, granule]
+
+    def close(self) -> None:
+        """Take no more work; what is under way is left to itself."""
+        with self._lock:
+            self._is_closed = True
+            self._urgent.clear()
+            self._ahead.clear()
+            self._work.notify_all()
+
+    # -- the threads ------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while (request := self._next()) is not None:
+            try:
+                self._fetch(request)
+            except Exception as error:  # noqa: BLE001 - told to those who wait
+                request.error = error
+                if request.done.is_set() or request.first == request.end:
+                    # Nobody waits any more: who reads on fetches anew what was dropped.
+                    logger.warning("%s", error)
+            with self._lock:
+                self._forget(request)
+                self._stuck -= request.is_given_up
+            request.done.set()
+
+    def _next(self) -> Request | None:
+        """The next request to be made; None when this thread is to end."""
+        with self._lock:
+            while True:
+                while self._urgent or self._ahead:
+                    request = (self._urgent or self._ahead).popleft()
+                    if not request.is_started and not request.is_given_up:
+                        request.is_started = True
+                        return request
+                excess = self._threads - self._stuck > THREADS
+                self._idle += 1
+                is_called = not (self._is_closed or excess) and self._work.wait(_IDLE_S)
+                self._idle -= 1
+                if not is_called and not self._urgent and not self._ahead:
+                    self._threads -= 1
+                    return None
+
+    def _fetch(self, request: Request) -> None:
+        blob, first, end = request.blob, request.first, request.end
+        if first == end:
+            blob.check(0, memoryview(b""))
+            return
+        try:
+            data = blob.fetch(first * GRANULE_BYTES, blob.request_bytes(first, end))
+            blob.check_length(first, end, data)
+        except ArtifactError as error:
+            if not request.is_urgent:
+                logger.info("could not fetch %s ahead: %s", blob.label, error)
+            raise
+        view = memoryview(data)
+        with self._lock:
+            self.requests += 1
+            self.fetched_bytes += len(data)
+        request.data = data
+        try:
+            # What was asked for before the whole was found damaged may be the damage.
+            is_stored = blob.damages == request.damages and blob.store(first, view)
+        except OSError as error:
+            # The bytes are good: who waits for them gets them, from memory.
+            logger.info("could not cache %s: %s", blob.label, error)
+            is_stored = False
+        if blob.would_complete():
+            blob.check(first, view)
+            return
+        with self._lock:
+            self._forget(request)
+        request.done.set()
+        if is_stored:
+            blob.check(first, view)
+
+
+def _copy(error: Exception) -> Exception:
+    """One for each of several readers that raise it: each adds its own traceback."""
+    if isinstance(error, ArtifactError):
+        return type(error)(*error.args)
+    return error

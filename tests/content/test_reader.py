@@ -1,0 +1,251 @@
+"""Reading through the cache from a real server: what it is asked for, and what happens when it misbehaves."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from artifactfs.content.reader import ContentReader
+from artifactfs.errors import ArtifactError, IntegrityError, StoreTimeout, StoreUnreachable
+from tests.content.conftest import BIG_BYTES, MIB, SMALL_BYTES, SMALL_FILES, Version, read_all
+from tests.mount.harness import eventually
+
+MakeReader = Callable[..., ContentReader]
+
+
+def test_a_file_is_read_straight_on_in_few_large_requests(packed: Version, tmp_path: Path):
+    reader = packed.reader(tmp_path)
+    assert read_all(packed.open(reader, "big")) == packed.content("big")
+    asked = packed.server.requests
+    assert sum(end - start for _, start, end in asked) == BIG_BYTES
+    assert len(asked) <= 20
+    assert max(end - start for _, start, end in asked) == 8 * MIB
+    assert packed.server.most_at_once > 1
+
+
+def test_the_second_reading_asks_for_nothing_also_in_another_process(packed: Version, tmp_path: Path):
+    for path in ("small/0007", "own", "empty", "big"):
+        assert read_all(packed.open(packed.reader(tmp_path), path)) == packed.content(path)
+    packed.settle()
+    reader = packed.reader(tmp_path)  # as another process: it knows nothing but what is on the disk
+    for path in ("small/0007", "own", "empty", "big"):
+        assert read_all(packed.open(reader, path)) == packed.content(path)
+    assert packed.server.requests == []
+
+
+def test_random_reads_move_one_granule_each(packed: Version, tmp_path: Path):
+    reader = packed.reader(tmp_path)
+    file, content = packed.open(reader, "big"), packed.content("big")
+    chance = random.Random(1)
+    granules = set()
+    for _ in range(30):
+        offset = chance.randrange(BIG_BYTES - 4096) & ~4095
+        granules.add(offset // MIB)
+        assert file.read(4096, offset) == content[offset : offset + 4096]
+    assert len(packed.server.requests) == len(granules)
+    assert all(end - start <= MIB for _, start, end in packed.server.requests)
+
+
+def test_small_files_in_the_order_of_their_paths_cost_their_packs(packed: Version, tmp_path: Path):
+    """About total size / 8 MiB requests; the first granule and the ends of packs are requests of their own."""
+    reader = packed.reader(tmp_path)
+    for number in range(SMALL_FILES):
+        path = f"small/{number:04}"
+        assert read_all(packed.open(reader, path)) == packed.content(path)
+    total = SMALL_FILES * SMALL_BYTES
+    assert len(packed.server.requests) <= total / (8 * MIB) + 3
+    assert sum(end - start for _, start, end in packed.server.requests) <= total
+
+
+def test_a_small_file_brings_its_neighbours_in_the_pack(packed: Version, tmp_path: Path):
+    reader = packed.reader(tmp_path)
+    read_all(packed.open(reader, "small/0500"))
+    assert [end - start for _, start, end in packed.server.requests] == [MIB]
+    read_all(packed.open(reader, "small/0495"))
+    assert len(packed.server.requests) == 1
+
+
+def test_files_that_lie_in_no_pack_are_fetched_ahead_at_once(plain: Version, tmp_path: Path):
+    reader = plain.reader(tmp_path)
+    for number in range(100):
+        path = f"small/{number:04}"
+        assert read_all(plain.open(reader, path)) == plain.content(path)
+        if number == 3:
+            # While this reader is held up, the next files come, several at once.
+            eventually(lambda: len(plain.server.requests) > 50)
+    assert plain.server.most_at_once > 4
+    names = [name for name, _, _ in plain.server.requests]
+    assert len(names) == len(set(names))
+
+
+def test_files_read_in_no_order_are_not_fetched_ahead(plain: Version, tmp_path: Path):
+    reader = plain.reader(tmp_path)
+    for number in (900, 100, 700, 40, 610):
+        read_all(plain.open(reader, f"small/{number:04}"))
+    assert len(plain.server.requests) == 5
+
+
+def test_small_files_share_files_of_the_cache(plain: Version, tmp_path: Path):
+    reader = plain.reader(tmp_path)
+    for number in range(200):
+        read_all(plain.open(reader, f"small/{number:04}"))
+    assert reader.cache.usage().files <= 2
+    plain.settle()
+    again = plain.reader(tmp_path)
+    assert read_all(plain.open(again, "small/0123")) == plain.content("small/0123")
+    assert plain.server.requests == []
+
+
+@pytest.mark.parametrize("path", ["big", "small/0250"])
+def test_one_request_however_many_readers_wait(packed: Version, tmp_path: Path, path: str):
+    reader = packed.reader(tmp_path)
+    packed.server.gate.clear()
+    with ThreadPoolExecutor(50) as pool:
+        reading = [pool.submit(packed.open(reader, path).read, 4096, 0) for _ in range(50)]
+        eventually(lambda: packed.server.requests)
+        packed.server.gate.set()
+        expected = packed.content(path)[:4096]
+        assert [done.result() for done in reading] == [expected] * 50
+    assert len(packed.server.requests) == 1
+
+
+def test_a_reader_that_gives_up_leaves_the_request_to_the_others(packed: Version, tmp_path: Path):
+    reader = packed.reader(tmp_path, read_timeout_s=60.0)
+    packed.server.gate.clear()
+    with ThreadPoolExecutor(2) as pool:
+        patient = pool.submit(packed.open(reader, "own").read, 100, 0)
+        eventually(lambda: packed.server.requests)
+        reader.fetcher.timeout_s = 0.05
+        with pytest.raises(StoreTimeout):
+            packed.open(reader, "own").read(100, 0)
+        packed.server.gate.set()
+        assert patient.result() == packed.content("own")[:100]
+
+
+def test_a_store_that_stalls_is_an_error_in_time_and_the_next_try_succeeds(packed: Version, tmp_path: Path):
+    reader = packed.reader(tmp_path, read_timeout_s=0.3)
+    assert packed.open(reader, "small/0001").read(100, 0)
+    packed.server.gate.clear()
+    file = packed.open(reader, "big")
+    for _ in range(40):  # more than there are threads: none of them may be needed for the next try
+        with pytest.raises(StoreTimeout):
+            file.read(100, 20 * MIB)
+        if len(packed.server.requests) > 20:
+            break
+        reader.fetcher.timeout_s = 0.02
+    # What is cached is served as if nothing were wrong.
+    assert packed.open(reader, "small/0002").read(100, 0) == packed.content("small/0002")[:100]
+    reader.fetcher.timeout_s = 20.0
+    packed.server.gate.set()
+    assert file.read(100, 20 * MIB) == packed.content("big")[20 * MIB :][:100]
+
+
+@pytest.mark.parametrize("path", ["big", "small/0300"])
+def test_a_broken_connection_or_an_answer_of_another_length_is_an_error(packed: Version, tmp_path: Path, path: str):
+    reader = packed.reader(tmp_path)
+    packed.server.cut = True
+    with pytest.raises(StoreUnreachable):
+        packed.open(reader, path).read(4096, 0)
+    packed.server.cut = False
+    packed.server.change = lambda data: data[:1000]
+    with pytest.raises(ArtifactError):
+        packed.open(reader, path).read(4096, 0)
+    packed.server.reset()
+    assert read_all(packed.open(reader, path)) == packed.content(path)
+
+
+def flipped(data: bytes) -> bytes:
+    """The same with one bit wrong."""
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+def test_a_small_file_with_wrong_bytes_is_never_given_out(packed: Version, plain: Version, tmp_path: Path):
+    """V6: checked before the first byte; the neighbours that are right stay."""
+    for version in (packed, plain):
+        reader = version.reader(tmp_path / version.server.url.rpartition(":")[2])
+        damaged = version.content("small/0010")
+        version.server.change = lambda data, damaged=damaged: data.replace(damaged, flipped(damaged))
+        for _ in range(2):
+            with pytest.raises(IntegrityError):
+                version.open(reader, "small/0010").read(1, 0)
+        assert read_all(version.open(reader, "small/0011")) == version.content("small/0011")
+        version.server.reset()
+        assert read_all(version.open(reader, "small/0010")) == version.content("small/0010")
+
+
+@pytest.mark.parametrize("size_bytes", [1 << 30, 64 * MIB], ids=["whole", "in segments"])
+def test_a_large_file_with_wrong_bytes_is_an_error_at_its_end_and_is_not_kept(
+    packed: Version, tmp_path: Path, size_bytes: int
+):
+    reader = packed.reader(tmp_path, size_bytes)
+    packed.server.change = flipped
+    with pytest.raises(IntegrityError):
+        read_all(packed.open(reader, "big"))
+    eventually(lambda: packed.server.now == 0)
+    packed.server.reset()
+    file = packed.open(reader, "big")
+    assert read_all(file) == packed.content("big")
+    assert packed.server.requests
+    assert (file.whole_file() is None) == (size_bytes < 1 << 30)
+
+
+def test_a_whole_file_is_given_once_it_is_complete_and_checked(packed: Version, tmp_path: Path):
+    import os
+
+    reader = packed.reader(tmp_path)
+    file = packed.open(reader, "own")
+    assert file.whole_file() is None
+    assert read_all(file) == packed.content("own")
+    fd = file.whole_file()
+    assert fd is not None
+    assert os.fstat(fd).st_size == MIB
+    assert os.pread(fd, MIB, 0) == packed.content("own")
+    assert packed.open(reader, "small/0000").whole_file() is None
+    assert packed.open(reader, "empty").whole_file() is None
+
+
+def test_a_file_larger_than_the_cache_is_read_right(packed: Version, tmp_path: Path):
+    reader = packed.reader(tmp_path, 16 * MIB)
+    for _ in range(2):
+        assert read_all(packed.open(reader, "big")) == packed.content("big")
+    assert reader.cache.usage().size_bytes <= 17 * MIB
+
+
+def test_without_room_or_a_place_the_store_is_read_past_the_cache(packed: Version, tmp_path: Path):
+    reader = packed.reader(tmp_path, min_free_bytes=1 << 60)
+    assert packed.open(reader, "big").read(4096, 5000) == packed.content("big")[5000:9096]
+    assert read_all(packed.open(reader, "small/0003")) == packed.content("small/0003")
+    assert reader.cache.usage().size_bytes == 0
+    gone = packed.reader(tmp_path / "gone")
+    (tmp_path / "gone").rename(tmp_path / "elsewhere")
+    (tmp_path / "gone").write_bytes(b"in the way")
+    assert packed.open(gone, "big").read(4096, 5000) == packed.content("big")[5000:9096]
+    assert read_all(packed.open(gone, "small/0003")) == packed.content("small/0003")
+
+
+def test_readers_of_everything_at_once(packed: Version, tmp_path: Path):
+    """Threads that read at random while a cache that is much too small evicts under them."""
+    reader = packed.reader(tmp_path, 20 * MIB)
+    paths = ["big", "own", *(f"small/{number:04}" for number in range(0, SMALL_FILES, 9))]
+    stop = threading.Event()
+
+    def work(seed: int) -> int:
+        chance = random.Random(seed)
+        reads = 0
+        while not stop.is_set() and reads < 150:
+            path = chance.choice(paths)
+            content = packed.content(path)
+            offset = chance.randrange(len(content))
+            size_bytes = chance.choice([1, 4096, 128 << 10, 3 * MIB])
+            assert packed.open(reader, path).read(size_bytes, offset) == content[offset : offset + size_bytes]
+            reads += 1
+        return reads
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(work, range(8))) == 8 * 150

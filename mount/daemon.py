@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import enum
 import faulthandler
 import logging
@@ -77,6 +78,25 @@ class Stopped(BaseException):
     """A signal to end that came before the mount was made."""
 
 
+# From <malloc.h>.
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
+
+
+def bound_heap() -> None:
+    """Have the C library give freed memory back; it must be called before threads are started.
+
+    glibc by itself keeps a heap for each of many threads, and after a buffer of 1 MiB was freed, tens of MiB in each
+    before it trims it. Eight writers of files up to 64 MiB: 65 MiB resident after a minute and growing, with this 40.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # musl has none, and needs none
+        mallopt(_M_ARENA_MAX, 2)
+        mallopt(_M_MMAP_THRESHOLD, 4 << 20)
+        mallopt(_M_TRIM_THRESHOLD, 2 << 20)
+
+
 class Daemon:
     """One mount from start to end."""
 
@@ -101,6 +121,7 @@ class Daemon:
         Raises what keeps the store from being opened or mounted: ArtifactError, OSError, or a defect.
         """
         settings = self._settings
+        bound_heap()
         with contextlib.ExitStack() as stack:
             manager = open_store(settings)
             driver = self._load_driver()

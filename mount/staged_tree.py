@@ -268,8 +268,8 @@ class StagedTree:
                     raise
                 fd = os.open(where, access)
             else:
+                self._give(path, where, caller)
                 os.chmod(where, mode & PERMISSIONS)
-                self._give(where, caller)
             handle = StagedFile(self, fd, access & os.O_ACCMODE != os.O_RDONLY)
             self._handles.add(handle)
         return self._truncated(handle, flags)
@@ -326,21 +326,22 @@ class StagedTree:
         """mkdir(2). Raises OSError."""
         with self._changing(), reach(self.disk_path(path)) as where:
             os.mkdir(where, mode)
-            os.chmod(where, mode & PERMISSIONS)
-            self._give(where, caller)
+            inherited = os.lstat(where).st_mode & stat.S_ISGID
+            self._give(path, where, caller)
+            os.chmod(where, mode & PERMISSIONS | inherited)
 
-    def mknod(self, path: str, mode: int, caller: Caller) -> None:
-        """A regular file, fifo or socket by mknod(2). Raises OSError."""
+    def mknod(self, path: str, mode: int, caller: Caller, device: int = 0) -> None:
+        """A regular file, fifo, socket or device by mknod(2). Raises OSError."""
         with self._changing(), reach(self.disk_path(path)) as where:
-            os.mknod(where, mode)
+            os.mknod(where, mode, device)
+            self._give(path, where, caller)
             os.chmod(where, mode & PERMISSIONS)
-            self._give(where, caller)
 
     def symlink(self, path: str, target: str, caller: Caller) -> None:
         """symlink(2). Raises OSError."""
         with self._changing(), reach(self.disk_path(path)) as where:
             os.symlink(target, where)
-            self._give(where, caller)
+            self._give(path, where, caller)
 
     def link(self, path: str, new_path: str) -> None:
         """link(2). Raises OSError."""
@@ -390,9 +391,17 @@ class StagedTree:
         finally:
             self.forget_handle(handle)
 
-    def _give(self, where: str, caller: Caller) -> None:
-        if _IS_ROOT and (caller.uid or caller.gid):
-            os.lchown(where, caller.uid, caller.gid)
+    def _give(self, path: str, where: str, caller: Caller) -> None:
+        """Give what was made at `path` to `caller`, in the group of the directory where that is setgid.
+
+        Permissions come after this, because a change of the owner takes setuid and setgid bits away.
+        """
+        if not _IS_ROOT:
+            return
+        directory = self.stat(path.rpartition("/")[0])
+        gid = directory.st_gid if directory.st_mode & stat.S_ISGID else caller.gid
+        if caller.uid or gid:
+            os.lchown(where, caller.uid, gid)
 
     def _check_writable(self) -> None:
         if self.sealed:

@@ -402,6 +402,9 @@ class StagingArea:
         self._dirty_lock = threading.Lock()
         self._dirty: set[ArtifactStaging] = set()
         self.on_dirty: Callable[[], None] = lambda: None
+        found = os.stat(root)
+        self.is_private = found.st_uid == os.geteuid() and not found.st_mode & 0o077
+        """Whether nobody else can reach what lies in the area. The mount is ``nodev``; its disk need not be."""
 
     @classmethod
     def open(cls, manager: ArtifactManager, settings: MountSettings) -> StagingArea:

@@ -347,13 +347,16 @@ class Vfs:
         node = into._replace(path=join(into.path, name))
         return node, node.tree.create(node.path, flags, mode, caller)
 
-    def mknod(self, parent: Node, name: str, mode: int, caller: Caller) -> None:
-        """A file, fifo or socket in staging. Raises NotPermitted for devices, ReadOnly, OSError."""
+    def mknod(self, parent: Node, name: str, mode: int, caller: Caller, device: int = 0) -> None:
+        """A file, fifo, socket or device (number as of os.makedev) in staging. Raises NotPermitted, ReadOnly, OSError.
+
+        That the caller may make devices is for the driver's kernel to check.
+        """
         into = self._writable(parent, f"creating {name}")
-        if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
-            logger.info("refused mknod %s: no devices in a store", name)
-            raise NotPermitted(f"mknod {name}: no devices in a store")
-        into.tree.mknod(join(into.path, name), mode, caller)
+        if (stat.S_ISCHR(mode) or stat.S_ISBLK(mode)) and not (self.area and self.area.is_private):
+            logger.info("refused mknod %s: others may enter the staging area, and would reach the device there", name)
+            raise NotPermitted(f"mknod {name}: no devices where others may enter the staging area")
+        into.tree.mknod(join(into.path, name), mode, caller, device)
 
     def symlink(self, parent: Node, name: str, target: str, caller: Caller) -> None:
         """A symlink in staging. Raises ReadOnly, OSError."""

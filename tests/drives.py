@@ -47,6 +47,7 @@ class Stat(NamedTuple):
     uid: int
     gid: int
     blocks: int
+    rdev: int = 0
 
     @property
     def permissions(self) -> int:
@@ -233,12 +234,17 @@ class Drive(ABC):
         return state.staged is None and not state.pending
 
 
+def device_of(mode: int) -> int:
+    """The numbers of /dev/null for a device, whichever kind."""
+    return os.makedev(1, 3) if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else 0
+
+
 # -- directly on the vfs -----------------------------------------------------------------------------------------------
 
 
 def _as_stat(attrs: Attrs) -> Stat:
     a = attrs
-    return Stat(a.ino, a.mode, a.size_bytes, a.mtime_ns, a.nlink, a.uid, a.gid, a.blocks)
+    return Stat(a.ino, a.mode, a.size_bytes, a.mtime_ns, a.nlink, a.uid, a.gid, a.blocks, a.rdev)
 
 
 @contextlib.contextmanager
@@ -454,7 +460,7 @@ class DirectDrive(Drive):
     def mknod(self, path: str, mode: int) -> None:
         with self._parent(path) as (parent, name):
             self._must_not_exist(path)
-            self.vfs.mknod(parent, name, mode, self.caller)
+            self.vfs.mknod(parent, name, mode, self.caller, device_of(mode))
 
     def open(self, path: str, flags: int = os.O_RDONLY, mode: int = 0o644) -> File:
         for last in (False, True):
@@ -529,7 +535,7 @@ class MountedFile(File):
 
 
 def _of_os(s: os.stat_result) -> Stat:
-    return Stat(s.st_ino, s.st_mode, s.st_size, s.st_mtime_ns, s.st_nlink, s.st_uid, s.st_gid, s.st_blocks)
+    return Stat(s.st_ino, s.st_mode, s.st_size, s.st_mtime_ns, s.st_nlink, s.st_uid, s.st_gid, s.st_blocks, s.st_rdev)
 
 
 class MountedDrive(Drive):
@@ -594,7 +600,7 @@ class MountedDrive(Drive):
         os.truncate(self.at(path), size_bytes)
 
     def mknod(self, path: str, mode: int) -> None:
-        os.mknod(self.at(path), mode, os.makedev(1, 3) if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else 0)
+        os.mknod(self.at(path), mode, device_of(mode))
 
     def open(self, path: str, flags: int = os.O_RDONLY, mode: int = 0o644) -> File:
         return MountedFile(os.open(self.at(path), flags | os.O_CLOEXEC, mode))

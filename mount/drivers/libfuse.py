@@ -350,7 +350,7 @@ class _Requests:
     # -- names
 
     def mknod(self, path: str, mode: int, device: int) -> int:
-        self._vfs.mknod(*self._parent(path), mode, self._caller())
+        self._vfs.mknod(*self._parent(path), mode, self._caller(), device)
         return 0
 
     def symlink(self, path: str, target: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import tempfile
 
 from mount.control import CommitState
 from mount.disk import RENAME_EXCHANGE, RENAME_NOREPLACE
@@ -244,13 +245,62 @@ def a_refused_rename_spares_its_target(drive: Drive) -> None:
 
 
 @scenario()
-def devices(drive: Drive) -> None:
-    """S5: devices cannot be made."""
+def special_bits(drive: Drive) -> None:
+    """S1, V1: setuid, setgid and sticky bits are those of a local disk, and what is made in a setgid directory too."""
     top = staging(drive)
-    for kind in (stat.S_IFCHR, stat.S_IFBLK):
+    for name, mode in (("u", 0o4755), ("g", 0o2755), ("both", 0o6711)):
+        drive.write(f"{top}/{name}", b"x")
+        drive.chmod(f"{top}/{name}", mode)
+        assert drive.lstat(f"{top}/{name}").permissions == mode
+    drive.mkdir(f"{top}/sticky")
+    drive.chmod(f"{top}/sticky", 0o1777)
+    assert drive.lstat(f"{top}/sticky").permissions == 0o1777
+    drive.mkdir(f"{top}/shared")
+    group = 2345 if is_root() else os.getgid()
+    drive.chown(f"{top}/shared", -1, group)
+    drive.chmod(f"{top}/shared", 0o2775)
+    drive.mkdir(f"{top}/shared/d", 0o755)
+    drive.write(f"{top}/shared/d/f", b"x", mode=0o640)
+    drive.symlink("f", f"{top}/shared/link")
+    assert drive.lstat(f"{top}/shared/d").permissions == 0o2755
+    assert drive.lstat(f"{top}/shared/d/f").permissions == 0o640
+    assert {drive.lstat(f"{top}/shared/{name}").gid for name in ("d", "d/f", "link")} == {group}
+
+
+@scenario()
+def devices(drive: Drive) -> None:
+    """S5: root can make devices; they stay closed, and refuse the commit."""
+    top = staging(drive)
+    label = top.rpartition("/")[0]
+    if not may_make_devices():
         with refused(errno.EPERM):
-            drive.mknod(f"{top}/dev", kind | 0o644)
-    assert drive.listdir(top) == []
+            drive.mknod(f"{top}/dev", stat.S_IFCHR | 0o644)
+        assert drive.listdir(top) == []
+        return
+    for name, kind in (("char", stat.S_IFCHR), ("block", stat.S_IFBLK)):
+        drive.mknod(f"{top}/{name}", kind | 0o644)
+        found = drive.lstat(f"{top}/{name}")
+        assert (found.mode, found.rdev) == (kind | 0o644, os.makedev(1, 3))
+    if drive.is_mounted:
+        with refused(errno.EACCES):
+            drive.open(f"{top}/char")
+    drive.unlink(f"{top}/char")
+    drive.seal(label)
+    pending = eventually(lambda: [p for p in drive.state(label).pending if p.state is CommitState.BLOCKED])[0]
+    assert pending.error is not None
+    assert "block is a block device" in pending.error
+    drive.setxattr(f"{label}/{pending.name}", "user.artifactfs.discard", b"1")
+    assert drive.is_idle(label)
+
+
+def may_make_devices() -> bool:
+    """Whether this process may, in a directory of its own: not every root may, in a container."""
+    with tempfile.TemporaryDirectory() as directory:
+        try:
+            os.mknod(f"{directory}/null", stat.S_IFCHR | 0o600, os.makedev(1, 3))
+        except PermissionError:
+            return False
+    return True
 
 
 @scenario()

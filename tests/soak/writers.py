@@ -27,6 +27,9 @@ from tests.soak import copiers
 
 LARGEST_BYTES = 64 << 20
 COMMIT_EVERY_S = 2.0
+GROWTH_BYTES = 6 << 20
+"""What the daemon may grow by after the first minute: caches of records and manifests, about 3 KiB for each version
+(bounded by themselves), and what the C library keeps of freed memory, up to 2 MiB for each of two heaps."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ def soak(mount: Mount, plan: Plan, report: Callable[[str], None] = lambda _: Non
             os.setxattr(artifact / "staging", control.COMMIT, b"{}")
     eventually(lambda: mount.status().artifacts == [], 300)
     memory.note("at the end")
+    memory.check()
     mount.umount("--drain-timeout", "300")
     files = versions = 0
     with mounted(mount.path.parent / "check", mount.driver, "--read-only", store=mount.store) as check:
@@ -126,6 +130,8 @@ class Memory:
         self._pid = daemon.pid
         self._report = report
         self._notes: list[str] = []
+        self._first_bytes: int | None = None
+        self._last_bytes = 0
 
     def watch(self, seconds: float) -> None:
         """Note it every minute."""
@@ -136,12 +142,20 @@ class Memory:
                 return
             time.sleep(left)
             self.note(f"after {min(60.0 * minute, seconds):.0f} s")
+            if self._first_bytes is None and time.monotonic() - started >= 60.0:
+                self._first_bytes = self._last_bytes
 
     def note(self, when: str) -> None:
         status = Path(f"/proc/{self._pid}/status").read_text()
         resident = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
-        self._notes.append(f"{resident / 1024:.0f} MiB {when}")
+        self._last_bytes = resident * 1024
+        self._notes.append(f"{resident / 1024:.1f} MiB {when}")
         self._report(self._notes[-1])
+
+    def check(self) -> None:
+        """Fails when it has grown too much since the first minute, if there was one."""
+        grown = 0 if self._first_bytes is None else self._last_bytes - self._first_bytes
+        assert grown <= GROWTH_BYTES, f"the daemon grew by {grown >> 20} MiB after the first minute: {self}"
 
     def __str__(self) -> str:
         return ", ".join(self._notes)

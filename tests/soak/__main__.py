@@ -39,6 +39,11 @@ def _parser() -> argparse.ArgumentParser:
     crash.add_argument("--kills", type=int, default=200)
     crash.set_defaults(run=_crash)
 
+    drive = soaks.add_parser("drive", parents=[common], help="everything at once, for hangs and leaks")
+    drive.add_argument("--minutes", type=float, default=30.0)
+    drive.add_argument("--mounts", type=int, default=200, help="mounts and unmounts of a second mount in that time")
+    drive.set_defaults(run=_drive)
+
     fsx = soaks.add_parser("fsx", parents=[common], help="random I/O on one file against a copy in memory")
     fsx.add_argument("--operations", type=int, default=50_000)
     fsx.set_defaults(run=_fsx)
@@ -90,6 +95,14 @@ def _crash(options: argparse.Namespace) -> None:
 
     with _mounted(options.driver, "--commit-after", "0.2", "--refresh", "0.5") as mount:
         _say(CrashLoop(mount, options.seed).run(options.kills, _say))
+
+
+def _drive(options: argparse.Namespace) -> None:
+    from tests.soak import drive
+
+    plan = drive.Plan(options.minutes * 60, options.mounts, options.seed)
+    with _mounted(options.driver, "--commit-after", "never", "--refresh", "0.5") as mount:
+        _say(drive.soak(mount, plan, _say))
 
 
 def _fsx(options: argparse.Namespace) -> None:

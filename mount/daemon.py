@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from artifactfs.errors import ArtifactError
+from artifactfs.errors import ArtifactError, StoreUnreachable
 from mount import logs, mounts
 from mount.processes import Process
 from mount.settings import MountSettings, SettingsError
@@ -246,15 +246,25 @@ class Daemon:
 
 
 def open_store(settings: MountSettings) -> ArtifactManager:
-    """The store of a mount, made when it is missing and may be made. Raises ArtifactError."""
+    """The store of a mount, made when it is missing and may be made. Raises ArtifactError.
+
+    One that cannot be reached and was mounted before, with the same cache, is served from there.
+    """
     import artifactfs
+    from mount.listing import memory_of
 
     manager: ArtifactManager = artifactfs.connect(settings.url, **settings.options)
-    if settings.read_only:
-        # Reading is the test of what is there: a missing store, another format, missing rights.
-        manager.list_collection_names()
-    else:
-        manager.ensure_created()
+    try:
+        if settings.read_only:
+            # Reading is the test of what is there: a missing store, another format, missing rights.
+            manager.list_collection_names()
+        else:
+            manager.ensure_created()
+    except StoreUnreachable as error:
+        memory = memory_of(manager, settings)
+        if memory is None or not memory.recall():
+            raise
+        logger.warning("mounting what is known of a store that does not answer: %s", error)
     return manager
 
 

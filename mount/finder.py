@@ -12,8 +12,16 @@ import threading
 from cachetools import LRUCache
 
 from artifactfs import names
-from artifactfs.errors import ArtifactNotFound, CollectionNotFound, PathNotFound, VersionNotFound
-from artifactfs.managers.base import ArtifactManager
+from artifactfs.content.metadata import StoreMemory
+from artifactfs.errors import (
+    ArtifactNotFound,
+    CollectionNotFound,
+    PathNotFound,
+    StoreUnreachable,
+    VersionNotFound,
+)
+from artifactfs.managers.base import ArtifactManager, VersionInfo
+from artifactfs.manifest import Manifest
 from mount.errors import NotPermitted
 from mount.listing import Listing
 from mount.staging import ArtifactStaging, StagingArea
@@ -23,10 +31,13 @@ MANIFEST_CACHE_BYTES = 512 << 20
 
 
 class Finder:
-    """See the module docstring. `area` is None on a read-only mount."""
+    """See the module docstring. `area` is None on a read-only mount, `memory` for a local store."""
 
-    def __init__(self, manager: ArtifactManager, listing: Listing, area: StagingArea | None) -> None:
+    def __init__(
+        self, manager: ArtifactManager, listing: Listing, area: StagingArea | None, memory: StoreMemory | None = None
+    ) -> None:
         self._manager = manager
+        self._memory = memory
         self._listing = listing
         self._area = area
         self._lock = threading.Lock()
@@ -113,14 +124,32 @@ class Finder:
         with self._lock:
             loaded = self._versions.get(key)
         if loaded is None:
-            info = self._manager.version_info(artifact.name, artifact.collection, name)
-            manifest = self._manager.manifest(artifact.name, artifact.collection, name)
-            loaded = LoadedVersion(info, manifest, ino_of("version", *key))
+            loaded = LoadedVersion(*self._load(*key), ino_of("version", *key))
             with self._lock:
                 # A manifest too large for the whole cache is used and not kept.
                 if loaded.memory_bytes <= MANIFEST_CACHE_BYTES:
                     loaded = self._versions.setdefault(key, loaded)
         return loaded
+
+    def _load(self, collection: str, artifact: str, name: str) -> tuple[VersionInfo, Manifest]:
+        """A version from the store, or as it was noted before; it never changes."""
+        manager, memory = self._manager, self._memory
+        known = memory.version(collection, artifact, name) if memory is not None else None
+        if memory is not None and known is not None and (not self._listing.reachable or memory.identity(manager).id):
+            # Where a store has an id, a number is never used twice.
+            return known
+        try:
+            info = manager.version_info(artifact, collection, name)
+            if known is not None and known[0] == info:
+                return known
+            manifest = manager.manifest(artifact, collection, name)
+        except StoreUnreachable:
+            if known is None:
+                raise
+            return known
+        if memory is not None:
+            memory.note_version(info, manifest)
+        return info, manifest
 
     def has_staging(self, artifact: Artifact) -> bool:
         """Whether versions can be added to the artifact through this mount."""

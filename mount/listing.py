@@ -1,8 +1,10 @@
 """What the store holds, as the drive sees it: listings kept for a few seconds, and the last known ones for outages.
 
-Neighbours: asks an `ArtifactManager`, is asked by the vfs. Threading: safe from any thread. `_lock` guards the caches
-and the table of fetches under way and is never held across a backend call; of several threads that want the same
-listing one fetches it and the others wait for its answer, at most `WAIT_S`.
+Neighbours: asks an `ArtifactManager`, is asked by the vfs; a `StoreMemory` keeps the last known listings of stores that
+are not local over remounts. Threading: safe from any thread. `_lock` guards the caches and the table of fetches under
+way and is never held across a backend call; of several threads that want the same listing one fetches it and the others
+wait for its answer, at most `WAIT_S`. Where there is a memory, a listing that is known is asked for by a thread of
+`_pool`, so that nobody waits long for a store that hangs.
 """
 
 from __future__ import annotations
@@ -11,23 +13,48 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Hashable
-from concurrent.futures import Future
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, TypeVar, cast
 
 from cachetools import LRUCache, TTLCache
 
 from artifactfs import names
+from artifactfs.content.metadata import StoreMemory
 from artifactfs.errors import ArtifactNotFound, CollectionNotFound, InvalidName, StoreTimeout, StoreUnreachable
 from artifactfs.managers.base import ArtifactManager
+from mount.settings import MountSettings
 
 logger = logging.getLogger(__name__)
 
 WAIT_S = 60.0
+# How long to wait for news of a listing that is known, from a store that has answered the last time, and from another.
+PATIENCE_S = 5.0
+IMPATIENCE_S = 0.2
+_THREADS = 4
 _CACHED_LISTINGS = 20_000
 
 Value = TypeVar("Value")
+Key = tuple[str, ...]
+_UNKNOWN: Any = object()
+
+
+# One for each manager: it has a thread, and knows whether the store has been asked who it is.
+_memories: weakref.WeakKeyDictionary[ArtifactManager, StoreMemory] = weakref.WeakKeyDictionary()
+_memories_lock = threading.Lock()
+
+
+def memory_of(manager: ArtifactManager, settings: MountSettings) -> StoreMemory | None:
+    """What is kept of the store for when it cannot be reached; None for a local store, which is there or is not."""
+    if manager.local_root is not None:
+        return None
+    with _memories_lock:
+        memory = _memories.get(manager)
+        if memory is None:
+            memory = _memories[manager] = StoreMemory(settings.cache_dir, settings.url, settings.options)
+        return memory
 
 
 class Listing:
@@ -37,13 +64,15 @@ class Listing:
     an outage never looks like an empty directory. A name that no store can hold has no artifacts and no versions.
     """
 
-    def __init__(self, manager: ArtifactManager, refresh_s: float) -> None:
+    def __init__(self, manager: ArtifactManager, refresh_s: float, memory: StoreMemory | None = None) -> None:
         self._manager = manager
+        self._memory = memory
+        self._pool = ThreadPoolExecutor(_THREADS, "list")
         self._lock = threading.Lock()
-        self._fresh: TTLCache[Hashable, Any] = TTLCache(_CACHED_LISTINGS, refresh_s, timer=time.monotonic)
-        self._known: LRUCache[Hashable, Any] = LRUCache(_CACHED_LISTINGS)
-        self._under_way: dict[Hashable, Future[Any]] = {}
-        self.reachable = True
+        self._fresh: TTLCache[Key, Any] = TTLCache(_CACHED_LISTINGS, refresh_s, timer=time.monotonic)
+        self._known: LRUCache[Key, Any] = LRUCache(_CACHED_LISTINGS)
+        self._under_way: dict[Key, Future[Any]] = {}
+        self.reachable = memory is None or not memory.is_away
 
     def collections(self) -> frozenset[str]:
         """Every collection of the store. Raises StoreUnreachable, AccessDenied."""
@@ -100,7 +129,7 @@ class Listing:
                 # A fetch under way may have seen the store before the change: its answer must not be kept.
                 self._under_way.pop(key, None)
 
-    def _get(self, key: Hashable, fetch: Callable[[], Value]) -> Value:
+    def _get(self, key: Key, fetch: Callable[[], Value]) -> Value:
         with self._lock:
             # Not asked with "in" first: it may expire between the two.
             with contextlib.suppress(KeyError):
@@ -111,39 +140,93 @@ class Listing:
                 mine = self._under_way[key] = Future()
         if mine is None:
             assert under_way is not None
+            return cast(Value, self._wait(key, under_way))
+        if self._memory is not None and self._last_known(key) is not _UNKNOWN:
+            self._pool.submit(self._fly, key, fetch, mine)
+            return cast(Value, self._wait(key, mine))
+        self._fly(key, fetch, mine)
+        return cast(Value, mine.result())
+
+    def _wait(self, key: Key, under_way: Future[Any]) -> Any:
+        """The answer of a fetch under way; the last known one when that takes long. Raises StoreTimeout."""
+        known = _UNKNOWN if self._memory is None else self._last_known(key)
+        if known is _UNKNOWN:
             try:
-                return cast(Value, under_way.result(WAIT_S))
+                return under_way.result(WAIT_S)
             except FutureTimeout as error:
                 raise StoreTimeout(f"the store took more than {WAIT_S:.0f} s to list {key}") from error
         try:
-            value = self._fetch(key, fetch)
-        except BaseException as error:
-            mine.set_exception(error)
-            raise
-        finally:
+            return under_way.result(PATIENCE_S if self.reachable else IMPATIENCE_S)
+        except FutureTimeout:
+            self._note_unreachable(f"it took more than {PATIENCE_S:.0f} s to list {key}")
             with self._lock:
-                current = self._under_way.get(key) is mine
-                if current:
-                    del self._under_way[key]
+                self._fresh[key] = known
+            return known
+
+    def _fly(self, key: Key, fetch: Callable[[], Any], mine: Future[Any]) -> None:
+        """Ask the store and give the answer to all who wait for `mine`."""
+        try:
+            value, is_news = self._fetch(key, fetch)
+        except BaseException as error:  # noqa: BLE001 - raised by those who wait
+            self._end(key, mine)
+            mine.set_exception(error)
+            return
+        current = self._end(key, mine)
         with self._lock:
             if current:
                 self._fresh[key] = value
             self._known[key] = value
         mine.set_result(value)
-        return value
+        if is_news and current and self._memory is not None:
+            self._memory.note_listing(key, _to_json(value))
 
-    def _fetch(self, key: Hashable, fetch: Callable[[], Value]) -> Value:
+    def _end(self, key: Key, mine: Future[Any]) -> bool:
+        """Take a fetch from the table; False when a change was made here meanwhile, so that its answer may be old."""
+        with self._lock:
+            current = self._under_way.get(key) is mine
+            if current:
+                del self._under_way[key]
+        return current
+
+    def _last_known(self, key: Key) -> Any:
+        with self._lock:
+            if key in self._known:
+                return self._known[key]
+        if self._memory is None or (kept := self._memory.listing(key)) is None:
+            return _UNKNOWN
+        value = _from_json(key, kept)
+        with self._lock:
+            return self._known.setdefault(key, value)
+
+    def _fetch(self, key: Key, fetch: Callable[[], Any]) -> tuple[Any, bool]:
+        """(listing, whether the store has said so just now)."""
         try:
             value = fetch()
         except StoreUnreachable as error:
-            if self.reachable:
-                self.reachable = False
-                logger.warning("the store does not answer, showing what was known: %s", error)
-            with self._lock:
-                if key not in self._known:
-                    raise
-                return cast(Value, self._known[key])
+            self._note_unreachable(str(error))
+            known = self._last_known(key)
+            if known is _UNKNOWN:
+                raise
+            return known, False
         if not self.reachable:
             self.reachable = True
             logger.info("the store answers again")
-        return value
+        return value, True
+
+    def _note_unreachable(self, why: str) -> None:
+        if self.reachable:
+            self.reachable = False
+            logger.warning("the store does not answer, showing what was known: %s", why)
+
+    def close(self) -> None:
+        """Ask for nothing more."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _to_json(value: frozenset[str] | tuple[str, ...] | dict[str, str]) -> list[str] | dict[str, str]:
+    return value if isinstance(value, dict) else sorted(value) if isinstance(value, frozenset) else list(value)
+
+
+def _from_json(key: Key, kept: Any) -> Any:
+    kinds = {"collections": frozenset, "artifacts": frozenset, "versions": tuple, "aliases": dict}
+    return kinds[key[0]](kept)

@@ -38,6 +38,7 @@ from mount import disk
 from mount.control import ArtifactState, CommitRequest, CommitState, Finished, Pending, Staged
 from mount.errors import Busy, NothingStaged, NotPermitted
 from mount.handles import VersionReader
+from mount.listing import memory_of
 from mount.references import References
 from mount.room import DiskRoom
 from mount.settings import MountSettings
@@ -506,7 +507,9 @@ def area_root(manager: ArtifactManager, settings: MountSettings) -> Path:
     staging_root = manager.staging_root
     if staging_root is not None:
         return staging_root / name
-    store = getattr(manager, "store_id", None) or hashlib.sha256(settings.url.encode()).hexdigest()[:32]
+    memory = memory_of(manager, settings)
+    store_id = manager.store_id if memory is None else memory.identity(manager).id
+    store = store_id or hashlib.sha256(settings.url.encode()).hexdigest()[:32]
     return settings.state_dir / STAGING / store
 
 

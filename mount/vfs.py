@@ -27,7 +27,7 @@ from mount.control import Status
 from mount.errors import CrossTree, NotPermitted, ReadOnly, Stale
 from mount.finder import Finder
 from mount.handles import Handle, StagedFile, VersionReader
-from mount.listing import Listing
+from mount.listing import Listing, memory_of
 from mount.references import ATTRIBUTE_BLOCKS
 from mount.settings import MountSettings
 from mount.staging import ArtifactStaging, StagingArea
@@ -79,14 +79,19 @@ class Vfs:
         self.driver = driver
         self.log_file = log_file
         self.started_at = time.time()
-        self.listing = Listing(manager, settings.refresh_s)
+        self._memory = memory_of(manager, settings)
+        created_ns = manager.created_ns if self._memory is None else self._memory.identity(manager).created_ns
+        self._store_created_ns = created_ns or int(self.started_at * 1e9)
+        self.listing = Listing(manager, settings.refresh_s, self._memory)
         self.reader = VersionReader(manager, settings) if area is None else area.reader
-        self._finder = Finder(manager, self.listing, area)
-        self._store_created_ns = manager.created_ns or int(self.started_at * 1e9)
+        self._finder = Finder(manager, self.listing, area, self._memory)
 
     def close(self) -> None:
         """Let go of open descriptors, and fetch nothing more."""
         self.reader.close()
+        self.listing.close()
+        if self._memory is not None:
+            self._memory.close()
 
     # -- finding nodes ----------------------------------------------------------------------------------------------
 

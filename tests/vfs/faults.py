@@ -23,11 +23,13 @@ class When(enum.Enum):
 class Faulty:
     """Stands in for an ArtifactManager. Only calls from the committer's jobs fail, so that the drive can be looked at.
 
-    `calls` are the names those jobs called. Threading: `arm` and `heal` may be called while calls are under way.
+    With `committing` False it is the other way round: all calls fail but those. `calls` are the names of the calls that
+    might have failed. Threading: `arm` and `heal` may be called while calls are under way.
     """
 
-    def __init__(self, manager: ArtifactManager) -> None:
+    def __init__(self, manager: ArtifactManager, *, committing: bool = True) -> None:
         self._manager = manager
+        self._committing = committing
         self._released = threading.Event()
         self._fault: tuple[str, When, Exception] | None = None
         self.calls: list[str] = []
@@ -38,6 +40,7 @@ class Faulty:
         """From now on calls of `name` fail with `error`."""
         self._fault = name, when, error
         self._released.clear()
+        self.reached.clear()
 
     def heal(self) -> None:
         """From now on nothing fails."""
@@ -50,7 +53,8 @@ class Faulty:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._manager, name)
-        if not callable(found) or not threading.current_thread().name.startswith("commit "):
+        is_job = threading.current_thread().name.startswith("commit ")
+        if not callable(found) or is_job != self._committing:
             return found
 
         def call(*args: Any, **kwargs: Any) -> Any:

@@ -332,7 +332,7 @@ class Committer:
 
     def _failed(self, staging: ArtifactStaging, pending: PendingTree, error: Exception) -> None:
         record = pending.record
-        lasting = isinstance(error, ArtifactError) and not error.transient
+        lasting = isinstance(error, PermissionError) or (isinstance(error, ArtifactError) and not error.transient)
         reason = str(error) or type(error).__name__
         first = record.error != reason
         with staging.lock:

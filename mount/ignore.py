@@ -57,17 +57,35 @@ def prune(root: Path) -> int:
     stack = [""]
     while stack:
         directory = stack.pop()
-        with reach(f"{root}/{directory}" if directory else str(root)) as near, os.scandir(near) as entries:
-            for entry in list(entries):
-                path = f"{directory}/{entry.name}" if directory else entry.name
-                is_directory = entry.is_dir(follow_symlinks=False)
-                if not ignores(path, is_directory):
-                    if is_directory:
+        with reach(f"{root}/{directory}" if directory else str(root)) as near:
+            ignored = []
+            with os.scandir(near) as entries:
+                for entry in entries:
+                    path = f"{directory}/{entry.name}" if directory else entry.name
+                    is_directory = entry.is_dir(follow_symlinks=False)
+                    if ignores(path, is_directory):
+                        ignored.append(entry)
+                    elif is_directory:
                         stack.append(path)
-                elif is_directory:
-                    removed += sum(len(files) for _, _, files in walk(entry.path))
-                    remove_tree(entry.path)
-                else:
-                    os.unlink(entry.path)
-                    removed += 1
+            removed += _remove(near, ignored) if ignored else 0
+    return removed
+
+
+def _remove(directory: str, ignored: list[os.DirEntry[str]]) -> int:
+    """Remove what lies in a directory, which looks as before afterwards; returns how many files."""
+    before = os.stat(directory)
+    writable = os.access(directory, os.W_OK | os.X_OK)
+    if not writable:
+        os.chmod(directory, 0o700)
+    removed = 0
+    for entry in ignored:
+        if entry.is_dir(follow_symlinks=False):
+            removed += sum(len(files) for _, _, files in walk(entry.path))
+            remove_tree(entry.path)
+        else:
+            os.unlink(entry.path)
+            removed += 1
+    if not writable:
+        os.chmod(directory, before.st_mode & 0o7777)
+    os.utime(directory, ns=(before.st_atime_ns, before.st_mtime_ns))
     return removed

@@ -94,6 +94,10 @@ class StagedTree:
 
     def move(self, root: Path) -> None:
         """Seal: move the tree and make it immutable. Called with the lock held."""
+        mode = os.stat(self.root).st_mode
+        if not mode & stat.S_IWUSR:
+            # A directory that changes its parent is written to, and no version keeps the mode of its top.
+            os.chmod(self.root, stat.S_IMODE(mode) | stat.S_IRWXU)
         os.rename(self.root, root)
         self.root = root
         self.sealed = True
@@ -460,6 +464,6 @@ def _usage(root: str) -> tuple[int, int]:
                         if stat.S_ISREG(found.st_mode):
                             files += 1
                             size_bytes += found.st_size
-        except FileNotFoundError:
-            continue
+        except (FileNotFoundError, PermissionError):
+            continue  # gone, or closed to its owner too: then no version can be made of it, and the commit says so
     return files, size_bytes

@@ -105,5 +105,23 @@ def test_session_of_an_ordinary_user(user: User, driver: str) -> None:
     assert "Read-only file system" in refused.stderr
     user.run("sh", "-c", "echo more > mnt/c/a/staging/more")
     eventually(lambda: user.run("test", "-d", "mnt/c/a/v1", check=False).returncode == 0, what="v1")
+    check_closed_directories(user)
     user.run(PROGRAM, "umount", "mnt")
     assert user.run("ls", "mnt").stdout == ""
+
+
+def check_closed_directories(user: User) -> None:
+    """C7, C9: directories that their owner may not write to are committed, rid of junk, and removed afterwards."""
+    user.run("mkdir", "closed")
+    user.run("sh", "-c", "mkdir closed/d && echo x | tee closed/d/f closed/d/junk.swp && chmod 555 closed/d closed")
+    user.run("mkdir", "-p", "mnt/c/closed")
+    user.run("cp", "-a", "closed/.", "mnt/c/closed/staging")
+    eventually(lambda: user.run("test", "-d", "mnt/c/closed/v0", check=False).returncode == 0, what="v0")
+    assert (
+        user.run("stat", "-c", "%a %Y", "mnt/c/closed/v0/d").stdout
+        == user.run("stat", "-c", "%a %Y", "closed/d").stdout
+    )
+    assert user.run("ls", "-A", "mnt/c/closed/v0/d").stdout == "f\n"
+    eventually(lambda: user.run("ls", "mnt/c/closed").stdout.split() == ["latest", "staging", "v0"])
+    left = user.run("sh", "-c", "ls -A store/staging/*/artifacts/c/closed").stdout.split()
+    assert set(left) <= {"staging"}

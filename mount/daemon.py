@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from artifactfs.errors import ArtifactError, StoreUnreachable
-from mount import logs, mounts
+from mount import logs, mounts, preflight
 from mount.processes import Process
 from mount.settings import MountSettings, SettingsError
 
@@ -127,6 +127,7 @@ class Daemon:
             driver = self._load_driver()
             vfs = self._build(manager, driver, stack)
             logger.info("mounting %s on %s, driver %s", logs.redact(settings.url), settings.mountpoint, driver.name)
+            preflight.take_mountpoint(settings)
             self._is_serving = True
             serving = threading.Thread(target=self._serve, args=(driver, vfs), name="serve", daemon=True)
             serving.start()

@@ -58,13 +58,14 @@ def in_background(settings: MountSettings) -> int:
     deadline = time.monotonic() + START_TIMEOUT_S
     read_fd, write_fd = os.pipe()
     try:
+        before = mounts.entry_at(settings.mountpoint)
         daemon = _spawn(settings, write_fd)
         os.close(write_fd)
         try:
             _await_report(daemon, read_fd, deadline, log_file)
             _await_answer(daemon, settings, deadline, log_file)
         except BaseException:
-            _clean_up(daemon, settings)
+            _clean_up(daemon, settings, before)
             raise
     finally:
         os.close(read_fd)
@@ -124,8 +125,8 @@ def _await_answer(
         raise StartFailed(f"another daemon (process {status.pid}) answers at {settings.mountpoint}; see {log_file}")
 
 
-def _clean_up(daemon: subprocess.Popen[bytes], settings: MountSettings) -> None:
-    """Leave nothing of a failed start behind."""
+def _clean_up(daemon: subprocess.Popen[bytes], settings: MountSettings, before: mounts.MountEntry | None) -> None:
+    """Leave nothing of a failed start behind; `before` is the dead mount that it found at the mountpoint."""
     daemon.terminate()
     try:
         daemon.wait(_FAILED_END_S)
@@ -133,7 +134,8 @@ def _clean_up(daemon: subprocess.Popen[bytes], settings: MountSettings) -> None:
         daemon.kill()
         daemon.wait()
     entry = mounts.entry_at(settings.mountpoint)
-    if entry is not None and entry.is_ours and client.liveness(settings.mountpoint) is client.Liveness.DEAD:
+    is_new = entry is not None and entry.is_ours and (before is None or entry.device != before.device)
+    if is_new and client.liveness(settings.mountpoint) is client.Liveness.DEAD:
         mounts.unmount(settings.mountpoint, lazy=True)
     record = mounts.read_record(settings.state_dir, settings.mountpoint)
     if record is not None and record.daemon.pid == daemon.pid:

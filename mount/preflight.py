@@ -1,7 +1,7 @@
 """What must hold before a mount is tried, each failure told in one line.
 
-Called by the mount command, in its own process, before the daemon is started; nothing here touches the store beyond
-looking where a local one lies. Threading: pure checks, no state.
+Called by the mount command, in its own process, before the daemon is started; `take_mountpoint` by the daemon. Nothing
+here touches the store beyond looking where a local one lies. Threading: pure checks, no state.
 """
 
 from __future__ import annotations
@@ -91,14 +91,34 @@ def _user_allow_other() -> bool:
 
 
 def check_mountpoint(mountpoint: Path) -> str | None:
-    """An empty directory with nothing mounted on it; a dead mount of ours is cleared away first.
+    """An empty directory with nothing mounted on it, or a dead mount of ours. Raises MountRefused.
 
-    Raises MountRefused. Returns what was cleared.
+    Returns what `take_mountpoint` is going to clear away.
     """
-    cleared = None
     entry = mounts.entry_at(mountpoint)
-    if entry is not None:
-        cleared = _clear_dead(entry)
+    if entry is None:
+        _check_empty(mountpoint)
+        return None
+    _check_dead(entry)
+    return f"cleared the dead mount of {entry.store} at {entry.mountpoint}, left by a daemon that was killed"
+
+
+def take_mountpoint(settings: MountSettings) -> None:
+    """Clear dead mounts away, at the last moment before the new one is made. Raises MountRefused.
+
+    Until then programs meet errors there: an empty directory would make a mirror job delete everything.
+    """
+    cleared = False
+    while (entry := mounts.entry_at(settings.mountpoint)) is not None:
+        _check_dead(entry)
+        mounts.unmount(entry.mountpoint, lazy=True)
+        cleared = True
+    if cleared:
+        _check_empty(settings.mountpoint)
+        check_apart(settings)
+
+
+def _check_empty(mountpoint: Path) -> None:
     try:
         names = os.listdir(mountpoint)
     except FileNotFoundError:
@@ -109,11 +129,10 @@ def check_mountpoint(mountpoint: Path) -> str | None:
         raise MountRefused(f"mountpoint {mountpoint} cannot be used: {error.strerror}") from error
     if names:
         raise MountRefused(f"mountpoint {mountpoint} is not empty (it holds {min(names)!r}); use an empty directory")
-    return cleared
 
 
-def _clear_dead(entry: mounts.MountEntry) -> str:
-    """Unmount what a killed daemon left. Raises MountRefused when the mount is alive or not ours."""
+def _check_dead(entry: mounts.MountEntry) -> None:
+    """Raises MountRefused when the mount is alive or not ours."""
     if not entry.is_ours:
         raise MountRefused(f"{entry.mountpoint} is a mount already: {entry.source} ({entry.fstype})")
     state = liveness(entry.mountpoint)
@@ -123,11 +142,6 @@ def _clear_dead(entry: mounts.MountEntry) -> str:
         raise MountRefused(
             f"{entry.mountpoint} is mounted already, with the store {entry.store}, but its daemon does not answer"
         )
-    mounts.unmount(entry.mountpoint, lazy=True)
-    beneath = mounts.entry_at(entry.mountpoint)
-    if beneath is not None:
-        _clear_dead(beneath)
-    return f"cleared the dead mount of {entry.store} at {entry.mountpoint}, left by a daemon that was killed"
 
 
 def check_apart(settings: MountSettings) -> None:

@@ -416,6 +416,21 @@ def test_killed_daemon_leaves_a_dead_mountpoint_and_the_next_mount_clears_it(mou
     assert (mount / "models/bert/staging/f").read_text() == "precious"
 
 
+def test_a_start_that_fails_leaves_the_dead_mountpoint(mount: Mount, prepare_mount: MakeMount):
+    """It is cleared when everything else is ready, so that programs meet errors there, and not an empty directory."""
+    mount.expect_warning("cannot go on")
+    mount.kill9()
+    marker = Path(mount.store, "artifactfs.json")
+    whole = marker.read_bytes()
+    marker.write_text('{"format": 99}')
+    with pytest.raises(AssertionError, match="99"):
+        mount.mount()
+    assert client.liveness(mount.path) is client.Liveness.DEAD
+    marker.chmod(0o600)
+    marker.write_bytes(whole)
+    mount.mount()
+
+
 def test_same_mountpoint_can_die_again_and_again(mount: Mount):
     for _ in range(3):
         mount.kill9()

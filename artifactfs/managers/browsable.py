@@ -6,12 +6,13 @@ downloading follow from it. Threading: as `managers.base` demands; nothing here 
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from artifactfs import names
 from artifactfs.catalog import Catalog, CatalogSource, catalog_key, source_of
@@ -27,6 +28,9 @@ from artifactfs.managers.base import (
 )
 from artifactfs.managers.commit_id import new_commit_id
 from artifactfs.manifest import Entry, Manifest
+
+if TYPE_CHECKING:
+    from artifactfs.objects.store import ObjectStore
 
 
 class BrowsableManager(ArtifactManager):
@@ -210,3 +214,41 @@ class BrowsableManager(ArtifactManager):
     def _source(self, info: VersionInfo, aliases: Mapping[str, str]) -> Any:
         mine = [alias for alias, version in aliases.items() if version == info.version]
         return source_of(self.url, info, self.storage_options, mine)
+
+
+class StoredManager(BrowsableManager):
+    """A manager of what lies below one path or fsspec URL. Pickles to what it was made from."""
+
+    def __init__(
+        self,
+        url: str,
+        store: ObjectStore,
+        collection: str,
+        single_writer: bool,
+        storage_options: Mapping[str, Any],
+    ) -> None:
+        """`store` is what was opened at `url`, with the rest. Raises InvalidName."""
+        super().__init__(collection)
+        self.store = store
+        self._made_from = url, single_writer, storage_options
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        url, single_writer, options = self._made_from
+        make = functools.partial(
+            type(self), url, collection=self.active_collection, single_writer=single_writer, **options
+        )
+        return make, ()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r}, collection={self.active_collection!r})"
+
+    @property
+    def storage_options(self) -> Mapping[str, Any]:
+        """What was given besides the URL."""
+        _, single_writer, options = self._made_from
+        return {**options, "single_writer": True} if single_writer else options
+
+    @property
+    def local_root(self) -> Path | None:
+        """The directory of a local store, None for others."""
+        return None if self.store.local_root is None else Path(self.store.local_root)

@@ -9,7 +9,6 @@ before it. Pickles to what it was made from.
 
 from __future__ import annotations
 
-import functools
 import os
 import threading
 import time
@@ -31,7 +30,7 @@ from artifactfs.errors import (
     VersionNotFound,
 )
 from artifactfs.managers.base import CommitResult, LocalRange, Progress, ReferenceOf, VersionInfo
-from artifactfs.managers.browsable import BrowsableManager
+from artifactfs.managers.browsable import StoredManager
 from artifactfs.manifest import Entry, EntryKind, Manifest
 from artifactfs.objects import layout
 from artifactfs.objects.commit import Commit, Committer
@@ -49,7 +48,7 @@ if TYPE_CHECKING:
 _MANIFEST_CACHE_BYTES = 256 << 20
 
 
-class FileSystemArtifactManager(BrowsableManager):
+class FileSystemArtifactManager(StoredManager):
     """Artifacts in the object layout below a local directory or at an fsspec URL.
 
     Names of collections and artifacts that somebody else put there and the rules forbid are shown percent-encoded, and
@@ -65,10 +64,9 @@ class FileSystemArtifactManager(BrowsableManager):
         else writes at the same time. `storage_options` go to the fsspec file system. Nothing is touched yet.
         Raises InvalidName.
         """
-        super().__init__(collection)
-        self._made_from = url, single_writer, storage_options
+        store = open_store(url, single_writer=single_writer, **storage_options)
+        super().__init__(url, store, collection, single_writer, storage_options)
         self.url = url if "://" in url else os.path.abspath(os.path.expanduser(url))
-        self.store = open_store(url, single_writer=single_writer, **storage_options)
         self._marker = StoreMarker(self.store)
         self._history = History(self.store)
         self._committer = Committer(self.store, self._history, self._load_manifest)
@@ -76,22 +74,6 @@ class FileSystemArtifactManager(BrowsableManager):
         self._manifests: LRUCache[str, Manifest] = LRUCache(
             _MANIFEST_CACHE_BYTES, getsizeof=lambda manifest: manifest.memory_bytes
         )
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        url, single_writer, options = self._made_from
-        make = functools.partial(
-            type(self), url, collection=self.active_collection, single_writer=single_writer, **options
-        )
-        return make, ()
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.url!r}, collection={self.active_collection!r})"
-
-    @property
-    def storage_options(self) -> Mapping[str, Any]:
-        """What was given besides the URL."""
-        _, single_writer, options = self._made_from
-        return {**options, "single_writer": True} if single_writer else options
 
     # -- the store --------------------------------------------------------------------------------------------------
 
@@ -106,11 +88,6 @@ class FileSystemArtifactManager(BrowsableManager):
         """When the store was made, nanoseconds since the epoch; None when it was not made yet."""
         marker = self._marker.read()
         return None if marker is None else marker.created
-
-    @property
-    def local_root(self) -> Path | None:
-        """The directory of a local store, None for others."""
-        return None if self.store.local_root is None else Path(self.store.local_root)
 
     @property
     def takes_references(self) -> bool:

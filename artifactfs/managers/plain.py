@@ -18,7 +18,6 @@ are made one at a time. May be made before a fork but not used before it. Pickle
 
 from __future__ import annotations
 
-import functools
 import os
 import threading
 import time
@@ -42,7 +41,7 @@ from artifactfs.errors import (
     VersionNotFound,
 )
 from artifactfs.managers.base import CommitResult, LocalRange, Progress, ReferenceOf, VersionInfo
-from artifactfs.managers.browsable import BrowsableManager
+from artifactfs.managers.browsable import StoredManager
 from artifactfs.managers.filesystem import open_store
 from artifactfs.manifest import Entry, EntryKind, Manifest
 from artifactfs.objects.commit import Commit
@@ -68,7 +67,7 @@ from artifactfs.plain.removal import remove_locally, remove_remotely
 SCHEME_PREFIX = "plain+"
 
 
-class PlainArtifactManager(BrowsableManager):
+class PlainArtifactManager(StoredManager):
     """Artifacts in squirrel's layout below a local directory or at an fsspec URL. See the module docstring.
 
     Names of collections and artifacts that the rules of `artifactfs.names` forbid are shown percent-encoded, and are
@@ -84,11 +83,10 @@ class PlainArtifactManager(BrowsableManager):
         at the same time. `storage_options` go to the fsspec file system. Nothing is touched yet.
         Raises InvalidName.
         """
-        super().__init__(collection)
         url = url.removeprefix(SCHEME_PREFIX)
-        self._made_from = url, single_writer, storage_options
+        store = open_store(url, single_writer=single_writer, **storage_options)
+        super().__init__(url, store, collection, single_writer, storage_options)
         self._single_writer = single_writer
-        self.store = open_store(url, single_writer=single_writer, **storage_options)
         root = self.store.local_root
         self.url = SCHEME_PREFIX + (url if root is None else f"file://{root}")
         self._history = PlainHistory(self.store)
@@ -98,28 +96,7 @@ class PlainArtifactManager(BrowsableManager):
         self._root_lock = threading.Lock()
         self._root_seen: tuple[int, int] | None = None
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        url, single_writer, options = self._made_from
-        make = functools.partial(
-            type(self), url, collection=self.active_collection, single_writer=single_writer, **options
-        )
-        return make, ()
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.url!r}, collection={self.active_collection!r})"
-
-    @property
-    def storage_options(self) -> Mapping[str, Any]:
-        """What was given besides the URL."""
-        _, single_writer, options = self._made_from
-        return {**options, "single_writer": True} if single_writer else options
-
     # -- the store --------------------------------------------------------------------------------------------------
-
-    @property
-    def local_root(self) -> Path | None:
-        """The directory of a local store, None for others."""
-        return None if self.store.local_root is None else Path(self.store.local_root)
 
     @property
     def staging_root(self) -> Path | None:

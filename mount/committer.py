@@ -340,8 +340,7 @@ class Committer:
             if lasting:
                 record.state = CommitState.BLOCKED
             else:
-                delay_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(record.attempts - 1, 20))
-                record.state, record.next_retry = CommitState.RETRYING, time.time() + delay_s * random.uniform(0.5, 1.0)
+                record.state, record.next_retry = CommitState.RETRYING, time.time() + retry_delay_s(record.attempts)
             try:
                 pending.save()
             except OSError as unsaved:
@@ -357,6 +356,11 @@ class Committer:
                 reason,
                 exc_info=None if expected else error,
             )
+
+
+def retry_delay_s(attempts: int) -> float:
+    """How long to wait after so many failures: twice as long each time up to a bound, and not at the same moment."""
+    return min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(attempts - 1, 20)) * random.uniform(0.5, 1.0)
 
 
 def _ignored_note(ignored: int, before: str = "") -> str:

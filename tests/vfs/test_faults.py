@@ -334,6 +334,66 @@ def test_other_artifacts_go_on(stage: Stage) -> None:
     assert drive.readlink(f"{LABEL}/pending.1/link") == "/outside"
 
 
+def test_artifacts_are_committed_beside_each_other(stage: Stage) -> None:
+    """C6: different artifacts at the same time, up to a bound, and those of one in their order."""
+    drive = stage.open()
+    labels = [f"c/{name}" for name in "abcdef"]
+    stage.faulty.arm("commit_tree", When.HANG, FAULTS["timeout"].error)
+    drive.mkdir("c")
+    for label, number in itertools.product(labels, range(2)):
+        if number == 0:
+            drive.mkdir(label)
+        drive.write(f"{label}/staging/f", f"{label} {number}".encode())
+        drive.seal(label)
+
+    def under_way() -> list[list[CommitState]]:
+        return [[p.state for p in drive.state(label).pending] for label in labels]
+
+    eventually(lambda: [states[0] for states in under_way()].count(CommitState.COMMITTING) == committer.MAX_JOBS)
+    assert [states[1] for states in under_way()] == [CommitState.SEALED] * len(labels)
+    stage.faulty.heal()
+    for label in labels:
+        eventually(lambda label=label: drive.is_idle(label))
+        assert [drive.read(f"{label}/v{number}/f") for number in range(2)] == [
+            f"{label} {number}".encode() for number in range(2)
+        ]
+
+
+def test_a_name_that_the_store_refuses(tmp_path: Path) -> None:
+    """C6: it blocks the commit, with the name in the reason; under another name the files are a version."""
+    url = f"plain+memory://{tmp_path.name}"
+    settings = MountSettings(
+        url,
+        tmp_path / "mnt",
+        commit_after_s=None,
+        refresh_s=0.0,
+        state_dir=tmp_path / "state",
+        cache_dir=tmp_path / "cache",
+        min_free_bytes=0,
+    )
+    with DirectDrive(artifactfs.connect(url, single_writer=True), settings) as drive:
+        drive.mkdir("c")
+        drive.mkdir(LABEL)
+        name = os.fsdecode(b"no-utf8-\xff")
+        drive.write(f"{LABEL}/staging/{name}", b"x")
+        drive.seal(LABEL)
+        [pending] = eventually(lambda: [p for p in drive.state(LABEL).pending if p.state is CommitState.BLOCKED])
+        assert "is not named in UTF-8" in (pending.error or "")
+        assert drive.read(f"{LABEL}/pending.1/{name}") == b"x"
+        assert drive.versions(LABEL) == []
+        drive.write(f"{LABEL}/staging/name", drive.read(f"{LABEL}/pending.1/{name}"))
+        drive.setxattr(f"{LABEL}/pending.1", control.DISCARD, b"1")
+        assert drive.commit(LABEL).version == "v0"
+
+
+def test_waiting_between_attempts() -> None:
+    """C6: longer each time, at most 5 minutes, for as many attempts as it takes, and not all at the same moment."""
+    delays = [[committer.retry_delay_s(attempts) for _ in range(50)] for attempts in (1, 2, 3, 9, 10, 100, 10**6)]
+    longest = [1.0, 2.0, 4.0, 256.0, 300.0, 300.0, 300.0]
+    for some, bound in zip(delays, longest, strict=True):
+        assert bound / 2 <= min(some) < max(some) <= bound
+
+
 def test_bytes_by_reference_that_cannot_be_read(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """C6, C7: where the manager takes no references, bytes are read for the commit; that failing loses nothing."""
     drive = stage.open()

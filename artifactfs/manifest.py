@@ -296,6 +296,10 @@ class Manifest:
         """The length of the entry at a position; cheaper than the whole entry."""
         return self._sizes[index]
 
+    def path(self, index: int) -> str:
+        """Where the entry at a position lies; cheaper than the whole entry. Raises IndexError."""
+        return os.fsdecode(self._paths[index])
+
     def index(self, path: str) -> int | None:
         """The position of `path`, None when no entry has it. Stable for the life of the version."""
         raw = os.fsencode(path)

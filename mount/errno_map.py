@@ -21,6 +21,7 @@ _TABLE: tuple[tuple[type[BaseException], int], ...] = (
     (drive.NoRoom, errno.ENOSPC),
     (drive.NothingStaged, errno.ENODATA),
     (drive.NoSuchAttribute, errno.ENODATA),
+    (drive.AttributeTooLong, errno.ERANGE),
     (drive.NoSuchOffset, errno.ENXIO),
     (drive.AttributeUnsupported, errno.ENOTSUP),
     (store.InvalidName, errno.EINVAL),
@@ -42,6 +43,13 @@ _TABLE: tuple[tuple[type[BaseException], int], ...] = (
     (FileNotFoundError, errno.ENOENT),
     (FileExistsError, errno.EEXIST),
 )
+
+
+# Answers that the kernel gives a meaning of its own.
+NEVER_ASK_AGAIN = errno.ENOSYS
+INTERRUPTED = errno.EINTR
+BAD_MESSAGE = errno.EINVAL
+UNKNOWN_PROTOCOL = errno.EPROTO
 
 
 def errno_of(error: BaseException) -> int:

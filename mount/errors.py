@@ -12,6 +12,7 @@
         ├── NoRoom               the staging disk keeps the rest of its room for others
         ├── NothingStaged        a commit or discard of an empty staging
         ├── NoSuchAttribute      an extended attribute that is not there
+        ├── AttributeTooLong     the value of an extended attribute is longer than the room given for it
         ├── NoSuchOffset         looking for data past the end of a file
         └── AttributeUnsupported an extended attribute that cannot be kept
 """
@@ -55,6 +56,10 @@ class NothingStaged(DriveError):
 
 class NoSuchAttribute(DriveError):
     """The extended attribute is not there."""
+
+
+class AttributeTooLong(DriveError):
+    """The value of an extended attribute does not fit into the room given for it."""
 
 
 class NoSuchOffset(DriveError):

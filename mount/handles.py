@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 COPY_BYTES = 16 << 20
 # About 200 bytes each.
 _REMEMBERED_CHECKS = 250_000
+IS_ROOT = os.geteuid() == 0
 
 
 class _Descriptor:
@@ -330,6 +331,12 @@ class StagedFile:
         """fchmod(2). Raises OSError."""
         self.tree.touch()
         os.fchmod(self.fd, mode)
+
+    def chown(self, uid: int, gid: int) -> None:
+        """fchown(2), with the arguments of `StagedTree.chown`. Raises OSError."""
+        self.tree.touch()
+        if IS_ROOT:
+            os.fchown(self.fd, uid, gid)
 
     def utime(self, times_ns: tuple[int | None, int | None] | None) -> None:
         """futimens(2), with the arguments of `StagedTree.utime`. Raises OSError."""

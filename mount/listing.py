@@ -68,6 +68,7 @@ class Listing:
         self._manager = manager
         self._memory = memory
         self._pool = ThreadPoolExecutor(_THREADS, "list")
+        self._refresh_s = refresh_s
         self._lock = threading.Lock()
         self._fresh: TTLCache[Key, Any] = TTLCache(_CACHED_LISTINGS, refresh_s, timer=time.monotonic)
         self._known: LRUCache[Key, Any] = LRUCache(_CACHED_LISTINGS)
@@ -116,6 +117,18 @@ class Listing:
         found[names.LATEST] = versions[-1]
         return found
 
+    def lifetime_s(self, collection: str | None = None, artifact: str | None = None) -> float:
+        """Seconds until one of the listings that lead there is asked for again; 0 when none is known."""
+        keys = (
+            ("collections",),
+            ("artifacts", collection or ""),
+            ("versions", collection or "", artifact or ""),
+            ("aliases", collection or "", artifact or ""),
+        )
+        with self._lock:
+            kept = [entry for key in keys if (entry := self._fresh.get(key)) is not None]
+        return max(0.0, min((expires for _, expires in kept), default=0.0) - time.monotonic())
+
     def forget(self, collection: str, artifact: str) -> None:
         """Ask the store again for everything that a change of this artifact touches."""
         with self._lock:
@@ -133,7 +146,7 @@ class Listing:
         with self._lock:
             # Not asked with "in" first: it may expire between the two.
             with contextlib.suppress(KeyError):
-                return cast(Value, self._fresh[key])
+                return cast(Value, self._fresh[key][0])
             under_way = self._under_way.get(key)
             mine: Future[Any] | None = None
             if under_way is None:
@@ -160,7 +173,7 @@ class Listing:
         except FutureTimeout:
             self._note_unreachable(f"it took more than {PATIENCE_S:.0f} s to list {key}")
             with self._lock:
-                self._fresh[key] = known
+                self._fresh[key] = known, time.monotonic() + self._refresh_s
             return known
 
     def _fly(self, key: Key, fetch: Callable[[], Any], mine: Future[Any]) -> None:
@@ -174,7 +187,7 @@ class Listing:
         current = self._end(key, mine)
         with self._lock:
             if current:
-                self._fresh[key] = value
+                self._fresh[key] = value, time.monotonic() + self._refresh_s
             self._known[key] = value
         mine.set_result(value)
         if is_news and current and self._memory is not None:

@@ -16,7 +16,7 @@ import platformdirs
 from artifactfs.content.cache import DEFAULT_SIZE_BYTES, default_cache_dir
 from artifactfs.content.fetching import READ_TIMEOUT_S
 
-DRIVERS = ("auto", "libfuse")
+DRIVERS = ("auto", "kernel", "libfuse")
 MAX_SECONDS = 10 * 365 * 86400.0
 
 

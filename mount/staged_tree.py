@@ -21,7 +21,7 @@ from artifactfs.longpaths import reach, walk
 from mount import disk
 from mount.errno_map import is_attribute_too_long, is_no_attribute, is_too_long
 from mount.errors import Stale
-from mount.handles import StagedFile, set_times
+from mount.handles import IS_ROOT, StagedFile, set_times
 from mount.references import Reference, References, referred_entry
 from mount.room import DiskRoom
 from mount.tree import Caller, Dirent, join
@@ -29,7 +29,6 @@ from mount.tree import Caller, Dirent, join
 # With these alone and the access mode, what a program asks for is opened. O_APPEND is left out: the kernel gives the
 # offset of every write, and a descriptor in append mode would ignore it.
 _ALWAYS = os.O_NOFOLLOW | os.O_CLOEXEC
-_IS_ROOT = os.geteuid() == 0
 PERMISSIONS = 0o7777
 
 
@@ -63,6 +62,11 @@ class StagedTree:
         self._changed = changed
         self._handles: set[StagedFile] = set()
         self._usage: tuple[int, tuple[int, int]] | None = None
+
+    @property
+    def lock(self) -> threading.Condition:
+        """Held while names change; who holds it can rely on a path. Re-entrant."""
+        return self._changed
 
     def touch(self) -> None:
         """Note a change: the quiet time starts again."""
@@ -377,7 +381,7 @@ class StagedTree:
     def chown(self, path: str, uid: int, gid: int) -> None:
         """lchown(2) where the daemon may; accepted and not kept elsewhere, as a version keeps no owner."""
         with self._changing(), reach(self.disk_path(path)) as place:
-            if _IS_ROOT:
+            if IS_ROOT:
                 os.lchown(place, uid, gid)
 
     def utime(self, path: str, times_ns: tuple[int | None, int | None] | None) -> None:
@@ -400,7 +404,7 @@ class StagedTree:
 
         Permissions come after this, because a change of the owner takes setuid and setgid bits away.
         """
-        if not _IS_ROOT:
+        if not IS_ROOT:
             return
         directory = self.stat(path.rpartition("/")[0])
         gid = directory.st_gid if directory.st_mode & stat.S_ISGID else caller.gid

@@ -14,14 +14,14 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from artifactfs import names
 from artifactfs.errors import InvalidName
 from artifactfs.managers.base import ArtifactManager
 from artifactfs.manifest import EntryKind
-from mount import attributes
+from mount import attributes, disk
 from mount.committer import Committer
 from mount.control import Status
 from mount.errors import CrossTree, NotPermitted, ReadOnly, Stale
@@ -85,6 +85,8 @@ class Vfs:
         self.listing = Listing(manager, settings.refresh_s, self._memory)
         self.reader = VersionReader(manager, settings) if area is None else area.reader
         self._finder = Finder(manager, self.listing, area, self._memory)
+        self.on_change: Callable[[Artifact], None] = lambda artifact: None
+        """Set by the driver; called in a committer's thread, with no lock held, when a version or an alias appeared."""
 
     def close(self) -> None:
         """Let go of open descriptors, and fetch nothing more."""
@@ -112,8 +114,9 @@ class Vfs:
         return self._finder.staging_of(node)
 
     def on_commit(self, collection: str, artifact: str) -> None:
-        """A version was committed here: the next listing shows it."""
+        """A version was committed here: the next listing shows it, and what a driver's caller believes is put right."""
         self.listing.forget(collection, artifact)
+        self.on_change(Artifact(collection, artifact))
 
     def _writable(self, node: Node, doing: str) -> StagedNode:
         """`node` when it is in staging; raises ReadOnly with the reason otherwise, which is logged."""
@@ -138,6 +141,23 @@ class Vfs:
             attrs = self._disk_attrs(os.fstat(handle.fd))
             return attrs._replace(blocks=_full_blocks(attrs)) if handle.is_reference else attrs
         return self._version_attrs(handle.node)
+
+    def getattr_of_fd(self, fd: int) -> Attrs:
+        """What fstat(2) tells of a staged file that a descriptor stands for. Raises OSError."""
+        return self._disk_attrs(os.fstat(fd))
+
+    def lifetime_s(self, node: Node) -> float:
+        """For how many seconds a name in the root, a collection or an artifact leads where it was found to lead.
+
+        Changes made through this mount are told by `on_change` before.
+        """
+        if isinstance(node, VersionNode):
+            return self.listing.lifetime_s(node.version.info.collection, node.version.info.artifact)
+        if isinstance(node, (Alias, StagedNode)):
+            return self.listing.lifetime_s(node.artifact.collection, node.artifact.name)
+        if isinstance(node, Artifact):
+            return self.listing.lifetime_s(node.collection, node.name)
+        return self.listing.lifetime_s(node.name if isinstance(node, Collection) else None)
 
     def getattr(self, node: Node) -> Attrs:
         """What stat(2) tells of a node. Raises OSError (in staging)."""
@@ -228,6 +248,11 @@ class Vfs:
         fields = list(found)
         fields[3] = fields[4] = usable  # f_bfree, f_bavail
         return os.statvfs_result(fields)
+
+    def sync(self) -> None:
+        """Make everything staged durable. Raises OSError."""
+        if self.area is not None:
+            disk.sync_filesystem(self.area.root)
 
     # -- directories ------------------------------------------------------------------------------------------------
 

@@ -27,6 +27,8 @@ RESERVED = {
         "mount/commands/",
         "mount/mounts.py",
         "mount/preflight.py",
+        "mount/drivers/kernel/channel.py",
+        "mount/drivers/kernel/mounting.py",
         "artifactfs/objects/",
     ),
 }

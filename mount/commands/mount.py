@@ -73,7 +73,7 @@ def size(text: str) -> int:
 @click.option("--gid", type=int, help="Group that is shown.  [default: yours]")
 @click.option("--umask", type=octal, metavar="OCTAL", help="Permission bits to hide.  [default: 000]")
 @click.option("--state-dir", type=click.Path(), help="Place of logs, records and what is staged for remote stores.")
-@click.option("--driver", help="auto or libfuse.  [default: auto]")
+@click.option("--driver", help="auto, kernel (the native one) or libfuse.  [default: auto]")
 @click.option(
     "--storage-option",
     "options",

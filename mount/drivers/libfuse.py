@@ -18,7 +18,6 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import itertools
-import logging
 import os
 import re
 import stat
@@ -26,18 +25,15 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, NoReturn
 
-from artifactfs.errors import NotFound
 from mount import control
 from mount.drivers import DriverUnavailable
-from mount.errno_map import errno_of, is_expected
+from mount.drivers.failures import errno_after
 from mount.errors import NoSuchAttribute
 from mount.handles import Handle, StagedFile
 from mount.settings import MountSettings
 from mount.staged_tree import StagedTree
 from mount.tree import ROOT_INO, Attrs, Caller, Dirent, Node, StagedNode
 from mount.vfs import Vfs
-
-logger = logging.getLogger(__name__)
 
 # Long enough for a program that asks for the same names again and again; every commit on request waits for it.
 TIMEOUT_S = 0.2
@@ -190,17 +186,7 @@ def _translating(mfusepy: Any, name: str, request: Callable[..., Any]) -> Callab
 
 
 def _fail(mfusepy: Any, name: str, args: tuple[Any, ...], error: Exception) -> NoReturn:
-    number = errno_of(error)
-    if not is_expected(error):
-        logger.error("%s %s: unexpected error", name, args[1:3], exc_info=error)
-    elif not isinstance(error, (NotFound, NoSuchAttribute)) and logger.isEnabledFor(logging.DEBUG):
-        logger.debug("%s %s: %s", name, args[1:3], error)
-    if number == _EIO and is_expected(error):
-        logger.error("%s %s: %s", name, args[1:3], error)
-    raise mfusepy.FuseOSError(number) from error
-
-
-_EIO = errno_of(Exception())
+    raise mfusepy.FuseOSError(errno_after(error, name, args[1:3])) from error
 
 
 def _split(path: str) -> tuple[str, str]:

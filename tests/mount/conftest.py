@@ -15,7 +15,7 @@ MakeMount = Callable[..., Mount]
 _LOG_LINES_SHOWN = 200
 
 
-@pytest.fixture(scope="session", params=["libfuse"])
+@pytest.fixture(scope="session", params=["kernel", "libfuse"])
 def driver(request: pytest.FixtureRequest) -> str:
     """Every driver in turn."""
     return str(request.param)

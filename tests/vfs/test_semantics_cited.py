@@ -11,12 +11,17 @@ import mount
 
 SEMANTICS = Path(mount.__file__).with_name("SEMANTICS.md")
 TESTS = Path(__file__).parents[1]
-_CLAUSE = re.compile(r"\b[NVSCO][0-9]+\b")
+_CLAUSE = re.compile(r"\b[NVSCOD][0-9]+\b")
 
 
 def cited() -> Iterator[tuple[str, str]]:
     """(clause, where) for the docstrings of tests and scenarios."""
-    for path in (*TESTS.glob("mount/*.py"), *TESTS.glob("vfs/*.py"), *TESTS.glob("scenarios/*.py")):
+    for path in (
+        *TESTS.glob("mount/*.py"),
+        *TESTS.glob("kernel/*.py"),
+        *TESTS.glob("vfs/*.py"),
+        *TESTS.glob("scenarios/*.py"),
+    ):
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.FunctionDef):
                 continue

@@ -1,0 +1,28 @@
+"""From a failed request to the errno that the program gets, and what of it goes into the log.
+
+Shared by the drivers. Threading: no state, safe from any thread.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from artifactfs.errors import NotFound
+from mount.errno_map import errno_of, is_expected
+from mount.errors import NoSuchAttribute
+
+logger = logging.getLogger("mount.drivers")
+
+_EIO = errno_of(Exception())
+
+
+def errno_after(error: Exception, request: str, about: object) -> int:
+    """The errno for `error`; a defect is logged with its traceback, an I/O error with its message."""
+    number = errno_of(error)
+    if not is_expected(error):
+        logger.error("%s %s: unexpected error", request, about, exc_info=error)
+    elif number == _EIO:
+        logger.error("%s %s: %s", request, about, error)
+    elif logger.isEnabledFor(logging.DEBUG) and not isinstance(error, (NotFound, NoSuchAttribute, FileNotFoundError)):
+        logger.debug("%s %s: %s", request, about, error)
+    return number

@@ -1,0 +1,96 @@
+"""The connection to the kernel: requests in, replies and notifications out, files lent for passthrough.
+
+A message is one read or one write of the device. Neighbours: `mounting` makes the descriptor, `session` reads
+requests, `notifier` sends notifications. Threading: the kernel allows every call from any thread at once; there is no
+state here but the descriptor.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from typing import Any
+
+from mount.drivers.kernel import protocol
+
+# What becomes of the device at the end: unmounted, or aborted (FUSE_ABORT_ERROR was asked for).
+_ENDED = (errno.ENODEV, errno.ECONNABORTED)
+# The kernel gave up the request meanwhile.
+_GIVEN_UP = (errno.ENOENT, errno.EINTR)
+# A notification about something the kernel does not have in its caches (any more), or has in use (a deleted entry).
+_NOT_CACHED = (errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY, errno.EBUSY)
+
+_header = protocol.fuse_out_header.pack
+_HEADER_BYTES = protocol.fuse_out_header.size
+
+
+class Channel:
+    """See the module docstring. Owns the descriptor."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def close(self) -> None:
+        """Let go of the connection; the kernel ends it when nobody else holds it."""
+        os.close(self.fd)
+
+    def receive(self, buffers: list[bytearray]) -> int:
+        """Wait for a request and put it into the one buffer; its length, 0 when there will be none any more.
+
+        Raises OSError.
+        """
+        while True:
+            try:
+                return os.readv(self.fd, buffers)
+            except OSError as error:
+                if error.errno in _ENDED:
+                    return 0
+                if error.errno not in _GIVEN_UP:
+                    raise
+
+    def reply(self, unique: int, body: bytes) -> None:
+        """Answer a request with one buffer."""
+        self._send((_header(_HEADER_BYTES + len(body), 0, unique), body))
+
+    def reply_parts(self, unique: int, parts: list[Any]) -> None:
+        """Answer with several buffers, which are not copied together."""
+        size = _HEADER_BYTES + sum(map(len, parts))
+        self._send((_header(size, 0, unique), *parts))
+
+    def fail(self, unique: int, number: int) -> None:
+        """Answer with an errno (positive)."""
+        self._send((_header(_HEADER_BYTES, -number, unique),))
+
+    def _send(self, parts: tuple[Any, ...]) -> None:
+        try:
+            os.writev(self.fd, parts)
+        except OSError as error:
+            if error.errno not in _GIVEN_UP and error.errno not in _ENDED:
+                raise
+
+    # -- notifications -------------------------------------------------------------------------------------------------
+
+    def notify(self, code: int, *parts: bytes) -> bool:
+        """Send one; False when the kernel has nothing cached that it concerns. May block. Raises OSError."""
+        size = _HEADER_BYTES + sum(map(len, parts))
+        try:
+            os.writev(self.fd, (_header(size, code, 0), *parts))
+        except OSError as error:
+            if error.errno in _NOT_CACHED or error.errno in _ENDED:
+                return False
+            raise
+        return True
+
+    # -- passthrough ---------------------------------------------------------------------------------------------------
+
+    def open_backing(self, fd: int) -> int:
+        """Lend an open file to the kernel; the id to name it by. The descriptor may be closed. Raises OSError."""
+        number: int = fcntl.ioctl(
+            self.fd, protocol.FUSE_DEV_IOC_BACKING_OPEN, bytearray(protocol.fuse_backing_map.pack(fd, 0, 0))
+        )
+        return number
+
+    def close_backing(self, number: int) -> None:
+        """Take a lent file back; files open with it go on. Raises OSError."""
+        fcntl.ioctl(self.fd, protocol.FUSE_DEV_IOC_BACKING_CLOSE, bytearray(number.to_bytes(4, "little")))

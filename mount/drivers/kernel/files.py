@@ -1,0 +1,176 @@
+"""Requests about open files.
+
+Threading: called from any worker; several at once on one file. Data of WRITE is taken from the worker's buffer
+without a copy.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import Any
+
+from mount.drivers.kernel import protocol
+from mount.drivers.kernel.context import Context, OpenFile, Request
+from mount.drivers.kernel.protocol import (
+    FOPEN_KEEP_CACHE,
+    FOPEN_NOFLUSH,
+    FUSE_FSYNC_FDATASYNC,
+    FUSE_OPEN_KILL_SUIDGID,
+    FUSE_WRITE_KILL_SUIDGID,
+    Malformed,
+)
+from mount.drivers.kernel.staged_inodes import StagedInode
+from mount.handles import Handle, StagedFile
+from mount.tree import StagedNode
+
+_open_in = protocol.fuse_open_in
+_read_in = protocol.fuse_read_in
+_write_in = protocol.fuse_write_in
+_open_out = protocol.fuse_open_out.pack
+_write_out = protocol.fuse_write_out.pack
+
+# More than any program reads or writes at once, but no more than a reply can tell.
+_MOST_COPIED = 0x7FFFF000
+
+
+class Files:
+    """See the module docstring."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._vfs = context.vfs
+        self._inodes = context.inodes
+
+    # -- opening and closing -------------------------------------------------------------------------------------------
+
+    def open(self, request: Request) -> bytes:
+        """FUSE_OPEN."""
+        flags, open_flags = _open_in.read(request.body)
+        inode = self._context.staged_inode(request.nodeid)
+        if inode is None:
+            handle = self._vfs.open(self._inodes.node(request.nodeid), flags)
+            return _open_out(self._add(handle, None), FOPEN_KEEP_CACHE | FOPEN_NOFLUSH, 0)
+        staged = self._open_staged(inode, flags)
+        if open_flags & FUSE_OPEN_KILL_SUIDGID:
+            drop_set_ids(staged)
+        return self._opened(staged, inode)
+
+    def _open_staged(self, inode: StagedInode, flags: int) -> StagedFile:
+        context = self._context
+        tree = inode.anchor.tree
+        with tree.lock:
+            handle: Handle
+            if inode.fd is not None:
+                handle = tree.reopen(inode.fd, flags)
+            else:
+                handle = self._vfs.open(context.checked_node(inode), flags)
+        assert isinstance(handle, StagedFile)
+        if handle.writable:
+            # What the kernel was told before may be believed no longer: mapped memory changes a file unseen.
+            context.forget_attrs(inode)
+        return handle
+
+    def create(self, request: Request) -> bytes:
+        """FUSE_CREATE: the node is the directory."""
+        context = self._context
+        flags, mode, _, open_flags = protocol.fuse_create_in.read(request.body)
+        name = request.name(protocol.fuse_create_in.size)
+        parent = self._inodes.node(request.nodeid)
+        if not isinstance(parent, StagedNode):
+            self._vfs.create(parent, name, flags, mode, request.caller)
+            raise Malformed("a file outside staging")
+        with parent.tree.lock:
+            spot = context.spot(request.nodeid)
+            _, handle = self._vfs.create(spot.node, name, flags, mode, request.caller)
+            try:
+                inode, entry = context.staged_entry(spot, name, open_for_writing=handle.writable)
+            except BaseException:
+                handle.close()
+                raise
+        if open_flags & FUSE_OPEN_KILL_SUIDGID:
+            drop_set_ids(handle)
+        return entry + self._opened(handle, inode)
+
+    def _opened(self, handle: StagedFile, inode: StagedInode) -> bytes:
+        """What is in the page cache of a staged file stays true too: every change of it goes through the kernel."""
+        flags = FOPEN_KEEP_CACHE if handle.writable else FOPEN_KEEP_CACHE | FOPEN_NOFLUSH
+        self._inodes.staged.opened(inode, handle)
+        return _open_out(self._add(handle, inode), flags, 0)
+
+    def _add(self, handle: Handle, inode: StagedInode | None) -> int:
+        number = next(self._context.numbers)
+        self._context.files[number] = OpenFile(handle, inode)
+        return number
+
+    def flush(self, request: Request) -> bytes:
+        """FUSE_FLUSH: what was written is on disk already; that this is answered tells the program that we live."""
+        return b""
+
+    def release(self, request: Request) -> bytes:
+        """FUSE_RELEASE."""
+        number, *_ = protocol.fuse_release_in.read(request.body)
+        file = self._context.files.pop(number, None)
+        if file is not None:
+            self._context.close_file(file)
+        return b""
+
+    # -- bytes ---------------------------------------------------------------------------------------------------------
+
+    def read(self, request: Request) -> Any:
+        """FUSE_READ."""
+        number, offset, size, *_ = _read_in.read(request.body)
+        return self._context.file(number).handle.read(size, offset)
+
+    def write(self, request: Request) -> bytes:
+        """FUSE_WRITE. Raises OSError (ENOSPC …)."""
+        number, offset, size, flags, *_ = _write_in.read(request.body)
+        data = request.body[_write_in.size :]
+        if len(data) != size:
+            raise Malformed(f"{len(data)} bytes to write, {size} were announced")
+        handle = self._context.staged_file(number)
+        if flags & FUSE_WRITE_KILL_SUIDGID:
+            drop_set_ids(handle)
+        return _write_out(handle.write(data, offset), 0)
+
+    def fsync(self, request: Request) -> bytes:
+        """FUSE_FSYNC. Raises OSError."""
+        number, flags, _ = protocol.fuse_fsync_in.read(request.body)
+        handle = self._context.file(number).handle
+        if isinstance(handle, StagedFile):
+            handle.fsync(bool(flags & FUSE_FSYNC_FDATASYNC))
+        return b""
+
+    def fallocate(self, request: Request) -> bytes:
+        """FUSE_FALLOCATE. Raises OSError."""
+        number, offset, size, mode, _ = protocol.fuse_fallocate_in.read(request.body)
+        self._context.staged_file(number).fallocate(mode, offset, size)
+        return b""
+
+    def lseek(self, request: Request) -> bytes:
+        """FUSE_LSEEK: SEEK_DATA and SEEK_HOLE, the kernel does the others. Raises NoSuchOffset."""
+        number, offset, whence, _ = protocol.fuse_lseek_in.read(request.body)
+        return protocol.fuse_lseek_out.pack(self._context.file(number).handle.seek(offset, whence))
+
+    def copy_file_range(self, request: Request) -> bytes:
+        """FUSE_COPY_FILE_RANGE."""
+        return _write_out(self._copy(request), 0)
+
+    def copy_file_range_64(self, request: Request) -> bytes:
+        """FUSE_COPY_FILE_RANGE_64."""
+        return protocol.fuse_copy_file_range_out.pack(self._copy(request))
+
+    def _copy(self, request: Request) -> int:
+        number, offset, _, to, to_offset, size, _ = protocol.fuse_copy_file_range_in.read(request.body)
+        source = self._context.file(number).handle
+        return self._context.staged_file(to).copy_from(source, offset, to_offset, min(size, _MOST_COPIED))
+
+
+def drop_set_ids(handle: StagedFile) -> None:
+    """As a local disk does when somebody without CAP_FSETID writes (FUSE_HANDLE_KILLPRIV_V2). Raises OSError."""
+    mode = stat.S_IMODE(os.fstat(handle.fd).st_mode)
+    kept = mode & ~stat.S_ISUID
+    if mode & stat.S_IXGRP:
+        kept &= ~stat.S_ISGID
+    if kept != mode:
+        handle.chmod(kept)

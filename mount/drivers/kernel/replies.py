@@ -1,0 +1,117 @@
+"""The bodies of replies that tell of files: attributes, entries, room. And how long the kernel may believe them.
+
+Pure, safe from any thread.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from mount.drivers.kernel import protocol
+from mount.tree import Attrs
+
+BLOCK_BYTES = 4096
+"""st_blksize: what programs should read at a time at least."""
+
+_NS = 1_000_000_000
+_STATX_BASIC_STATS = 0x7FF  # <linux/stat.h>
+
+_attr_out = protocol.fuse_attr_out.pack
+_entry_out = protocol.fuse_entry_out.pack
+
+
+class Validity(NamedTuple):
+    """How long an answer stays true."""
+
+    seconds: int
+    nanoseconds: int
+
+    @classmethod
+    def of(cls, seconds: float) -> Validity:
+        """From seconds ≥ 0."""
+        return cls(int(seconds), int(seconds % 1 * _NS))
+
+
+NOT_AT_ALL = Validity(0, 0)
+FOREVER = Validity(1 << 32, 0)
+"""Until the kernel is told otherwise."""
+
+
+def attr(a: Attrs) -> tuple[int, ...]:
+    """The fields of fuse_attr."""
+    mtime, mtime_ns = divmod(a.mtime_ns, _NS)
+    ctime, ctime_ns = (mtime, mtime_ns) if a.ctime_ns == a.mtime_ns else divmod(a.ctime_ns, _NS)
+    atime, atime_ns = (mtime, mtime_ns) if a.atime_ns == a.mtime_ns else divmod(a.atime_ns, _NS)
+    # Times before 1970 are negative; the kernel takes the 64 bits as signed.
+    return (
+        a.ino,
+        a.size_bytes,
+        a.blocks,
+        atime & 0xFFFFFFFFFFFFFFFF,
+        mtime & 0xFFFFFFFFFFFFFFFF,
+        ctime & 0xFFFFFFFFFFFFFFFF,
+        atime_ns,
+        mtime_ns,
+        ctime_ns,
+        a.mode,
+        a.nlink,
+        a.uid,
+        a.gid,
+        protocol.encode_device(a.rdev) if a.rdev else 0,
+        BLOCK_BYTES,
+        0,
+    )
+
+
+def attr_out(attrs: Attrs, valid: Validity) -> bytes:
+    """The reply to GETATTR and SETATTR."""
+    return _attr_out(*valid, 0, *attr(attrs))
+
+
+def entry_out(nodeid: int, attrs: Attrs, entry_valid: Validity, attr_valid: Validity) -> bytes:
+    """The reply to LOOKUP and what makes files. Node ids are never used twice, so the generation is always 0."""
+    return _entry_out(
+        nodeid,
+        0,
+        entry_valid.seconds,
+        attr_valid.seconds,
+        entry_valid.nanoseconds,
+        attr_valid.nanoseconds,
+        *attr(attrs),
+    )
+
+
+NO_ENTRY = bytes(protocol.fuse_entry_out.size)
+"""In READDIRPLUS: nothing is told of this entry but its name."""
+
+
+def negative_entry(valid: Validity) -> bytes:
+    """The reply to LOOKUP of a name that does not exist and will not for that time."""
+    return _entry_out(0, 0, valid.seconds, 0, valid.nanoseconds, 0, *([0] * 16))
+
+
+def statx_out(a: Attrs, valid: Validity) -> bytes:
+    """The reply to STATX: what stat(2) tells, and no time of birth."""
+    times: list[int] = []
+    for time_ns in (a.atime_ns, 0, a.ctime_ns, a.mtime_ns):
+        seconds, nanoseconds = divmod(time_ns, _NS)
+        times += [seconds, nanoseconds, 0]
+    return protocol.fuse_statx_out.pack(
+        *valid,
+        *(0, 0, 0),
+        *(_STATX_BASIC_STATS, BLOCK_BYTES, 0, a.nlink, a.uid, a.gid, a.mode, 0),
+        *(a.ino, a.size_bytes, a.blocks, 0),
+        *times,
+        *(os.major(a.rdev), os.minor(a.rdev), 0, 0),
+        *([0] * 14),
+    )
+
+
+def statfs_out(room: os.statvfs_result) -> bytes:
+    """The reply to STATFS."""
+    return protocol.fuse_statfs_out.pack(
+        *(room.f_blocks, room.f_bfree, room.f_bavail, room.f_files, room.f_ffree),
+        *(room.f_bsize, room.f_namemax, room.f_frsize, 0),
+        *([0] * 6),
+    )

@@ -1,0 +1,222 @@
+"""One mount from the kernel's hello to its end: negotiation, dispatch of requests, and what failures become.
+
+Neighbours: `channel` carries the messages, `workers` the threads, the handlers are in `names`, `files`, `directories`
+and `metadata`. Threading: `serve` is called once; requests are handled by the threads of `workers`, each with a
+buffer of its own. Nothing here is locked: what requests share is in `context`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from mount.drivers import DriverUnavailable
+from mount.drivers.failures import errno_after
+from mount.drivers.kernel import protocol
+from mount.drivers.kernel.channel import Channel
+from mount.drivers.kernel.context import Context, Request
+from mount.drivers.kernel.directories import Directories
+from mount.drivers.kernel.files import Files
+from mount.drivers.kernel.inodes import FIRST_VERSION
+from mount.drivers.kernel.interrupts import UnderWay
+from mount.drivers.kernel.metadata import Metadata
+from mount.drivers.kernel.names import Names
+from mount.drivers.kernel.negotiation import MAX_WRITE, agree
+from mount.drivers.kernel.notifier import Notifier
+from mount.drivers.kernel.protocol import Malformed
+from mount.drivers.kernel.workers import Workers
+from mount.errno_map import BAD_MESSAGE, INTERRUPTED, NEVER_ASK_AGAIN, UNKNOWN_PROTOCOL
+from mount.settings import MountSettings
+from mount.tree import Artifact
+from mount.vfs import Vfs
+
+logger = logging.getLogger(__name__)
+
+BUFFER_BYTES = MAX_WRITE + protocol.fuse_in_header.size + protocol.fuse_write_in.size
+
+_header = protocol.fuse_in_header.unpack_from
+_HEADER_BYTES = protocol.fuse_in_header.size
+
+
+class _Handler(NamedTuple):
+    handle: Callable[[Request], Any]
+    """Returns the body of the reply; None for no reply at all."""
+    is_quick: bool = False
+    """Never waits for a store or a lock that is held for long."""
+    is_quick_on_versions: bool = False
+    """The same, but only for files of versions that are loaded."""
+    may_be_given_up: bool = False
+    """Changes nothing, so that a program that is killed need not wait for it."""
+
+
+class Session:
+    """See the module docstring."""
+
+    def __init__(self, channel: Channel, vfs: Vfs, settings: MountSettings) -> None:
+        self.channel = channel
+        self.context = Context(channel, vfs, settings)
+        self.notifier = Notifier(channel)
+        self._under_way = UnderWay(lambda unique: channel.fail(unique, INTERRUPTED))
+        self._workers = Workers(self._serve_one, BUFFER_BYTES)
+        self._handlers = self._make_handlers()
+
+    def serve(self, on_ready: Callable[[], None]) -> None:
+        """Answer the kernel's hello, call `on_ready`, and serve until the end. Raises DriverUnavailable, OSError."""
+        try:
+            if not self._say_hello():
+                return
+            self.notifier.start(can_expire=bool(self.context.flags & protocol.FUSE_HAS_EXPIRE_ONLY))
+            self.context.vfs.on_change = self._artifact_changed
+            on_ready()
+            self._workers.run()
+        finally:
+            self.notifier.stop()
+            self.context.close()
+
+    def _say_hello(self) -> bool:
+        """Agree on a version and on what both sides can; False when unmounted before. Raises DriverUnavailable."""
+        buffer = bytearray(BUFFER_BYTES)
+        while size := self.channel.receive([buffer]):
+            _, opcode, unique, *_ = _header(buffer)
+            if opcode != protocol.FUSE_INIT:
+                raise DriverUnavailable(f"the kernel begins with request {opcode}")
+            agreed = agree(memoryview(buffer)[_HEADER_BYTES:size], self.context.settings)
+            if agreed is None:
+                self.channel.fail(unique, UNKNOWN_PROTOCOL)
+                raise DriverUnavailable("the kernel speaks FUSE older than 7.31 (Linux 5.4): use --driver libfuse")
+            self.channel.reply(unique, agreed.reply)
+            if agreed.is_final:
+                self.context.minor, self.context.flags = agreed.minor, agreed.flags
+                logger.info("FUSE protocol 7.%d, flags %#x", agreed.minor, agreed.flags)
+                return True
+        return False
+
+    def _artifact_changed(self, artifact: Artifact) -> None:
+        """As `Vfs.on_change`: programs that wait for the commit find its aliases moved."""
+        inodes = self.context.inodes
+        directory = inodes.known(artifact)
+        if directory is not None:
+            for name in inodes.aliases_of(artifact):
+                self.notifier.expire(directory, name)
+            self.notifier.flush()
+
+    # -- one request ---------------------------------------------------------------------------------------------------
+
+    def _serve_one(self, buffer: bytearray, let_lead: Callable[[], None]) -> bool:
+        """As `workers.Serve`. Raises OSError when the connection fails."""
+        size = self.channel.receive([buffer])
+        if size == 0:
+            return False
+        if size < _HEADER_BYTES:
+            logger.error("a message of %d bytes, which is no request", size)
+            return True
+        header = _header(buffer)
+        opcode, unique, nodeid = header[1], header[2], header[3]
+        handler = self._handlers.get(opcode)
+        if header[0] != size:
+            logger.error("a message of %d bytes says it has %d", size, header[0])
+            self.channel.fail(unique, BAD_MESSAGE)
+            return True
+        if handler is None:
+            self.channel.fail(unique, NEVER_ASK_AGAIN)
+            return True
+        request = Request(header, memoryview(buffer)[_HEADER_BYTES:size])
+        if handler.is_quick or (handler.is_quick_on_versions and nodeid >= FIRST_VERSION):
+            self._answer(handler, request)
+        elif handler.may_be_given_up:
+            self._under_way.begin(unique, request.pid)
+            let_lead()
+            self._answer(handler, request, claim=True)
+        else:
+            let_lead()
+            self._answer(handler, request)
+        return True
+
+    def _answer(self, handler: _Handler, request: Request, *, claim: bool = False) -> None:
+        unique = request.unique
+        try:
+            body = handler.handle(request)
+        except Malformed as error:
+            logger.error("%s: %s", protocol.OPCODES[request.opcode], error)
+            number = BAD_MESSAGE
+        except Exception as error:  # noqa: BLE001 - every failure becomes an errno, unknown ones are logged
+            number = errno_after(error, protocol.OPCODES[request.opcode], f"{request.nodeid:#x}")
+        else:
+            if body is not None and (not claim or self._under_way.end(unique)):
+                self.channel.reply(unique, body)
+            return
+        if not claim or self._under_way.end(unique):
+            self.channel.fail(unique, number)
+
+    # -- requests about the connection ---------------------------------------------------------------------------------
+
+    def _forget(self, request: Request) -> None:
+        (count,) = protocol.fuse_forget_in.read(request.body)
+        self.context.inodes.forget(request.nodeid, count)
+
+    def _batch_forget(self, request: Request) -> None:
+        head, one = protocol.fuse_batch_forget_in, protocol.fuse_forget_one
+        count, _ = head.read(request.body)
+        if len(request.body) < head.size + count * one.size:
+            raise Malformed(f"{count} inodes to forget in {len(request.body)} bytes")
+        forget = self.context.inodes.forget
+        for offset in range(head.size, head.size + count * one.size, one.size):
+            forget(*one.unpack_from(request.body, offset))
+
+    def _interrupt(self, request: Request) -> None:
+        (unique,) = protocol.fuse_interrupt_in.read(request.body)
+        self._under_way.interrupted(unique)
+
+    def _destroy(self, request: Request) -> bytes:
+        return b""
+
+    def _syncfs(self, request: Request) -> bytes:
+        self.context.vfs.sync()
+        return b""
+
+    def _make_handlers(self) -> dict[int, _Handler]:
+        """Opcode → handler. What is not here is never asked for again, or not at all."""
+        names, files = Names(self.context), Files(self.context)
+        directories, metadata = Directories(self.context), Metadata(self.context)
+        return {
+            protocol.FUSE_LOOKUP: _Handler(names.lookup, is_quick_on_versions=True),
+            protocol.FUSE_FORGET: _Handler(self._forget, is_quick=True),
+            protocol.FUSE_GETATTR: _Handler(metadata.getattr, is_quick_on_versions=True, may_be_given_up=True),
+            protocol.FUSE_SETATTR: _Handler(metadata.setattr),
+            protocol.FUSE_READLINK: _Handler(names.readlink, is_quick_on_versions=True, may_be_given_up=True),
+            protocol.FUSE_SYMLINK: _Handler(names.symlink),
+            protocol.FUSE_MKNOD: _Handler(names.mknod),
+            protocol.FUSE_MKDIR: _Handler(names.mkdir),
+            protocol.FUSE_UNLINK: _Handler(names.unlink),
+            protocol.FUSE_RMDIR: _Handler(names.rmdir),
+            protocol.FUSE_RENAME: _Handler(names.rename),
+            protocol.FUSE_LINK: _Handler(names.link),
+            protocol.FUSE_OPEN: _Handler(files.open, is_quick_on_versions=True),
+            protocol.FUSE_READ: _Handler(files.read, may_be_given_up=True),
+            protocol.FUSE_WRITE: _Handler(files.write),
+            protocol.FUSE_STATFS: _Handler(metadata.statfs, may_be_given_up=True),
+            protocol.FUSE_RELEASE: _Handler(files.release, is_quick_on_versions=True),
+            protocol.FUSE_FSYNC: _Handler(files.fsync),
+            protocol.FUSE_FLUSH: _Handler(files.flush, is_quick=True),
+            protocol.FUSE_SETXATTR: _Handler(metadata.setxattr),
+            protocol.FUSE_GETXATTR: _Handler(metadata.getxattr, may_be_given_up=True),
+            protocol.FUSE_LISTXATTR: _Handler(metadata.listxattr, is_quick=True),
+            protocol.FUSE_REMOVEXATTR: _Handler(metadata.removexattr, is_quick=True),
+            protocol.FUSE_OPENDIR: _Handler(directories.opendir, is_quick_on_versions=True),
+            protocol.FUSE_READDIR: _Handler(directories.readdir, is_quick_on_versions=True, may_be_given_up=True),
+            protocol.FUSE_RELEASEDIR: _Handler(directories.releasedir, is_quick=True),
+            protocol.FUSE_FSYNCDIR: _Handler(directories.fsyncdir),
+            protocol.FUSE_CREATE: _Handler(files.create),
+            protocol.FUSE_INTERRUPT: _Handler(self._interrupt, is_quick=True),
+            protocol.FUSE_DESTROY: _Handler(self._destroy, is_quick=True),
+            protocol.FUSE_BATCH_FORGET: _Handler(self._batch_forget, is_quick=True),
+            protocol.FUSE_FALLOCATE: _Handler(files.fallocate),
+            protocol.FUSE_READDIRPLUS: _Handler(directories.readdirplus, is_quick_on_versions=True),
+            protocol.FUSE_RENAME2: _Handler(names.rename2),
+            protocol.FUSE_LSEEK: _Handler(files.lseek),
+            protocol.FUSE_COPY_FILE_RANGE: _Handler(files.copy_file_range),
+            protocol.FUSE_SYNCFS: _Handler(self._syncfs),
+            protocol.FUSE_STATX: _Handler(metadata.statx, is_quick_on_versions=True, may_be_given_up=True),
+            protocol.FUSE_COPY_FILE_RANGE_64: _Handler(files.copy_file_range_64),
+        }

@@ -4,8 +4,9 @@ A blob knows which of its granules are cached, takes in what was fetched, and ch
 all of it is there. `SmallBlob` is a small file of a store that does not pack; it goes into a drawer.
 
 Neighbours: `content.fetching` fills blobs, `content.reader` reads them, `content.cache` holds their files. Threading:
-safe from any thread. `_hash_lock` guards the running digest and is held while hashing, never across network I/O; the
-cache's locks are taken inside it.
+safe from any thread. `_hash_lock` guards the running digest and is held while hashing; `_drop_lock`, taken inside it,
+is held while a damaged blob is deleted, so that nobody opens it before that is done. Neither is held across network
+I/O; the cache's locks are taken inside them.
 """
 
 from __future__ import annotations
@@ -72,8 +73,19 @@ class Blob:
         self._hash_lock = threading.Lock()
         self._hasher: Any = None
         self._hashed = 0
-        self.damages = 0
+        self._verified: list[int] | None = None
+        self._drop_lock = threading.Lock()
+        self._damages = 0
+
+    @property
+    def damages(self) -> int:
         """How often the whole was found not to have its digest. Who has read of it before that is to be told."""
+        with self._drop_lock:
+            return self._damages
+
+    def is_as_known(self, damages: int) -> bool:
+        """Whether `damages` is still what it was; without waiting, for those who read."""
+        return self._damages == damages
 
     @property
     def granules(self) -> int:
@@ -136,24 +148,37 @@ class Blob:
 
     def store(self, first: int, data: memoryview) -> bool:
         """Put granules into the cache, if there is room. Raises OSError."""
-        if not self._cache.make_room(len(data)):
-            return False
-        size = self.segment_granules
-        while data:
-            number, within = divmod(first, size)
-            take = min(len(data), (size - within) << GRANULE_SHIFT)
-            segment = self.segment(number)
-            if segment.is_removed():
+        with self._cache.room(len(data)) as has_room:
+            size = self.segment_granules
+            while data and has_room:
+                number, within = divmod(first, size)
+                take = min(len(data), (size - within) << GRANULE_SHIFT)
                 segment = self.segment(number)
-            segment.write(within, data[:take])
-            data = data[take:]
-            first += size - within
-        return True
+                if segment.is_removed():
+                    segment = self.segment(number)
+                segment.write(within, data[:take])
+                data = data[take:]
+                first += size - within
+        return has_room
 
-    def would_complete(self) -> bool:
-        """Whether what is cached, with what was hashed before, is everything."""
-        if self._digest is None or not self.is_exact:
-            return False
+    def forget(self, first: int, end: int) -> None:
+        """Count granules as not there. Raises OSError."""
+        size = self.segment_granules
+        while first < end:
+            number, within = divmod(first, size)
+            take = min(end - first, size - within)
+            self.segment(number).forget_granules(within, within + take)
+            first += take
+
+    def finish(self) -> None:
+        """Where all of it is cached, or was when it was hashed, see to it that it has its digest.
+
+        Raises IntegrityError, OSError.
+        """
+        if self._digest is not None and not self.is_verified and self._can_be_checked():
+            self.check(0, memoryview(b""))
+
+    def _can_be_checked(self) -> bool:
         hashed, size = self._hashed, self.segment_granules
         return all(
             segment is not None and segment.ready.find(0, max(0, hashed - number * size), self._length_of(number)) < 0
@@ -186,11 +211,13 @@ class Blob:
             found, self._hasher = self._hasher.hexdigest(), None
             self._hashed = 0
             if found == wanted:
+                self._verified = self._all_serials()
                 if self._is_whole:
                     self.segment(0).note_verified()
                 return
-            self.damages += 1
-            self.drop()
+            with self._drop_lock:
+                self._damages += 1
+                self.drop()
         raise IntegrityError(f"{self.label} is damaged: its digest is {found[:16]}…, should be {wanted[:16]}…")
 
     def _catch_up(self) -> None:
@@ -207,8 +234,13 @@ class Blob:
 
     @property
     def is_verified(self) -> bool:
-        """Whether all of it lies in one file that was found to have the digest of the whole."""
-        return self._is_whole and (segment := self._segments.get(0)) is not None and segment.verified
+        """Whether what is cached was found to have the digest of the whole."""
+        if self._is_whole:
+            return (segment := self._segments.get(0)) is not None and segment.verified
+        return self._verified is not None and self._verified == self._all_serials()
+
+    def _all_serials(self) -> list[int]:
+        return self.serials(0, self.size_bytes)
 
     def is_unchecked(self) -> bool:
         """Whether all of it was cached before, perhaps by a process that was killed before it could check it.
@@ -253,7 +285,7 @@ class SmallBlob:
     """A small file by itself, whose digest is known: checked when it comes and when it is found again."""
 
     granules = 1
-    damages = 0
+    damages = 0  # each fetch is checked by itself
 
     def __init__(
         self, cache: ContentCache, size_bytes: int, fetch: Fetch, label: str, *, digest: tuple[str, str]
@@ -286,14 +318,17 @@ class SmallBlob:
 
     def store(self, _first: int, data: memoryview) -> bool:
         """Put it into the cache, if there is room. Raises OSError."""
-        if not self._cache.make_room(len(data)):
-            return False
-        self._cache.drawers.put(self._digest[1], data)
+        with self._cache.room(len(data)) as has_room:
+            if has_room:
+                self._cache.drawers.put(self._digest[1], data)
+        return has_room
+
+    def is_as_known(self, _damages: int) -> bool:
+        """It is never given out damaged."""
         return True
 
-    def would_complete(self) -> bool:
-        """Nothing is left to check."""
-        return False
+    def forget(self, _first: int, _end: int) -> None:
+        """Nothing of it is kept damaged."""
 
     def check(self, _first: int, _data: memoryview) -> None:
         """It was checked when it came."""

@@ -25,7 +25,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,6 +96,7 @@ class ContentCache:
         self._making_room = threading.Lock()
         self._segments: weakref.WeakValueDictionary[str, Segment] = weakref.WeakValueDictionary()
         self._used_bytes: int | None = None
+        self._coming_bytes = 0
         self._looked_s = 0.0
         self._added_bytes = 0
 
@@ -138,11 +139,21 @@ class ContentCache:
 
     # -- room -------------------------------------------------------------------------------------------------------
 
-    def make_room(self, size_bytes: int) -> bool:
-        """Count so many bytes that are about to be written, deleting what is used least when there is no room.
+    @contextmanager
+    def room(self, size_bytes: int) -> Iterator[bool]:
+        """While so many bytes are written: what is used least is deleted when there is no room for them.
 
-        False when there is none all the same, so that they are not to be written. Raises OSError.
+        Gives False when there is none all the same: then they are not to be written. Raises OSError.
         """
+        with self._lock:
+            self._coming_bytes += size_bytes
+        try:
+            yield self._make_room(size_bytes)
+        finally:
+            with self._lock:
+                self._coming_bytes -= size_bytes
+
+    def _make_room(self, size_bytes: int) -> bool:
         with self._lock:
             self._added_bytes += size_bytes
             look = (
@@ -152,30 +163,33 @@ class ContentCache:
             )
             if self._used_bytes is not None:
                 self._used_bytes += size_bytes
-        if look or self._is_over(size_bytes):
+        if look or self._is_over():
             with self._making_room:
                 # Another thread may have made it while this one waited.
-                if look or self._is_over(size_bytes):
-                    self._delete_least_used(size_bytes)
-        return not self._is_over(size_bytes)
+                if look or self._is_over():
+                    self._delete_least_used()
+        return not self._is_over()
 
-    def _is_over(self, size_bytes: int) -> bool:
+    def _is_over(self) -> bool:
         with self._lock:
-            used = self._used_bytes or 0
-        return used > self.size_bytes or self._free_bytes() - size_bytes < self.min_free_bytes
+            used, coming = self._used_bytes or 0, self._coming_bytes
+        return used > self.size_bytes or self._free_bytes() - coming < self.min_free_bytes
 
     def _free_bytes(self) -> int:
         found = os.statvfs(self._root)
         return found.f_bavail * found.f_frsize
 
-    def _delete_least_used(self, coming_bytes: int) -> None:
+    def _delete_least_used(self) -> None:
         """Look at what is there, and delete the least recently used until there is room."""
         lock = os.open(f"{self._root}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            # What others write at this moment may be counted twice, and is never left out.
+            with self._lock:
+                coming = self._coming_bytes
             items = list(self._items())
-            used = sum(item.size_bytes for item in items) + coming_bytes
-            short = self.min_free_bytes + coming_bytes - self._free_bytes()
+            used = sum(item.size_bytes for item in items) + coming
+            short = self.min_free_bytes + coming - self._free_bytes()
             goal = self.size_bytes if used <= self.size_bytes else self.size_bytes - self.size_bytes // _SLACK_PART
             items.sort(key=lambda item: item.used_ns)
             for item in items:

@@ -212,14 +212,14 @@ class Fetcher:
         request.data = data
         try:
             # What was asked for before the whole was found damaged may be the damage.
-            is_stored = blob.damages == request.damages and blob.store(first, view)
+            is_stored = blob.is_as_known(request.damages) and blob.store(first, view)
+            if is_stored and not blob.is_as_known(request.damages):
+                blob.forget(first, end)
+                is_stored = False
         except OSError as error:
             # The bytes are good: who waits for them gets them, from memory.
             logger.info("could not cache %s: %s", blob.label, error)
             is_stored = False
-        if blob.would_complete():
-            blob.check(first, view)
-            return
         with self._lock:
             self._forget(request)
         request.done.set()

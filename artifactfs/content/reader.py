@@ -194,6 +194,15 @@ class ContentReader:
         except OSError:
             return False
 
+    def finish(self, blob: Blob) -> None:
+        """Raises IntegrityError when all of a blob has come and it does not have its digest."""
+        try:
+            blob.finish()
+        except ArtifactError:
+            raise
+        except OSError as error:
+            logger.info("could not check %s in the cache: %s", blob.label, error)
+
     def check_later(self, blob: Blob) -> None:
         """Have a file checked, in the background, that was all cached by a process which did not come to check it."""
         try:
@@ -280,7 +289,10 @@ class OpenFile:
                 self._stream.touch(self._position)
                 self._stream = None
         data = self._reader.read(blob, start, size_bytes, self._damages)
-        if blob.damages != self._damages:
+        if start + size_bytes == blob.size_bytes:
+            # Nobody comes to the end of a file that is wrong.
+            self._reader.finish(blob)
+        if not blob.is_as_known(self._damages):
             raise IntegrityError(f"{label_of(self._info, entry)} is damaged: what was read of it may be wrong")
         return data
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from artifactfs.commands.alias import alias
+from artifactfs.commands.cache import cache
 from artifactfs.commands.cat import cat
 from artifactfs.commands.catalog import catalog
 from artifactfs.commands.completion import completion
@@ -17,6 +18,7 @@ from artifactfs.commands.log import log
 from artifactfs.commands.ls import ls
 from artifactfs.commands.put import put
 from artifactfs.commands.verify import verify
+from artifactfs.commands.warm import warm
 
 COMMANDS: tuple[click.Command, ...] = (
     ls,
@@ -30,6 +32,8 @@ COMMANDS: tuple[click.Command, ...] = (
     delete,
     verify,
     gc,
+    warm,
+    cache,
     catalog,
     completion,
 )

@@ -292,6 +292,10 @@ class Manifest:
         """What the entry at a position is; cheaper than the whole entry."""
         return _KINDS[self._kinds[index]]
 
+    def path_at(self, index: int) -> str:
+        """The path of the entry at a position; cheaper than the whole entry."""
+        return os.fsdecode(self._paths[index])
+
     def size_at(self, index: int) -> int:
         """The length of the entry at a position; cheaper than the whole entry."""
         return self._sizes[index]

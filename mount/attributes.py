@@ -196,6 +196,7 @@ def status(vfs: Vfs) -> control.Status:
         log_file=str(vfs.log_file) if vfs.log_file else None,
         staging_dir=str(vfs.area.root) if vfs.area else None,
         reachable=vfs.listing.reachable,
+        cache=vfs.reader.describe_cache(),
         artifacts=[_shortened(staging.describe()) for staging in vfs.area.active()] if vfs.area else [],
     )
 

@@ -147,8 +147,24 @@ class ArtifactState(msgspec.Struct, frozen=True):
     left_off: int = 0
 
 
+class Cache(msgspec.Struct, frozen=True):
+    """The content cache of a mount, and what the mount has fetched into it.
+
+    `used_bytes` is what the cache holds, as far as this mount knows; None before it has fetched anything.
+    """
+
+    directory: str
+    limit_bytes: int
+    used_bytes: int | None
+    fetched_bytes: int
+    requests: int
+
+
 class Status(msgspec.Struct, frozen=True):
-    """A whole mount. `artifacts` lists those with something staged or pending; `left_off` counts what did not fit."""
+    """A whole mount. `cache` is None for a local store.
+
+    `artifacts` lists those with something staged or pending; `left_off` counts what did not fit.
+    """
 
     store: str
     mountpoint: str
@@ -163,6 +179,7 @@ class Status(msgspec.Struct, frozen=True):
     log_file: str | None
     staging_dir: str | None
     reachable: bool
+    cache: Cache | None = None
     artifacts: list[ArtifactState] = msgspec.field(default_factory=list)
     left_off: int = 0
 

@@ -22,6 +22,7 @@ from artifactfs.managers.base import ArtifactManager, LocalRange, VersionInfo
 from artifactfs.manifest import Entry
 from mount import disk
 from mount.cached_content import CachedContent
+from mount.control import Cache
 from mount.errno_map import is_other_disk
 from mount.errors import NoSuchOffset
 from mount.references import Reference
@@ -138,6 +139,14 @@ class VersionReader:
         """Let go of open descriptors, and fetch nothing more."""
         self.contents.close()
         self.descriptors.close()
+
+    def describe_cache(self) -> Cache | None:
+        """For the control surface; None for a local store."""
+        if self.manager.local_root is not None:
+            return None
+        cache, fetcher = self.cache, self.contents.fetcher
+        where = str(cache.directory)
+        return Cache(where, cache.size_bytes, cache.used_bytes, fetcher.fetched_bytes, fetcher.requests)
 
     def is_checked(self, digest: str, where: LocalRange) -> bool:
         """Whether `note_checked` was called for that content in that place."""

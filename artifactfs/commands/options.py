@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -150,6 +151,18 @@ def store_options(command: Callable[..., None]) -> Callable[..., None]:
     )
     return store(option(with_store))
 
+
+def size_in_bytes(text: str) -> int:
+    """``500M`` → 524288000: bytes, or with K, M, G or T a power of 1024."""
+    match = re.fullmatch(r"([0-9]+(?:[.][0-9]+)?)([KMGT]?)(?:i?B)?", text, re.IGNORECASE)
+    if match is None:
+        raise click.BadParameter(f"{text!r} is not a size, such as 500M or 1G")
+    return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
+
+
+cache_dir_option = click.option(
+    "--cache-dir", type=click.Path(file_okay=False), help="The cache directory given to 'artifactfs mount'."
+)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 

@@ -63,7 +63,6 @@ class Usage:
 
     directory: str
     size_bytes: int
-    limit_bytes: int
     free_bytes: int
     files: int
 
@@ -108,6 +107,12 @@ class ContentCache:
             os.close(os.open(f"{self._root}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         except OSError as error:
             raise AccessDenied(f"the cache directory {self._root} cannot be used: {error}; see --cache-dir") from error
+
+    @property
+    def used_bytes(self) -> int | None:
+        """What it holds, as far as this process knows; None before it has put anything in."""
+        with self._lock:
+            return self._used_bytes
 
     # -- segments ---------------------------------------------------------------------------------------------------
 
@@ -236,7 +241,7 @@ class ContentCache:
         self.ensure_created()
         items = list(self._items())
         used = sum(item.size_bytes for item in items)
-        return Usage(self._root, used, self.size_bytes, self._free_bytes(), len(items))
+        return Usage(self._root, used, self._free_bytes(), len(items))
 
     def clear(self) -> int:
         """Delete everything, for all processes; returns the bytes. Readers of open files go on. Raises AccessDenied."""

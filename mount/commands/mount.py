@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import click
 
-from artifactfs.commands.options import STORAGE_OPTION_HELP, key_value, nested
+from artifactfs.commands.options import STORAGE_OPTION_HELP, key_value, nested, size_in_bytes
 
 NEVER = -1.0
 """``--commit-after never`` while it is an option; None stands for one that is not given."""
@@ -35,14 +34,6 @@ def seconds_or_never(text: str) -> float:
     return seconds
 
 
-def size(text: str) -> int:
-    """``500M`` → 524288000: bytes, or with K, M, G or T a power of 1024."""
-    match = re.fullmatch(r"([0-9]+(?:[.][0-9]+)?)([KMGT]?)(?:i?B)?", text, re.IGNORECASE)
-    if match is None:
-        raise click.BadParameter(f"{text!r} is not a size, such as 500M or 1G")
-    return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
-
-
 @click.command()
 @click.argument("url")
 @click.argument("mountpoint")
@@ -56,12 +47,12 @@ def size(text: str) -> int:
 @click.option("--refresh", type=float, metavar="SECONDS", help="How old a listing may get.  [default: 2]")
 @click.option(
     "--min-free",
-    type=size,
+    type=size_in_bytes,
     metavar="SIZE",
     help="Room that staging and the cache leave on their disks, such as 500M.  [default: 1G]",
 )
 @click.option("--cache-dir", type=click.Path(), help="Where bytes of stores that are not local are kept.")
-@click.option("--cache-size", type=size, metavar="SIZE", help="How much of them is kept.  [default: 10G]")
+@click.option("--cache-size", type=size_in_bytes, metavar="SIZE", help="How much of them is kept.  [default: 10G]")
 @click.option(
     "--read-timeout", type=float, metavar="SECONDS", help="How long a read waits for the store.  [default: 60]"
 )

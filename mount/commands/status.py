@@ -24,7 +24,7 @@ from artifactfs.commands.show import count, size
 from mount.commands import show
 
 if TYPE_CHECKING:
-    from mount.control import ArtifactState, Pending, Status
+    from mount.control import ArtifactState, Cache, Pending, Status
     from mount.mounts import MountEntry, Record
 
 ANSWER_S = 10.0
@@ -144,6 +144,8 @@ def _describe(found: dict[str, Any]) -> Iterator[str]:
             yield f"  mount it again to go on: artifactfs mount {found['store']} {found['mountpoint']}"
     else:
         yield f"  {_facts(answer)}"
+        if answer.cache is not None:
+            yield f"  {_cache(answer.cache)}"
         if not answer.reachable:
             yield "  the store does not answer"
         yield from _table([row for state in answer.artifacts for row in _rows(state)])
@@ -162,6 +164,12 @@ def _facts(answer: Status) -> str:
         way = f"commits after {answer.commit_after_s:g} s of quiet"
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(answer.started_at))
     return f"mounted since {since}, {way}, driver {answer.driver}, process {answer.pid}"
+
+
+def _cache(cache: Cache) -> str:
+    held = "" if cache.used_bytes is None else f"{size(cache.used_bytes)} of "
+    fetched = f"{size(cache.fetched_bytes)} fetched in {count(cache.requests, 'request')}"
+    return f"cache {cache.directory}: {held}{size(cache.limit_bytes)}, {fetched}"
 
 
 def _rows(state: ArtifactState) -> Iterator[tuple[str, ...]]:

@@ -18,7 +18,7 @@ import pytest
 
 from artifactfs import connect
 from tests.mount.conftest import MakeMount
-from tests.mount.harness import Mount, eventually, same_tree
+from tests.mount.harness import Mount, artifactfs, eventually, same_tree
 
 moto_server = pytest.importorskip("moto.server")
 pytest.importorskip("s3fs")
@@ -179,3 +179,44 @@ def content_of(path: Path) -> bytes | None:
         return path.read_bytes()
     except OSError:
         return None
+
+
+def test_warming_fills_the_cache_that_a_mount_reads_without_the_store(s3: S3, prepare_mount: MakeMount, tmp_path: Path):
+    """O2: what was warmed and never mounted is served while the store is away; status and cache tell of it."""
+    mount = prepare_mount(store=s3.url)
+    warm = ["warm", "--store", s3.url, *s3.mount_arguments, "--cache-dir", mount.cache_dir, "--json"]
+    part = json.loads(artifactfs(*warm, "data/set:small").stdout)
+    assert (part["files"], part["path"]) == (200, "small")
+    assert 0 < part["fetched_bytes"] < 4 * MIB
+    whole = json.loads(artifactfs(*warm, "data/set@v0").stdout)
+    assert whole["files"] == 202
+    assert whole["fetched_bytes"] == (s3.tree / "big").stat().st_size
+    assert json.loads(artifactfs(*warm, "data/set").stdout)["fetched_bytes"] == 0
+    s3.stop()
+    mount.expect_warning("mounting what is known of a store that does not answer")
+    mount.mount(*s3.mount_arguments, "--read-only", "--cache-size", "1G")
+    same_tree(s3.tree, mount / "data/set/v0")
+    cache = mount.status().cache
+    assert cache is not None
+    assert (cache.directory, cache.limit_bytes, cache.fetched_bytes) == (str(mount.cache_dir), 1 << 30, 0)
+    shown = artifactfs("status", mount.path, "--state-dir", mount.state_dir).stdout
+    assert f"cache {mount.cache_dir}: " in shown
+    held = json.loads(artifactfs("cache", "--cache-dir", mount.cache_dir, "--json").stdout)
+    assert held["size_bytes"] > whole["fetched_bytes"]
+    cleared = json.loads(artifactfs("cache", "--cache-dir", mount.cache_dir, "--clear", "--json").stdout)
+    assert cleared["cleared_bytes"] == held["size_bytes"]
+    assert cleared["size_bytes"] == 0
+    assert "deleted" in artifactfs("cache", "--cache-dir", mount.cache_dir, "--clear").stdout
+
+
+def test_what_warm_refuses(s3: S3, tmp_path: Path):
+    """A cache that is too small, a path that is not there, a store on the local disk."""
+    store = ["--store", s3.url, *s3.mount_arguments, "--cache-dir", tmp_path / "cache"]
+    for arguments, message in (
+        (["data/set", "--cache-size", "1M", *store], "do not fit into a cache"),
+        (["data/set:none", *store], "no 'none'"),
+        (["data/set", "--store", tmp_path], "is read in place"),
+    ):
+        done = artifactfs("warm", *arguments, check=False)
+        assert done.returncode == 1
+        assert message in done.stderr

@@ -70,5 +70,5 @@ def warm(store: StoreChoice, address: Address, cache_dir: str | None, cache_size
         show.json_object({**about, **amount, "seconds": seconds})
         return
     what = f"{info.collection}/{artifact} {info.version}" + (f" {show.name(address.path)}" if address.path else "")
-    amount = f"{show.count(len(positions), 'file')}, {show.size(size_bytes)}, {show.size(fetched)} fetched"
-    show.lines([f"{what}: {amount}, {seconds:.1f} s"])
+    held = f"{show.count(len(positions), 'file')}, {show.size(size_bytes)}, {show.size(fetched)} fetched"
+    show.lines([f"{what}: {held}, {seconds:.1f} s"])

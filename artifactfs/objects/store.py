@@ -196,7 +196,8 @@ def translate(error: Exception, what: str) -> ArtifactError:
         return NotFound(text)
     if isinstance(error, FileExistsError):
         return AlreadyExists(text)
-    status = getattr(error, "code", None) or getattr(error, "status", None) or getattr(error, "status_code", None)
+    # aiohttp warns of who asks for "code" where there is a "status".
+    status = getattr(error, "status", None) or getattr(error, "status_code", None) or getattr(error, "code", None)
     if (
         isinstance(error, PermissionError)
         or number in _DENIED

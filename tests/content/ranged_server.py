@@ -72,6 +72,13 @@ class Handler(BaseHTTPRequestHandler):
         return
 
 
+class QuietServer(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """Clients are killed here."""
+
+
 class RangedServer:
     """See the module docstring."""
 
@@ -83,8 +90,7 @@ class RangedServer:
         self.gate = threading.Event()
         """Answers wait while it is not set."""
         self.reset()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = QuietServer(("127.0.0.1", 0), Handler)
         self._server.owner = self  # type: ignore[attr-defined]
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         self._thread.start()

@@ -24,7 +24,8 @@ from mount.references import referred_entry
 from mount.tree import Artifact, Node, Root, StagedNode, VersionNode
 
 if TYPE_CHECKING:
-    from mount.staging import ArtifactStaging, PendingTree
+    from mount.pending import PendingTree
+    from mount.staging import ArtifactStaging
     from mount.vfs import Vfs
 
 logger = logging.getLogger(__name__)

@@ -25,10 +25,11 @@ from artifactfs.managers.base import ArtifactManager, CommitResult
 from mount.control import CommitRequest, CommitState, Finished
 from mount.errors import Busy, NothingStaged
 from mount.ignore import prune
+from mount.pending import PendingTree
 from mount.references import referred_entry
 from mount.settings import MountSettings
 from mount.staged_tree import StagedTree
-from mount.staging import ArtifactStaging, PendingTree, StagingArea
+from mount.staging import ArtifactStaging, StagingArea
 
 logger = logging.getLogger(__name__)
 

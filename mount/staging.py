@@ -35,10 +35,11 @@ from artifactfs.managers.base import ArtifactManager
 from artifactfs.managers.commit_id import new_commit_id
 from artifactfs.names import PENDING_PREFIX, STAGING
 from mount import disk
-from mount.control import ArtifactState, CommitRequest, CommitState, Finished, Pending, Staged
+from mount.control import ArtifactState, CommitRequest, CommitState, Finished, Staged
 from mount.errors import Busy, NothingStaged, NotPermitted
 from mount.handles import VersionReader
 from mount.listing import memory_of
+from mount.pending import PendingTree, SealRecord
 from mount.references import References
 from mount.room import DiskRoom
 from mount.settings import MountSettings
@@ -64,66 +65,6 @@ _SYNC_ROUNDS = 3
 
 class AreaBusy(ArtifactError):
     """Another daemon owns the staging area."""
-
-
-class SealRecord(msgspec.Struct):
-    """``commit.json``: what is known of a sealed tree. Times are seconds since the epoch."""
-
-    commit_id: str
-    sealed_at: float
-    message: str = ""
-    aliases: list[str] = []
-    state: CommitState = CommitState.SEALED
-    attempts: int = 0
-    error: str | None = None
-    next_retry: float | None = None
-    version: str | None = None
-    automatic: bool = False
-
-
-class PendingTree:
-    """A sealed tree on its way to a version.
-
-    While it is being committed its record belongs to the committer's one thread for it; else to the artifact's lock.
-    """
-
-    def __init__(self, directory: Path, tree: StagedTree, record: SealRecord) -> None:
-        self.directory = directory
-        self.tree = tree
-        self.record = record
-        self.done_bytes = 0
-
-    @property
-    def name(self) -> str:
-        """``pending.3``."""
-        return self.directory.name
-
-    @property
-    def number(self) -> int:
-        """3 for ``pending.3``; the order of commits."""
-        return int(self.name.rpartition(".")[2])
-
-    def save(self) -> None:
-        """Make the record durable. Raises OSError."""
-        disk.write_durably(self.directory / "commit.json", msgspec.json.encode(self.record))
-
-    def describe(self) -> Pending:
-        """For the control surface."""
-        files, size_bytes = self.tree.usage()
-        r = self.record
-        return Pending(
-            self.name,
-            r.commit_id,
-            r.state,
-            r.sealed_at,
-            files,
-            size_bytes,
-            self.done_bytes,
-            r.attempts,
-            r.error,
-            r.next_retry,
-            r.automatic,
-        )
 
 
 class ArtifactStaging:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import artifactfs
 from artifactfs.longpaths import make_directories, reach, remove_tree, walk
 
 DEPTH = 50
@@ -74,3 +75,20 @@ def test_remove_tree(top: Path, tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "other") == ["precious"]
     with pytest.raises(FileNotFoundError):
         remove_tree(top)
+
+
+@pytest.mark.parametrize("kind", ["{directory}/store", "plain+file://{directory}/store"])
+def test_a_version(top: Path, tmp_path: Path, kind: str) -> None:
+    """Committed to every kind of store, a large file too, and got back as it was."""
+    with reach(f"{top}/{BELOW}/large") as near:
+        Path(near).write_bytes(b"large" * 300_000)
+    store = artifactfs.connect(kind.format(directory=tmp_path, name=tmp_path.name))
+    store.commit_tree("deep", top, "c", commit_id="0" * 32)
+    assert [entry.path for entry in store.manifest("deep", "c") if entry.size_bytes] == [f"{BELOW}/f", f"{BELOW}/large"]
+    got = store.download_artifact("deep", "c", to=tmp_path / "got")
+    with reach(f"{got}/{BELOW}") as near:
+        assert Path(near, "f").read_bytes() == b"x"
+        assert Path(near, "large").read_bytes() == b"large" * 300_000
+    remove_tree(tmp_path / "got")
+    if (tmp_path / "store").exists():
+        remove_tree(tmp_path / "store")

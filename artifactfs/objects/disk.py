@@ -11,11 +11,12 @@ import errno
 import functools
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Callable
 
 from artifactfs.longpaths import reach
-from artifactfs.objects.hashing import open_regular, stored_digest
+from artifactfs.objects.hashing import HashedFile, open_regular, stored_digest
 from artifactfs.objects.layout import TEMPORARY_PREFIX
 from artifactfs.objects.store import Buffer
 
@@ -144,10 +145,17 @@ def same_inode(path: str, status: os.stat_result) -> bool:
         return False
 
 
-def link_new(source: str, target: str) -> bool:
-    """Give a file another name; False where that cannot be done (another disk, not allowed) though copying can."""
+def link_new(file: HashedFile, target: str) -> bool:
+    """Give a file of a tree that is given away another name, in the store.
+
+    It loses setuid, setgid and sticky bits first: others may enter a store, and a version keeps none of them. False
+    where linking cannot be done (another disk, not allowed) though copying can. Raises OSError.
+    """
+    mode = stat.S_IMODE(file.status.st_mode)
     try:
-        with reach(source) as old, reach(target) as new:
+        with reach(file.path) as old, reach(target) as new:
+            if mode & ~0o777:
+                os.chmod(old, mode & 0o777)
             os.link(old, new)
     except OSError as error:
         if error.errno not in CANNOT_LINK:

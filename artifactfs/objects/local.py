@@ -306,7 +306,7 @@ class LocalStore(ObjectStore):
 
     def _link_whole(self, file: HashedFile, target: str) -> bool:
         with self._temporary(target) as temporary:
-            if not link_new(file.path, temporary):
+            if not link_new(file, temporary):
                 return False
             os.rename(temporary, target)
         return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import time
@@ -154,6 +155,16 @@ class TestOurs:
         assert (root / "default/model/v0/files/f").samefile(tree / "f")
         commit(manager, write(tmp_path / "u", f="2"))
         assert not (root / "default/model/v1/files/f").samefile(tmp_path / "u" / "f")
+
+    def test_no_program_of_somebody_gets_into_a_version(
+        self, root: Path, manager: PlainArtifactManager, tmp_path: Path
+    ):
+        """setuid and setgid bits are not kept, whether a file is linked or copied."""
+        for number, consume in enumerate((True, False)):
+            tree = write(tmp_path / f"t{number}", f=str(number))
+            (tree / "f").chmod(0o6755)
+            commit(manager, tree, consume=consume)
+            assert stat.S_IMODE((root / f"default/model/v{number}/files/f").stat().st_mode) == 0o755
 
     @pytest.mark.parametrize("path", [b"../x", b"/etc/x", b"a/../../x"])
     def test_a_hostile_manifest(self, root: Path, manager: PlainArtifactManager, tmp_path: Path, path: bytes):

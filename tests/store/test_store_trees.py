@@ -159,6 +159,21 @@ class TestConsume:
         assert stat.S_IMODE(os.stat(place.path).st_mode) == 0o444
         assert {k: v[:2] for k, v in snapshot(tree).items()} == {k: v[:2] for k, v in before.items()}
 
+    def test_no_program_of_somebody_gets_into_the_store(
+        self, local: FileSystemArtifactManager, tree: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        """Not even while a commit is under way: killed before its end, what is linked stays as it is."""
+        (tree / "sub/deep/tool").chmod(0o6755)
+        monkeypatch.setattr(type(local.store), "settle", lambda *_: None)
+        info = local.commit_tree("m", tree, commit_id="a", consume=True).info
+        tool = local.manifest("m").find("sub/deep/tool")
+        assert tool is not None
+        assert tool.mode == 0o755
+        place = local.local_range(info, tool)
+        assert place is not None
+        assert os.path.samefile(place.path, tree / "sub/deep/tool")
+        assert stat.S_IMODE(os.stat(place.path).st_mode) == 0o755
+
     def test_nothing_is_linked_that_was_not_given_away(self, local: FileSystemArtifactManager, tree: Path):
         local.commit_tree("m", tree, commit_id="a")
         assert all(path.stat().st_nlink == 1 for path in tree.rglob("*") if path.is_file())

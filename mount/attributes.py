@@ -198,6 +198,7 @@ def status(vfs: Vfs) -> control.Status:
         staging_dir=str(vfs.area.root) if vfs.area else None,
         reachable=vfs.listing.reachable,
         cache=vfs.reader.describe_cache(),
+        exclusive_create=vfs.manager.exclusive_create,
         artifacts=[_shortened(staging.describe()) for staging in vfs.area.active()] if vfs.area else [],
     )
 

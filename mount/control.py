@@ -180,6 +180,7 @@ class Status(msgspec.Struct, frozen=True):
     staging_dir: str | None
     reachable: bool
     cache: Cache | None = None
+    exclusive_create: str | None = None
     artifacts: list[ArtifactState] = msgspec.field(default_factory=list)
     left_off: int = 0
 

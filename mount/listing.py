@@ -24,7 +24,7 @@ from cachetools import LRUCache, TTLCache
 from artifactfs import names
 from artifactfs.content.metadata import StoreMemory
 from artifactfs.errors import ArtifactNotFound, CollectionNotFound, InvalidName, StoreTimeout, StoreUnreachable
-from artifactfs.managers.base import ArtifactManager
+from artifactfs.managers.base import ArtifactManager, ArtifactNames
 from mount.settings import MountSettings
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,8 @@ PATIENCE_S = 5.0
 IMPATIENCE_S = 0.2
 _THREADS = 4
 _CACHED_LISTINGS = 20_000
+_OVERVIEW = ("overview",)
+_NOTHING = ArtifactNames((), ())
 
 Value = TypeVar("Value")
 Key = tuple[str, ...]
@@ -74,9 +76,12 @@ class Listing:
         self._known: LRUCache[Key, Any] = LRUCache(_CACHED_LISTINGS)
         self._under_way: dict[Key, Future[Any]] = {}
         self.reachable = memory is None or not memory.is_away
+        self._gives_overview = manager.gives_overview
 
     def collections(self) -> frozenset[str]:
         """Every collection of the store. Raises StoreUnreachable, AccessDenied."""
+        if (overview := self._overview()) is not None:
+            return frozenset(overview)
         return self._get(("collections",), lambda: frozenset(self._manager.list_collection_names()))
 
     def artifacts(self, collection: str) -> frozenset[str]:
@@ -88,6 +93,8 @@ class Listing:
             except (CollectionNotFound, InvalidName):
                 return frozenset()
 
+        if (overview := self._overview()) is not None:
+            return frozenset(overview.get(collection, ()))
         return self._get(("artifacts", collection), fetch)
 
     def versions(self, collection: str, artifact: str) -> tuple[str, ...]:
@@ -99,6 +106,8 @@ class Listing:
             except (ArtifactNotFound, CollectionNotFound, InvalidName):
                 return ()
 
+        if (overview := self._overview()) is not None:
+            return overview.get(collection, {}).get(artifact, _NOTHING).versions
         return self._get(("versions", collection, artifact), fetch)
 
     def aliases(self, collection: str, artifact: str) -> dict[str, str]:
@@ -113,6 +122,9 @@ class Listing:
         versions = self.versions(collection, artifact)
         if not versions:
             return {}
+        overview = self._overview()
+        if overview is not None and not overview.get(collection, {}).get(artifact, _NOTHING).aliases:
+            return {names.LATEST: versions[-1]}
         found = {name: to for name, to in self._get(("aliases", collection, artifact), fetch).items() if to in versions}
         found[names.LATEST] = versions[-1]
         return found
@@ -120,6 +132,7 @@ class Listing:
     def lifetime_s(self, collection: str | None = None, artifact: str | None = None) -> float:
         """Seconds until one of the listings that lead there is asked for again; 0 when none is known."""
         keys = (
+            _OVERVIEW,
             ("collections",),
             ("artifacts", collection or ""),
             ("versions", collection or "", artifact or ""),
@@ -129,10 +142,22 @@ class Listing:
             kept = [entry for key in keys if (entry := self._fresh.get(key)) is not None]
         return max(0.0, min((expires for _, expires in kept), default=0.0) - time.monotonic())
 
+    def _overview(self) -> dict[str, dict[str, ArtifactNames]] | None:
+        """Everything, of a store that one request lists; not tried again once it has grown beyond that."""
+        if not self._gives_overview:
+            return None
+        try:
+            overview = self._get(_OVERVIEW, self._manager.overview)
+        except StoreUnreachable:
+            return None  # it may have been larger, and be known level by level
+        self._gives_overview = overview is not None
+        return overview
+
     def forget(self, collection: str, artifact: str) -> None:
         """Ask the store again for everything that a change of this artifact touches."""
         with self._lock:
             for key in (
+                _OVERVIEW,
                 ("collections",),
                 ("artifacts", collection),
                 ("versions", collection, artifact),
@@ -190,7 +215,7 @@ class Listing:
                 self._fresh[key] = value, time.monotonic() + self._refresh_s
             self._known[key] = value
         mine.set_result(value)
-        if is_news and current and self._memory is not None:
+        if is_news and current and self._memory is not None and value is not None:
             self._memory.note_listing(key, _to_json(value))
 
     def _end(self, key: Key, mine: Future[Any]) -> bool:
@@ -236,10 +261,17 @@ class Listing:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _to_json(value: frozenset[str] | tuple[str, ...] | dict[str, str]) -> list[str] | dict[str, str]:
-    return value if isinstance(value, dict) else sorted(value) if isinstance(value, frozenset) else list(value)
+def _to_json(value: Any) -> Any:
+    return sorted(value) if isinstance(value, frozenset) else value
 
 
 def _from_json(key: Key, kept: Any) -> Any:
+    if key == _OVERVIEW:
+        return {
+            collection: {
+                name: ArtifactNames(tuple(versions), tuple(aliases)) for name, (versions, aliases) in of.items()
+            }
+            for collection, of in kept.items()
+        }
     kinds = {"collections": frozenset, "artifacts": frozenset, "versions": tuple, "aliases": dict}
     return kinds[key[0]](kept)

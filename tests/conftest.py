@@ -21,12 +21,16 @@ _GROUP = "xdist_group"
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes, a file's tests stay together, once for each driver: they share mounts and servers.
+    """With several processes, a file's tests stay together, once for each driver: they share mounts.
+
+    So do all tests with real servers.
 
     The files that mount come first, because they take longest: what is left for the end is short.
     """
     for item in items:
-        if item.get_closest_marker(_GROUP) is None:
+        if "start_server" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("servers"))
+        elif item.get_closest_marker(_GROUP) is None:
             callspec = getattr(item, "callspec", None)
             driver = callspec.params.get("driver", "") if callspec is not None else ""
             item.add_marker(pytest.mark.xdist_group(f"{item.path.name}{driver}"))

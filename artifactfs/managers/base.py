@@ -81,6 +81,13 @@ class CommitResult:
     note: str = ""
 
 
+class ArtifactNames(NamedTuple):
+    """What an artifact has: its live versions, oldest first, and the names of its aliases."""
+
+    versions: tuple[str, ...]
+    aliases: tuple[str, ...]
+
+
 class LocalRange(NamedTuple):
     """Where the bytes of a file lie on this machine's disk: `size_bytes` bytes at `offset` of the file `path`."""
 
@@ -230,6 +237,23 @@ class ArtifactManager(ABC):
     def takes_references(self) -> bool:
         """Whether `commit_tree` knows what to do with `reference_of`."""
         return False
+
+    @property
+    def exclusive_create(self) -> str | None:
+        """In words, whether writers at the same time are kept apart by the backend; None for a local store."""
+        return None
+
+    @property
+    def gives_overview(self) -> bool:
+        """Whether :meth:`overview` is worth asking."""
+        return False
+
+    def overview(self) -> dict[str, dict[str, ArtifactNames]] | None:
+        """Collection → artifact → what it has, when one request tells it all; None when it takes several.
+
+        Artifacts without a live version are left out. Raises StoreUnreachable, AccessDenied.
+        """
+        return None
 
     def ensure_created(self) -> None:
         """Make an empty store where there is none, so that it can be committed to. Raises AccessDenied, FormatError."""

@@ -29,7 +29,7 @@ from artifactfs.errors import (
     PathNotFound,
     VersionNotFound,
 )
-from artifactfs.managers.base import CommitResult, LocalRange, Progress, ReferenceOf, VersionInfo
+from artifactfs.managers.base import ArtifactNames, CommitResult, LocalRange, Progress, ReferenceOf, VersionInfo
 from artifactfs.managers.browsable import StoredManager
 from artifactfs.manifest import Entry, EntryKind, Manifest
 from artifactfs.objects import layout
@@ -93,6 +93,28 @@ class FileSystemArtifactManager(StoredManager):
     def takes_references(self) -> bool:
         """Entries name objects, so a file may stand for one."""
         return True
+
+    @property
+    def exclusive_create(self) -> str | None:
+        """What is known of the backend without asking it."""
+        if self.store.local_root is not None:
+            return None
+        if self.store.single_writer:
+            return "not relied on: single writer"
+        return {True: "honoured", False: "not honoured", None: "not probed"}[self.store.exclusive]
+
+    @property
+    def gives_overview(self) -> bool:
+        """Where listings come in pages."""
+        return self.store.page_keys > 0
+
+    def overview(self) -> dict[str, dict[str, ArtifactNames]] | None:
+        """What a page of the backend's listing tells."""
+        self._marker.require()
+        found = self._history.overview()
+        if found == {}:
+            self._marker.check_present()
+        return found
 
     def ensure_created(self) -> None:
         """Make the store if it does not exist yet.
@@ -208,7 +230,7 @@ class FileSystemArtifactManager(StoredManager):
         """Delete a version for good; an alias or ``latest`` names the version it stands for."""
         collection = collection or self.active_collection
         record = self._known(artifact, collection, version).record
-        self.store.require_exclusive()
+        self._marker.require_exclusive()
         prefix = layout.artifact_prefix(collection, artifact)
         number = names.version_number(record.version)
         pointing = [alias for alias, of in self._history.aliases(collection, artifact).items() if of == record.version]
@@ -361,6 +383,10 @@ def open_store(url: str, *, single_writer: bool = False, **storage_options: Any)
     if scheme in ("file", "local"):
         return LocalStore(rest, single_writer=single_writer)
     # Imported here: fsspec takes longer to import than everything else together.
+    if scheme.lower() in ("s3", "s3a"):
+        from artifactfs.objects.s3 import S3Store
+
+        return S3Store(url, single_writer=single_writer, **storage_options)
     from artifactfs.objects.remote import FsspecStore
 
     return FsspecStore(url, single_writer=single_writer, **storage_options)

@@ -16,7 +16,7 @@ from cachetools import LRUCache
 
 from artifactfs import names
 from artifactfs.errors import ArtifactNotFound, NotFound, VersionNotFound
-from artifactfs.managers.base import VersionInfo
+from artifactfs.managers.base import ArtifactNames, VersionInfo
 from artifactfs.managers.commit_id import commit_time_ns
 from artifactfs.objects import layout
 from artifactfs.objects.layout import Record
@@ -98,6 +98,25 @@ class History:
             if slash and "/" not in name:
                 files.setdefault(artifact, []).append(name)
         return [artifact for artifact, found in files.items() if numbers_in(found).live] if files else None
+
+    def overview(self) -> dict[str, dict[str, ArtifactNames]] | None:
+        """Everything there is, named as listings show it, when one request tells it; None when it does not."""
+        listed = self._store.few(layout.COLLECTIONS)
+        if listed is None:
+            return None
+        files: dict[tuple[str, str], list[str]] = {}
+        for stored in listed:
+            parts = stored.key.split("/")
+            if len(parts) == 4:
+                files.setdefault((parts[1], parts[2]), []).append(parts[3])
+        found: dict[str, dict[str, ArtifactNames]] = {}
+        for (collection, artifact), inside in files.items():
+            numbers = numbers_in(inside)
+            artifacts = found.setdefault(layout.shown_collection(collection), {})
+            if numbers.live:
+                versions = tuple(map(names.version_name, numbers.live))
+                artifacts[layout.shown_artifact(artifact)] = ArtifactNames(versions, tuple(numbers.aliases))
+        return found
 
     def aliases(self, collection: str, artifact: str) -> dict[str, str]:
         """Alias → version of an artifact; one whose version is gone is left out.

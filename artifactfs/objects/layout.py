@@ -6,6 +6,7 @@ between its parts. Times are integers, nanoseconds since the epoch (UTC): exact,
 ::
 
     artifactfs.json                                     Marker
+    artifactfs.probe.json                               Probe, beside the marker of a remote store
     objects/<2 hex>/<64 hex>                            immutable bytes, named by their BLAKE3
     collections/<collection>/<artifact>/v3.version      Record: the version exists because this does
     collections/<collection>/<artifact>/v3.deleted      Tombstone: the number is never used again
@@ -28,6 +29,7 @@ LAYOUT_FORMAT = 1
 RECORD_FORMAT = 1
 DIGEST = "blake3"
 MARKER_KEY = "artifactfs.json"
+PROBE_KEY = "artifactfs.probe.json"
 OBJECTS = "objects"
 COLLECTIONS = "collections"
 STAGING = "staging"
@@ -36,7 +38,7 @@ DELETED_SUFFIX = ".deleted"
 ALIAS_SUFFIX = ".alias"
 TEMPORARY_PREFIX = ".tmp-"
 # Names in a store's root that do not make it a foreign directory: the drive's area, and what mkfs puts on a disk.
-NOT_CONTENT = frozenset({STAGING, "lost+found"})
+NOT_CONTENT = frozenset({STAGING, PROBE_KEY, "lost+found"})
 # A record is one small single PUT, so that its exclusive create is sound (conditional multipart uploads are not).
 MAX_RECORD_BYTES = 64 << 10
 
@@ -49,6 +51,13 @@ class Marker(msgspec.Struct, frozen=True):
     id: str
     created: int
     digest: str = DIGEST
+    format: int = LAYOUT_FORMAT
+
+
+class Probe(msgspec.Struct, frozen=True):
+    """``artifactfs.probe.json``: by which clients an exclusive create was tried, and whether it held."""
+
+    exclusive_create: dict[str, bool]
     format: int = LAYOUT_FORMAT
 
 
@@ -121,7 +130,7 @@ _format_decoder = msgspec.json.Decoder(_Format)
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
-def encode(value: Marker | Record | Tombstone | Alias) -> bytes:
+def encode(value: Marker | Probe | Record | Tombstone | Alias) -> bytes:
     """The JSON of a small file.
 
     Raises:
@@ -162,6 +171,7 @@ def _decoder(kind: type[T], highest: int) -> Callable[[bytes, str], T]:
 
 
 _decode_marker = _decoder(Marker, LAYOUT_FORMAT)
+decode_probe = _decoder(Probe, LAYOUT_FORMAT)
 _decode_record = _decoder(Record, RECORD_FORMAT)
 _decode_tombstone = _decoder(Tombstone, RECORD_FORMAT)
 _decode_alias = _decoder(Alias, LAYOUT_FORMAT)

@@ -51,11 +51,12 @@ class LocalStore(ObjectStore):
     """A directory as a store; it need not exist before the first put."""
 
     local_root: str
+    exclusive = True
 
     def __init__(self, root: str, *, single_writer: bool = False) -> None:
         self.local_root = os.path.abspath(root)
         self.url = self.local_root
-        self._single_writer = single_writer
+        self.single_writer = single_writer
         self._lock = threading.Lock()
         self._durable_directories: LRUCache[str, bool] = LRUCache(4096)
 
@@ -273,9 +274,6 @@ class LocalStore(ObjectStore):
             except OSError as error:
                 raise translate(error, f"cannot make {key} of {self.url} read-only") from error
 
-    def require_exclusive(self) -> None:
-        return None
-
     def _write_whole(self, path: str, data: Buffer, *, sync: bool) -> None:
         with self._temporary(path) as temporary:
             write_new(temporary, data, sync=sync)
@@ -287,7 +285,7 @@ class LocalStore(ObjectStore):
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
-            if not self._single_writer:
+            if not self.single_writer:
                 raise UnsafeStore(
                     f"{self.url} is on a file system without hard links, where two writers could overwrite each "
                     "other's versions; pass single_writer=True if nothing else ever writes to this store"

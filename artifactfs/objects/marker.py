@@ -1,6 +1,7 @@
 """What makes a directory a store: the marker ``artifactfs.json``, and what its absence means.
 
-Threading: any thread; the lock guards the marker once seen, which never changes, and is not held across I/O.
+Threading: any thread; the lock guards the marker once seen, which never changes, and the answers of probes that are
+still to be written down; it is not held across I/O.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import uuid
 
 from artifactfs.errors import FormatError, NotFound, StoreUnreachable
 from artifactfs.objects import layout
-from artifactfs.objects.layout import Marker
+from artifactfs.objects.layout import Marker, Probe
 from artifactfs.objects.store import ObjectStore
 
 
@@ -23,6 +24,7 @@ class StoreMarker:
         self._store = store
         self._lock = threading.Lock()
         self._seen: Marker | None = None
+        self._unkept: dict[str, bool] | None = None
 
     def read(self) -> Marker | None:
         """The marker, None where a store may be made.
@@ -60,14 +62,43 @@ class StoreMarker:
     def create(self) -> Marker:
         """The marker, written if there is none. Raises as :meth:`read`, and UnsafeStore, StoreFull."""
         marker = self.read()
-        self._store.require_exclusive()
+        self.require_exclusive(keep=False)
         if marker is None:
             ours = Marker(id=uuid.uuid4().hex, created=time.time_ns())
             self._store.put_exclusive(layout.MARKER_KEY, layout.encode(ours))
             marker = self.read()
             if marker is None:
                 raise StoreUnreachable(f"{self._store.url}: the store's marker was written but cannot be read back")
+        self._keep_answer()
         return marker
+
+    def require_exclusive(self, *, keep: bool = True) -> None:
+        """Raises UnsafeStore when this store cannot be written to safely.
+
+        The answer is looked for beside the marker before the backend is probed, and kept there.
+        """
+        store = self._store
+        if store.exclusive is None and store.client is not None and not store.single_writer:
+            known = self._answers()
+            # Only a yes is taken from there: a server may have learned it since.
+            store.exclusive = known.get(store.client) or None
+            with self._lock:
+                self._unkept = None if store.exclusive else known
+        store.require_exclusive()
+        if keep:
+            self._keep_answer()
+
+    def _answers(self) -> dict[str, bool]:
+        raw = self._store.get_many([layout.PROBE_KEY])[0]
+        return {} if raw is None else layout.decode_probe(raw, layout.PROBE_KEY).exclusive_create
+
+    def _keep_answer(self) -> None:
+        """Write down what a probe found, once."""
+        with self._lock:
+            known, self._unkept = self._unkept, None
+        client, sound = self._store.client, self._store.exclusive
+        if known is not None and client is not None and sound:
+            self._store.replace(layout.PROBE_KEY, layout.encode(Probe({**known, client: True})))
 
     def check_present(self) -> None:
         """Tell a store that lists nothing from one whose disk went away. Raises StoreUnreachable."""

@@ -5,12 +5,15 @@ A file of 1 MiB or more is an object of its own; smaller ones go, in the order o
 from earlier in the same tree, points at the bytes that are there. The same tree and the same known digests always give
 the same objects, so a repeated commit finds what it stored before. An empty file lies in no object.
 
-One pack is in memory at a time. Threading: a Packer belongs to one thread.
+Where a store takes several transfers at once, packs and files are put by threads of `objects.uploads`, which bounds how
+many packs are in memory; elsewhere it is one. Threading: a Packer belongs to one thread; `_lock` guards what the
+uploads add up.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping
 
 from blake3 import blake3
@@ -19,10 +22,11 @@ from artifactfs.errors import UnsupportedTree
 from artifactfs.managers.base import Progress, ReferenceOf
 from artifactfs.manifest import EntryKind, Manifest
 from artifactfs.objects.gc import unreferenced_since
-from artifactfs.objects.hashing import changed, hash_file, open_regular, unreadable
+from artifactfs.objects.hashing import HashedFile, changed, hash_file, open_regular, unreadable
 from artifactfs.objects.layout import object_key
 from artifactfs.objects.scan import Scan
 from artifactfs.objects.store import ObjectStore
+from artifactfs.objects.uploads import Uploads
 
 SMALL_FILE_BYTES = 1 << 20
 PACK_BYTES = 16 << 20
@@ -82,12 +86,14 @@ class Packer:
         self._known = known
         self._consume = consume
         self._reference_of = reference_of
+        self._lock = threading.Lock()
         self._found_objects: set[str] = set()
         self._due_for_gc: Mapping[str, int] | None = None
         self._progress = progress
         self._done_bytes = 0
         self._done_files = 0
         self._pack = bytearray()
+        self._pack_files_bytes = 0
         self._in_pack: dict[bytes, int] = {}
         self._waiting: list[tuple[int, bytes]] = []
 
@@ -96,18 +102,20 @@ class Packer:
 
         Raises UnsupportedTree when a file is not as it was scanned, StoreFull, StoreUnreachable, AccessDenied.
         """
-        for row, kind in enumerate(scan.builder.kinds):
-            if kind == EntryKind.FILE:
-                size_bytes = scan.builder.sizes[row]
-                if size_bytes and self._refers(scan, row):
-                    continue
-                if size_bytes < SMALL_FILE_BYTES:
-                    self._small(scan, row, size_bytes)
-                else:
-                    self._large(scan, row, size_bytes)
-                    self._report(size_bytes)
-        self._end_pack(scan)
-        self._report(0)
+        with Uploads(self._store, _expected_objects(scan)) as self._uploads:
+            for row, kind in enumerate(scan.builder.kinds):
+                if kind == EntryKind.FILE:
+                    size_bytes = scan.builder.sizes[row]
+                    if size_bytes and self._refers(scan, row):
+                        continue
+                    if size_bytes < SMALL_FILE_BYTES:
+                        self._small(scan, row, size_bytes)
+                    else:
+                        self._large(scan, row, size_bytes)
+            self._end_pack(scan)
+        self.sent_bytes = self._uploads.sent_bytes
+        self.deduplicated_bytes += self._uploads.found_bytes
+        self._report(0, 0)
 
     def _refers(self, scan: Scan, row: int) -> bool:
         """Note where the bytes of a file that is a reference lie; False for a file with bytes of its own."""
@@ -122,8 +130,7 @@ class Packer:
             self._found_objects.add(entry.object)
         scan.builder.set_content(row, bytes.fromhex(entry.digest), bytes.fromhex(entry.object), entry.offset)
         self.deduplicated_bytes += entry.size_bytes
-        self._done_files += 1
-        self._report(entry.size_bytes)
+        self._report(entry.size_bytes, 1)
         return True
 
     def _keeps(self, name: str) -> bool:
@@ -140,17 +147,18 @@ class Packer:
         if len(self._pack) + size_bytes > PACK_BYTES:
             self._end_pack(scan)
         data = read_small(scan, row, size_bytes)
-        self._done_files += 1
-        self._done_bytes += size_bytes
         if not data:
             scan.builder.set_content(row, _EMPTY_DIGEST, None)
+            self._report(0, 1)
             return
         digest = blake3(data).digest()
         place = self._known.find(digest)
         if place is not None:
             scan.builder.set_content(row, digest, *place)
             self.deduplicated_bytes += size_bytes
+            self._report(size_bytes, 1)
             return
+        self._pack_files_bytes += size_bytes
         if digest in self._in_pack:
             self.deduplicated_bytes += size_bytes
         else:
@@ -162,17 +170,20 @@ class Packer:
         if not self._pack:
             return
         name = blake3(self._pack)
-        self._store.put(object_key(name.hexdigest()), self._pack)
-        self.stored.append(object_key(name.hexdigest()))
-        self.sent_bytes += len(self._pack)
+        key = object_key(name.hexdigest())
+        pack, size_bytes, files = self._pack, self._pack_files_bytes, len(self._waiting)
+        self._uploads.put(
+            name.hexdigest(), len(pack), lambda: self._store.put(key, pack), lambda: self._report(size_bytes, files)
+        )
+        self.stored.append(key)
         for digest, offset in self._in_pack.items():
             self._known.add(digest, name.digest(), offset)
         for row, digest in self._waiting:
             scan.builder.set_content(row, digest, name.digest(), self._in_pack[digest])
         self._pack = bytearray()
+        self._pack_files_bytes = 0
         self._in_pack.clear()
         self._waiting.clear()
-        self._report(0)
 
     def _large(self, scan: Scan, row: int, size_bytes: int) -> None:
         file = hash_file(scan.path(row))
@@ -183,22 +194,41 @@ class Packer:
         if place is None:
             place = digest, 0
             key = object_key(file.digest)
-            if not self._consume:
-                self._store.put_file(key, file)
-            elif self._store.adopt_file(key, file):
-                self.adopted.append((key, file.path))
+            self._uploads.put(
+                file.digest, size_bytes, lambda: self._send(key, file), lambda: self._report(size_bytes, 1)
+            )
             self.stored.append(key)
-            self.sent_bytes += size_bytes
             self._known.add(digest, digest, 0)
         else:
             self.deduplicated_bytes += size_bytes
+            self._report(size_bytes, 1)
         scan.builder.set_content(row, digest, *place)
-        self._done_files += 1
 
-    def _report(self, size_bytes: int) -> None:
-        self._done_bytes += size_bytes
-        if self._progress is not None:
-            self._progress(self._done_bytes, self._done_files)
+    def _send(self, key: str, file: HashedFile) -> None:
+        if not self._consume:
+            self._store.put_file(key, file)
+        elif self._store.adopt_file(key, file):
+            self.adopted.append((key, file.path))
+
+    def _report(self, size_bytes: int, files: int) -> None:
+        """So much more is done; called by uploads too."""
+        with self._lock:
+            self._done_bytes += size_bytes
+            self._done_files += files
+            if self._progress is not None:
+                self._progress(self._done_bytes, self._done_files)
+
+
+def _expected_objects(scan: Scan) -> int:
+    """About how many objects a tree becomes when nothing of it is known."""
+    small_bytes = large = 0
+    for kind, size_bytes in zip(scan.builder.kinds, scan.builder.sizes, strict=True):
+        if kind == EntryKind.FILE:
+            if size_bytes < SMALL_FILE_BYTES:
+                small_bytes += size_bytes
+            else:
+                large += 1
+    return large - (-small_bytes // PACK_BYTES)
 
 
 def read_small(scan: Scan, row: int, size_bytes: int) -> bytes:

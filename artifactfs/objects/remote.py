@@ -5,6 +5,10 @@ others, and clients that retry report "already exists" for their own write. So t
 followed by reading the key back (our bytes = won, others = lost, nothing = again), and a store is probed once by
 creating a name twice. SFTP has its own primitive, the rename of protocol version 3, which fails on an existing name.
 
+Every call is bounded: by a time-out of ours on asynchronous file systems, by those of the client library on others
+(`objects.clients` sets them). Calls that may be repeated are, as `objects.patience` says; the library itself tries once
+where it can be told to.
+
 Threading: any thread. The file system is built at the first call, under a lock, never before a fork. One process-wide
 lock makes every step on memory:// one, its check-then-set too. fsspec's listing caches never expire, so they are off.
 """
@@ -13,8 +17,8 @@ lock makes every step on memory:// one, its check-then-set too. fsspec's listing
 
 from __future__ import annotations
 
+import contextlib
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -24,99 +28,183 @@ from typing import Any, TypeVar
 import fsspec
 from fsspec.asyn import AsyncFileSystem
 
-from artifactfs.errors import AlreadyExists, ArtifactError, NotFound, UnsafeStore
+from artifactfs.errors import AlreadyExists, ArtifactError, NotFound, StoreUnreachable
+from artifactfs.objects.clients import tuned_options
 from artifactfs.objects.hashing import HashedFile
 from artifactfs.objects.layout import MAX_RECORD_BYTES, TEMPORARY_PREFIX
+from artifactfs.objects.patience import ATTEMPTS, patiently, pause
 from artifactfs.objects.store import Buffer, Listing, ObjectStore, Outcome, StoredFile, translate
 
+BUCKETS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss"})
+"""Protocols whose paths begin with a bucket (a container), which must exist."""
 # A PUT to these shows the whole object or none of it; elsewhere a file is written aside and renamed.
-_WHOLE_PUTS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "memory"})
+_WHOLE_PUTS = BUCKETS | {"memory"}
 _SFTP = frozenset({"sftp", "ssh"})
-_CREATE_ATTEMPTS = 5
-_FIRST_PAUSE_S = 0.05
-_PARALLEL_TRANSFERS = 8
-_memory_lock = threading.Lock()
+_WEBDAV = frozenset({"webdav", "dav"})
+CALL_TIMEOUT_S = 30.0
+LISTING_TIMEOUT_S = 600.0
+# A transfer may take a call's time and what this rate takes for its bytes.
+SLOWEST_BYTES_PER_S = 128 << 10
+PARALLEL_TRANSFERS = 8
+# More than any manifest: with an end, s3fs needs no HEAD before the GET.
+_EVERYTHING = 1 << 40
 T = TypeVar("T")
 
 
 class FsspecStore(ObjectStore):
     """A store at an fsspec URL. `single_writer` waives the sound exclusive create: the caller promises to be alone."""
 
-    parallel_transfers = _PARALLEL_TRANSFERS
+    parallel_transfers = PARALLEL_TRANSFERS
 
     def __init__(self, url: str, *, single_writer: bool = False, **storage_options: Any) -> None:
         self.url = url
         self._protocol = url.partition("://")[0].lower()
-        self._single_writer = single_writer
+        self.single_writer = single_writer
         self._options = storage_options
         self._lock = threading.Lock()
         self._opened: tuple[Any, str] | None = None
-        self._sound: bool | None = None
+        self._idle: list[tuple[Any, str]] = []
+        if self._protocol == "memory":
+            self.exclusive = True
+        else:
+            self.client = f"fsspec {self._protocol}"
 
     def _open(self) -> tuple[Any, str]:
         """The file system and the root's path in it."""
         with self._lock:
             if self._opened is None:
-                cls = fsspec.get_filesystem_class(self._protocol)
-                options = dict(self._options)
-                if issubclass(cls, AsyncFileSystem):
-                    options.setdefault("use_listings_cache", False)
-                fs, root = fsspec.url_to_fs(self.url, **options)
-                self._opened = fs, str(root).rstrip("/")
+                self._opened = self._build()
             return self._opened
 
-    def _call(self, what: str, action: Callable[[Any, str], T], key: str) -> T:
-        """Run `action` with the file system and the path of `key`, its errors translated."""
+    def _build(self) -> tuple[Any, str]:
+        cls = fsspec.get_filesystem_class(self._protocol)
+        options = tuned_options(self._protocol, self._options)
+        if issubclass(cls, AsyncFileSystem):
+            options.setdefault("use_listings_cache", False)
+        if self._protocol in _SFTP:
+            options["skip_instance_cache"] = True
+        fs, root = fsspec.url_to_fs(self.url, **options)
+        if hasattr(fs, "retries"):
+            fs.retries = 1
+        if self._protocol in _SFTP:
+            fs.ftp.get_channel().settimeout(CALL_TIMEOUT_S)
+        return fs, str(root).rstrip("/")
+
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[tuple[Any, str]]:
+        """A file system for one call, and the root's path in it.
+
+        With paramiko it is one connection, on which two threads take each other's answers away: so a call has one to
+        itself, kept for the next call unless it broke.
+        """
+        if self._protocol not in _SFTP:
+            yield self._open()
+            return
+        with self._lock:
+            held = self._idle.pop() if self._idle else None
+        fs, root = held or self._build()
+        intact = False
         try:
-            fs, root = self._open()
-            with _memory_lock if self._protocol == "memory" else nullcontext():
-                return action(fs, f"{root}/{key}" if key else root or "/")
-        except Exception as error:
-            raise translate(error, f"cannot {what} {key or 'the top'} of {self.url}") from error
+            yield fs, root
+            intact = True
+        except (FileNotFoundError, FileExistsError, PermissionError, NotFound):
+            intact = True
+            raise
+        finally:
+            with self._lock:
+                intact = intact and len(self._idle) < PARALLEL_TRANSFERS
+                if intact:
+                    self._idle.append((fs, root))
+            if not intact:
+                fs.client.close()
+
+    def _call(
+        self,
+        what: str,
+        action: Callable[[Any, str, dict[str, float]], T],
+        key: str,
+        *,
+        timeout_s: float = CALL_TIMEOUT_S,
+        repeat: bool = True,
+    ) -> T:
+        """Run `action` with the file system, the path of `key` and the arguments that bound a call in time."""
+
+        def once() -> T:
+            try:
+                with self._connection() as (fs, root), _memory_lock if self._protocol == "memory" else nullcontext():
+                    bound = {"timeout": timeout_s} if isinstance(fs, AsyncFileSystem) else {}
+                    return action(fs, f"{root}/{key}" if key else root or "/", bound)
+            except Exception as error:
+                raise translate(error, f"cannot {what} {key or 'the top'} of {self.url}") from error
+
+        return patiently(once) if repeat else once()
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
     def get(self, key: str) -> bytes:
-        return self._call("read", lambda fs, path: bytes(fs.cat_file(path)), key)
+        return self._cat(key, 0, _EVERYTHING, LISTING_TIMEOUT_S)
 
     def get_range(self, key: str, offset: int, size_bytes: int) -> bytes:
         if size_bytes <= 0:
             return b""
-        return self._call("read", lambda fs, path: bytes(fs.cat_file(path, start=offset, end=offset + size_bytes)), key)
+        return self._cat(key, offset, offset + size_bytes, transfer_timeout_s(size_bytes))
+
+    def _cat(self, key: str, start: int, end: int, timeout_s: float) -> bytes:
+        try:
+            return self._call(
+                "read",
+                lambda fs, path, bound: bytes(fs.cat_file(path, start=start, end=end, **bound)),
+                key,
+                timeout_s=timeout_s,
+            )
+        except (NotFound, StoreUnreachable):
+            raise
+        except ArtifactError:
+            # A range that begins at the end is an error to HTTP servers.
+            if self.size(key) <= start:
+                return b""
+            raise
 
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         if not keys:
             return []
 
-        def fetch(fs: Any, root: str) -> list[Any]:
+        def fetch(fs: Any, root: str, bound: dict[str, float]) -> list[Any]:
             # A range, because a plain read costs s3fs a HEAD more.
             paths = [f"{root}/{key}" for key in keys]
             ends = [2 * MAX_RECORD_BYTES] * len(keys)
-            return list(fs.cat_ranges(paths, [0] * len(keys), ends, on_error="return"))
+            return list(fs.cat_ranges(paths, [0] * len(keys), ends, on_error="return", **bound))
 
         found: list[bytes | None] = []
         for key, answer in zip(keys, self._call("read from", fetch, ""), strict=True):
-            if isinstance(answer, Exception):
+            if not isinstance(answer, Exception):
+                found.append(bytes(answer))
+                continue
+            try:
                 error = translate(answer, f"cannot read {key} of {self.url}")
                 if not isinstance(error, NotFound):
-                    raise error from answer
+                    # Once more, with all the patience there is.
+                    found.append(self._cat(key, 0, 2 * MAX_RECORD_BYTES, CALL_TIMEOUT_S))
+                else:
+                    found.append(None)
+            except NotFound:
                 found.append(None)
-            else:
-                found.append(bytes(answer))
         return found
 
     def listing(self, prefix: str) -> Listing:
-        def ls(fs: Any, path: str) -> list[dict[str, Any]]:
+        def ls(fs: Any, path: str, bound: dict[str, float]) -> list[dict[str, Any]]:
             fs.invalidate_cache(path)
             try:
-                return list(fs.ls(path, detail=True))
+                return list(fs.ls(path, detail=True, **bound))
             except (FileNotFoundError, NotADirectoryError):
+                if not prefix:
+                    self._require_bucket(fs, path, bound)
                 return []
 
         files: list[str] = []
         directories: list[str] = []
-        _, root = self._call("open", lambda fs, path: (fs, path), prefix)
-        for item in self._call("list", ls, prefix):
+        root = self._call("open", lambda fs, path, bound: path, prefix)
+        for item in self._call("list", ls, prefix, timeout_s=LISTING_TIMEOUT_S):
             path = str(item["name"]).rstrip("/")
             name = path.rpartition("/")[2]
             # Object stores list a folder's own marker among what is in it.
@@ -124,18 +212,24 @@ class FsspecStore(ObjectStore):
                 (directories if item.get("type") == "directory" else files).append(name)
         return Listing(files, directories)
 
+    def _require_bucket(self, fs: Any, path: str, bound: dict[str, float]) -> None:
+        """Tell an empty place from one that cannot be: raises NotFound where there is no such bucket."""
+        bucket = path.partition("/")[0]
+        if self._protocol in BUCKETS and not fs.exists(bucket, **bound):
+            raise NotFound(f"there is no bucket or container {bucket!r} for {self.url}: make it first")
+
     def walk(self, prefix: str) -> Iterator[StoredFile]:
-        def find(fs: Any, path: str) -> dict[str, dict[str, Any]]:
+        def find(fs: Any, path: str, bound: dict[str, float]) -> dict[str, dict[str, Any]]:
             fs.invalidate_cache(path)
             try:
-                return dict(fs.find(path, detail=True))
+                return dict(fs.find(path, detail=True, **bound))
             except FileNotFoundError:
                 return {}
 
-        root = self._call("open", lambda fs, path: path.lstrip("/"), "")
-        for path, item in self._call("list", find, prefix).items():
+        root = self._call("open", lambda fs, path, bound: path.lstrip("/"), "")
+        for path, item in self._call("list", find, prefix, timeout_s=LISTING_TIMEOUT_S).items():
             key = path.lstrip("/")[len(root) :].lstrip("/")
-            yield StoredFile(key, int(item.get("size") or 0), _changed_ns(item))
+            yield StoredFile(key, int(item.get("size") or 0), changed_ns(item))
 
     def exists(self, key: str) -> bool:
         try:
@@ -145,32 +239,41 @@ class FsspecStore(ObjectStore):
         return True
 
     def size(self, key: str) -> int:
-        def info(fs: Any, path: str) -> int:
+        def info(fs: Any, path: str, bound: dict[str, float]) -> int:
             fs.invalidate_cache(fs._parent(path))
-            return int(fs.info(path)["size"] or 0)
+            return int(fs.info(path, **bound)["size"] or 0)
 
         return self._call("look for", info, key)
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
     def put(self, key: str, data: Buffer) -> None:
-        self._call("store", lambda fs, path: self._put_whole(fs, path, lambda to: fs.pipe_file(to, bytes(data))), key)
+        raw = bytes(data)
+        self._call(
+            "store",
+            lambda fs, path, bound: self._put_whole(fs, path, lambda to: fs.pipe_file(to, raw, **bound)),
+            key,
+            timeout_s=transfer_timeout_s(len(raw)),
+        )
 
     def replace(self, key: str, data: Buffer) -> None:
         self.put(key, data)
 
     def put_file(self, key: str, file: HashedFile) -> None:
-        def send(fs: Any, target: str) -> None:
-            self._put_whole(fs, target, lambda to: fs.put_file(file.path, to))
+        def send(fs: Any, path: str, bound: dict[str, float]) -> None:
+            self._put_whole(fs, path, lambda to: self._upload(fs, file.path, to, file.status.st_size, bound))
 
         file.check_unchanged()
-        self._call("store", send, key)
+        self._call("store", send, key, timeout_s=transfer_timeout_s(file.status.st_size))
         try:
             file.check_unchanged()
         except ArtifactError:
             # What was sent may be anything, and must not stay under this name.
             self.delete(key)
             raise
+
+    def _upload(self, fs: Any, source: str, path: str, size_bytes: int, bound: dict[str, float]) -> None:
+        fs.put_file(source, path, **bound)
 
     def _put_whole(self, fs: Any, path: str, write: Callable[[str], object]) -> None:
         if self._protocol in _WHOLE_PUTS:
@@ -181,45 +284,38 @@ class FsspecStore(ObjectStore):
         temporary = f"{parent}/{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
         try:
             write(temporary)
-            fs.mv(temporary, path)
+            if self._protocol in _WEBDAV:
+                fs.client.move(temporary, path, overwrite=True)
+            else:
+                fs.mv(temporary, path)
         except BaseException:
-            if fs.exists(temporary):
-                fs.rm_file(temporary)
+            with contextlib.suppress(Exception):
+                fs.rm_file(temporary)  # else gc does, after its grace period
             raise
 
     def delete(self, key: str) -> None:
-        def remove(fs: Any, path: str) -> None:
+        def remove(fs: Any, path: str, bound: dict[str, float]) -> None:
             try:
-                fs.rm_file(path)
+                fs.rm_file(path, **bound)
             except FileNotFoundError:
                 return
 
         self._call("delete", remove, key)
 
     def put_exclusive(self, key: str, data: Buffer) -> Outcome:
-        data = bytes(data)
-        pause_s = _FIRST_PAUSE_S
-        for attempt in range(_CREATE_ATTEMPTS):
-            try:
-                self._call("create", lambda fs, path: self._create(fs, path, data), key)
-                return Outcome.CREATED
-            except ArtifactError as error:
-                found = self.get_many([key])[0]
-                if found is not None:
-                    return Outcome.CREATED if found == data else Outcome.TAKEN
-                # "Already exists" with nothing there is a lost race with a conflict (409), worth another try.
-                hopeless = not (error.transient or isinstance(error, AlreadyExists))
-                if hopeless or attempt == _CREATE_ATTEMPTS - 1:
-                    raise
-            time.sleep(pause_s)
-            pause_s *= 2
-        raise AssertionError("the last attempt returns or raises")
+        raw = bytes(data)
+        return create_and_read_back(
+            self,
+            key,
+            raw,
+            lambda: self._call("create", lambda fs, path, bound: self._create(fs, path, raw, bound), key, repeat=False),
+        )
 
-    def _create(self, fs: Any, path: str, data: bytes) -> None:
-        if self._single_writer or self._protocol == "memory":
-            if fs.exists(path):
+    def _create(self, fs: Any, path: str, data: bytes, bound: dict[str, float]) -> None:
+        if self.single_writer or self._protocol == "memory":
+            if fs.exists(path, **bound):
                 raise FileExistsError(path)
-            self._put_whole(fs, path, lambda to: fs.pipe_file(to, data))
+            self._put_whole(fs, path, lambda to: fs.pipe_file(to, data, **bound))
         elif self._protocol in _SFTP:
             parent = path.rpartition("/")[0]
             fs.makedirs(parent, exist_ok=True)
@@ -227,40 +323,44 @@ class FsspecStore(ObjectStore):
             fs.pipe_file(temporary, data)
             try:
                 fs.ftp.rename(temporary, path)
-            except OSError:
-                fs.rm_file(temporary)
+            except BaseException:
+                with contextlib.suppress(Exception):
+                    fs.rm_file(temporary)
                 raise
         else:
-            fs.pipe_file(path, data, mode="create")
+            fs.pipe_file(path, data, mode="create", **bound)
 
-    def require_exclusive(self) -> None:
-        if self._single_writer or self._protocol == "memory":
-            return
-        if self._sound is None:
-            self._sound = self._probe()
-        if not self._sound:
-            raise UnsafeStore(
-                f"{self.url}: creating a name twice did not fail, so two writers could overwrite each other's "
-                "versions; pass single_writer=True if nothing else ever writes to this store at the same time"
-            )
 
-    def _probe(self) -> bool:
-        key = f"{TEMPORARY_PREFIX}probe-{uuid.uuid4().hex}"
-        first = uuid.uuid4().hex.encode()
+def create_and_read_back(store: ObjectStore, key: str, data: bytes, create: Callable[[], None]) -> Outcome:
+    """The outcome of an exclusive create of which the client's word is not believed: what lies there afterwards is.
+
+    `create` raises ArtifactError for whatever went wrong, a name that is taken included.
+    """
+    for attempt in range(ATTEMPTS):
         try:
-            if self.put_exclusive(key, first) is not Outcome.CREATED:
-                return False
-            second = self.put_exclusive(key, uuid.uuid4().hex.encode())
-            return second is Outcome.TAKEN and self.get_many([key])[0] == first
+            create()
+            return Outcome.CREATED
         except ArtifactError as error:
-            if type(error) is not ArtifactError:
+            found = store.get_many([key])[0]
+            if found is not None:
+                return Outcome.CREATED if found == data else Outcome.TAKEN
+            # "Already exists" with nothing there is a lost race with a conflict (409), worth another try.
+            hopeless = not (error.transient or isinstance(error, AlreadyExists))
+            if hopeless or attempt == ATTEMPTS - 1:
                 raise
-            return False  # the file system does not know the mode at all (TypeError, NotImplementedError)
-        finally:
-            self.delete(key)
+            pause(attempt, error)
+    raise AssertionError("the last attempt returns or raises")
 
 
-def _changed_ns(item: dict[str, Any]) -> int | None:
+def transfer_timeout_s(size_bytes: int) -> float:
+    """How long a transfer of so many bytes may take."""
+    return CALL_TIMEOUT_S + size_bytes / SLOWEST_BYTES_PER_S
+
+
+_memory_lock = threading.Lock()
+
+
+def changed_ns(item: dict[str, Any]) -> int | None:
     """When a listed file was written; every file system has its own word for it."""
     for name in ("LastModified", "last_modified", "updated", "mtime", "modified", "created"):
         value = item.get(name)

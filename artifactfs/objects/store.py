@@ -1,8 +1,8 @@
 """The seam for store I/O: what the object layout needs of a place that keeps bytes under keys.
 
-`LocalStore` (`objects.local`, plain system calls) and `FsspecStore` (`objects.remote`, everything else) implement it;
-nothing else in the package touches a store's bytes. Every error leaves as one of `artifactfs.errors`, with its cause;
-`translate` is the one place that decides which.
+`LocalStore` (`objects.local`, plain system calls), `FsspecStore` (`objects.remote`, any fsspec file system) and
+`S3Store` (`objects.s3`) implement it; nothing else in the package touches a store's bytes. Every error leaves as one of
+`artifactfs.errors`, with its cause; `translate` is the one place that decides which.
 
 Threading: a store is safe from any thread and holds no lock across I/O, except the one that makes memory:// create
 exclusively. Nothing is opened before the first call, so a store may be made before a fork.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import enum
 import errno
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -25,7 +26,9 @@ from artifactfs.errors import (
     StoreFull,
     StoreTimeout,
     StoreUnreachable,
+    UnsafeStore,
 )
+from artifactfs.objects import layout
 from artifactfs.objects.hashing import HashedFile
 
 Buffer = bytes | bytearray | memoryview
@@ -63,6 +66,16 @@ class ObjectStore(ABC):
     """The directory of a store on this machine, as an absolute path."""
     parallel_transfers: int = 1
     """How many transfers at once pay."""
+    page_keys: int = 0
+    """How many keys :meth:`walk` gets by one request while it goes on; 0 where it lists all before the first."""
+    renews_in_place: bool = False
+    """Whether :meth:`renew` moves no bytes to or from this machine."""
+    client: str | None = None
+    """What reaches the backend, the name a probe's answer is kept under; None where none is needed."""
+    exclusive: bool | None = None
+    """Whether :meth:`put_exclusive` can be trusted; None while nobody knows."""
+    single_writer: bool = False
+    """Whether the caller promised that nothing else writes, so that nothing need be exclusive."""
 
     @abstractmethod
     def put(self, key: str, data: Buffer) -> None:
@@ -118,6 +131,10 @@ class ObjectStore(ABC):
     def walk(self, prefix: str) -> Iterator[StoredFile]:
         """Every file below `prefix`, temporary ones included. Never cached."""
 
+    def few(self, prefix: str) -> list[StoredFile] | None:
+        """As :meth:`walk`, when one request tells all there is; None when it takes more, or is not known to."""
+        return None
+
     @abstractmethod
     def delete(self, key: str) -> None:
         """Remove `key`; it may be gone already."""
@@ -153,9 +170,34 @@ class ObjectStore(ABC):
         """
         return  # only a local store links
 
-    @abstractmethod
     def require_exclusive(self) -> None:
-        """Raises UnsafeStore when :meth:`put_exclusive` cannot be trusted here. Asks the backend once."""
+        """Raises UnsafeStore when :meth:`put_exclusive` cannot be trusted. Asks the backend unless it is known."""
+        if self.single_writer:
+            return
+        if self.exclusive is None:
+            self.exclusive = self._probe()
+        if not self.exclusive:
+            raise UnsafeStore(
+                f"{self.url}: creating a name twice did not fail, so two writers could overwrite each other's "
+                "versions; pass single_writer=True (--storage-option single_writer=true) if nothing else ever writes "
+                "to this store at the same time, or mount it with --read-only"
+            )
+
+    def _probe(self) -> bool:
+        """Whether a name that is created twice keeps its first content."""
+        key = f"{layout.TEMPORARY_PREFIX}probe-{uuid.uuid4().hex}"
+        first = uuid.uuid4().hex.encode()
+        try:
+            if self.put_exclusive(key, first) is not Outcome.CREATED:
+                return False
+            second = self.put_exclusive(key, uuid.uuid4().hex.encode())
+            return second is Outcome.TAKEN and self.get_many([key])[0] == first
+        except ArtifactError as error:
+            if type(error) is not ArtifactError:
+                raise
+            return False  # the file system does not know the mode at all (TypeError, NotImplementedError)
+        finally:
+            self.delete(key)
 
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -173,12 +215,22 @@ _DENIED_CLASSES = frozenset(
         "DefaultCredentialsError",
         "RefreshError",
         "AuthenticationException",
+        "PermissionDeniedError",
+        "UnauthenticatedError",
         "PasswordRequiredException",
         "BadHostKeyException",
     }
 )
-_ABSENT_CLASSES = frozenset({"ResourceNotFoundError", "NoSuchKey", "NoSuchBucket"})
-_UNREACHABLE_MODULES = ("aiohttp", "botocore", "aiobotocore", "azure", "google", "gcsfs", "paramiko", "requests")
+_TAKEN_CLASSES = frozenset({"AlreadyExistsError", "PreconditionError"})
+# What S3 servers answer when the condition of a conditional PUT does not hold.
+_TAKEN_CODES = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict"})
+_ABSENT_CLASSES = frozenset({"ResourceNotFoundError", "NoSuchKey", "NoSuchBucket", "NotFoundError"})
+_UNREACHABLE_MODULES = (
+    *("aiohttp", "botocore", "aiobotocore", "azure", "google", "gcsfs", "paramiko", "requests", "httpx", "httpcore"),
+    *("webdav4", "obstore"),
+)
+# What a server says for good to what it was asked; repeating it would not help.
+_REFUSED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EMSGSIZE, errno.ENAMETOOLONG})
 
 
 def translate(error: Exception, what: str) -> ArtifactError:
@@ -194,7 +246,7 @@ def translate(error: Exception, what: str) -> ArtifactError:
     number = error.errno if isinstance(error, OSError) else None
     if isinstance(error, FileNotFoundError | NotADirectoryError) or number in _ABSENT or class_names & _ABSENT_CLASSES:
         return NotFound(text)
-    if isinstance(error, FileExistsError):
+    if isinstance(error, FileExistsError) or class_names & _TAKEN_CLASSES or _code(error) in _TAKEN_CODES:
         return AlreadyExists(text)
     # aiohttp warns of who asks for "code" where there is a "status".
     status = getattr(error, "status", None) or getattr(error, "status_code", None) or getattr(error, "code", None)
@@ -211,6 +263,17 @@ def translate(error: Exception, what: str) -> ArtifactError:
         return StoreTimeout(text)
     if isinstance(error, ImportError):
         return MissingDependency(text)
-    if isinstance(error, OSError) or type(error).__module__.startswith(_UNREACHABLE_MODULES):
+    if number in _REFUSED:
+        return ArtifactError(text)
+    if isinstance(error, OSError | EOFError) or type(error).__module__.startswith(_UNREACHABLE_MODULES):
         return StoreUnreachable(text)
     return ArtifactError(f"{what}: unexpected {type(error).__name__}: {error}")
+
+
+def _code(error: Exception) -> str | None:
+    """The code of an S3 error; s3fs gives errors of its own with botocore's as their cause."""
+    for one in (error, error.__cause__):
+        response = getattr(one, "response", None)
+        if isinstance(response, dict):
+            return str(response.get("Error", {}).get("Code"))
+    return None

@@ -146,6 +146,8 @@ def _describe(found: dict[str, Any]) -> Iterator[str]:
         yield f"  {_facts(answer)}"
         if answer.cache is not None:
             yield f"  {_cache(answer.cache)}"
+        if answer.exclusive_create:
+            yield f"  exclusive create: {answer.exclusive_create}"
         if not answer.reachable:
             yield "  the store does not answer"
         yield from _table([row for state in answer.artifacts for row in _rows(state)])

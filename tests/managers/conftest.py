@@ -8,19 +8,38 @@ import pytest
 
 pytest.register_assert_rewrite("conformance", "conformance_files")
 
-from subjects import SUBJECTS, Subject, write  # noqa: E402 - asserts in the suite are rewritten first
+from subjects import SERVERS, SUBJECTS, Subject, on_server, write  # noqa: E402 - asserts in the suite are rewritten first
 
 from artifactfs import ArtifactManager  # noqa: E402
+
+
+ON_EVERY_SERVER = ("TestVersions", "TestAliases", "TestFiles", "TestDamage", "TestThreads")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(*keeps): what the backend must keep for the test to apply")
 
 
-@pytest.fixture(params=sorted(SUBJECTS))
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The whole suite without servers and on one; on the others the parts that depend on the backend."""
+    if "subject" in metafunc.fixturenames:
+        everywhere = metafunc.cls is None or metafunc.cls.__name__ in ON_EVERY_SERVER
+        servers = SERVERS if everywhere else SERVERS[:1]
+        metafunc.parametrize("subject", [*sorted(SUBJECTS), *servers], indirect=True)
+
+
+@pytest.fixture
 def subject(request: pytest.FixtureRequest, tmp_path: Path) -> Subject:
-    (tmp_path / "place").mkdir()
-    made = SUBJECTS[request.param](tmp_path / "place")
+    if request.param in SERVERS:
+        server = request.getfixturevalue("start_server")(request.param)
+        # A catalog carries no secrets: who reads one has them in the environment.
+        monkeypatch = request.getfixturevalue("monkeypatch")
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        made = on_server(server)
+    else:
+        (tmp_path / "place").mkdir()
+        made = SUBJECTS[request.param](tmp_path / "place")
     needed = request.node.get_closest_marker("needs")
     lacking = [keeps.value for keeps in needed.args if keeps not in made.keeps] if needed else []
     if lacking:

@@ -20,6 +20,7 @@ from artifactfs import ArtifactManager, connect
 from artifactfs.managers.adapter import SquirrelAdapter
 from artifactfs.managers.filesystem import FileSystemArtifactManager
 from artifactfs.managers.plain import PlainArtifactManager
+from tests.servers import Server
 
 
 class Keeps(enum.Enum):
@@ -52,17 +53,24 @@ class Subject:
     sparse: bool = False
     """Whether a large sparse file given away costs no room."""
     many_files: int = 10_000
+    options: dict[str, Any] = field(default_factory=dict)
+    """What fsspec needs besides `stored`."""
     opened_by_url: dict[str, Any] | None = field(default_factory=dict)
     """The options for `connect` with the manager's own URL; None where no URL opens it."""
 
     def files_with(self, content: bytes) -> list[str]:
         """Where the store keeps these bytes."""
-        fs, root = fsspec.url_to_fs(self.stored)
+        fs, root = self._fs()
         return [path for path in fs.find(root) if content in fs.cat_file(path)]
+
+    def _fs(self) -> tuple[Any, str]:
+        fs, root = fsspec.url_to_fs(self.stored, **self.options)
+        fs.invalidate_cache()
+        return fs, root
 
     def damage(self, content: bytes, replacement: bytes | None) -> None:
         """Put other bytes of the same length in their place, or delete what holds them, behind the manager's back."""
-        fs, _ = fsspec.url_to_fs(self.stored)
+        fs, _ = self._fs()
         found = self.files_with(content)
         assert found
         for path in found:
@@ -117,6 +125,27 @@ SUBJECTS: dict[str, Callable[[Path], Subject]] = {
     "plain-memory": _plain_memory,
     "adapted": _adapted,
 }
+
+SERVERS = ("ceph", "azurite", "moto", "sftp", "webdav")
+
+
+def on_server(server: Server) -> Subject:
+    """A store of the object layout on a real server. What has nothing to do with the backend is tried elsewhere."""
+    url, options = server.fresh(), server.options
+    opened = options if server.exclusive else {**options, "single_writer": True}
+    manager = connect(url, **opened)
+    return Subject(
+        f"objects-{server.name}",
+        # One manager where nothing else may write.
+        (lambda: connect(url, **opened)) if server.exclusive else lambda: manager,
+        url,
+        threads=4 if server.exclusive else 1,
+        many_files=1000,
+        options=options,
+        # How to reach the SSH key is an option that catalogs leave out.
+        opened_by_url=None if server.name == "sftp" else opened,
+    )
+
 
 REMOTE_KINDS: dict[str, Callable[[str], ArtifactManager]] = {
     "objects": lambda url: FileSystemArtifactManager(url, single_writer=True),

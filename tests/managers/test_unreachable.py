@@ -53,7 +53,7 @@ for _name in CALLS:
 def flaky(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FlakyFileSystem]]:
     fsspec.register_implementation("flaky", FlakyFileSystem, clobber=True)
     # Waiting between attempts is for servers.
-    monkeypatch.setattr("artifactfs.objects.remote.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("artifactfs.objects.patience.time.sleep", lambda seconds: None)
     yield FlakyFileSystem
     FlakyFileSystem.fails_in = None
     FlakyFileSystem.error = ConnectionError("connection refused")

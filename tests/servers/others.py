@@ -58,7 +58,13 @@ def azurite(directory: Path) -> Iterator[Server]:
     with running(command, directory / "azurite.log", lambda: listens(port)):
         fs = AzureBlobFileSystem(connection_string=connection(port), skip_instance_cache=True)
         fs.mkdir("container")
-        yield Server("azurite", port, "az://container", lambda at: {"connection_string": connection(at)})
+        yield Server(
+            "azurite",
+            port,
+            "az://container",
+            lambda at: {"connection_string": connection(at)},
+            environment={"AZURE_STORAGE_CONNECTION_STRING": connection(port)},
+        )
 
 
 @contextlib.contextmanager

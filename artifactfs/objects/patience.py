@@ -1,0 +1,57 @@
+"""Trying a store's call again: for throttling, broken connections and time-outs, for a bounded time.
+
+The client libraries are told to try once, so that this is the one place that decides, for every backend alike. Their
+own retries lie about an exclusive create: when the answer to a successful one is lost, they report that the name was
+taken, by themselves. Pure but for the waiting; safe from any thread.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from artifactfs.errors import StoreFull, StoreUnreachable
+
+ATTEMPTS = 6
+PATIENCE_S = 45.0
+"""No attempt begins later than this after the first."""
+_FIRST_PAUSE_S = 0.1
+_THROTTLED_PAUSE_S = 0.4
+_THROTTLING = (
+    "slowdown",
+    "reduce your request rate",
+    "too many requests",
+    "toomanyrequests",
+    "serverbusy",
+    "code: 503",
+    "code: 429",
+)
+
+T = TypeVar("T")
+
+
+def patiently(action: Callable[[], T]) -> T:
+    """What `action` returns, tried again when it raises StoreUnreachable. Anything else is raised at once."""
+    began = time.monotonic()
+    for attempt in range(ATTEMPTS - 1):
+        try:
+            return action()
+        except StoreUnreachable as error:
+            if time.monotonic() - began > PATIENCE_S:
+                raise
+            pause(attempt, error)
+    return action()
+
+
+def pause(attempt: int, error: Exception) -> None:
+    """Wait before the next attempt: twice as long each time, longer where the store asks for it, never in step."""
+    first_s = _THROTTLED_PAUSE_S if is_throttling(error) else _FIRST_PAUSE_S
+    time.sleep(first_s * 2.0**attempt * random.uniform(0.5, 1.0))
+
+
+def is_throttling(error: Exception) -> bool:
+    """Whether the store said that it is asked too much."""
+    text = str(error).lower()
+    return not isinstance(error, StoreFull) and any(word in text for word in _THROTTLING)

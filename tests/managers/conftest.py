@@ -12,7 +12,6 @@ from subjects import SERVERS, SUBJECTS, Subject, on_server, write  # noqa: E402 
 
 from artifactfs import ArtifactManager  # noqa: E402
 
-
 ON_EVERY_SERVER = ("TestVersions", "TestAliases", "TestFiles", "TestDamage", "TestThreads")
 
 

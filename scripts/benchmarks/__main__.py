@@ -13,18 +13,27 @@ from pathlib import Path
 
 import click
 
-from benchmarks import picture, report, rows, store_rows, write_rows
+from benchmarks import picture, report, rows, s3_rows, store_rows, write_rows
 from benchmarks.ground import QUICK, Ground, Sizes, prepare_ground
 from benchmarks.peers import Peer
 from benchmarks.programs import PEER_PROGRAMS, Failed
 
-SLOW_S = 20.0
+SLOW_S = 10.0
 """A peer of another project that needs longer than this in its first run is measured once."""
+
+
+FIRST = ("sequential", "mapped", "hot", "cold", "walk", "copy", "commit", "many")
 
 
 def all_rows() -> dict[str, rows.Row]:
     """In the order in which they are measured."""
-    return {**rows.rows(), **write_rows.rows(), **rows.dropped_rows(), **store_rows.rows()}
+    return {**drive_rows(), **store_rows.rows(), **s3_rows.rows()}
+
+
+def drive_rows() -> dict[str, rows.Row]:
+    """Those of mounts of a local store, the most telling first."""
+    found = {**rows.rows(), **write_rows.rows()}
+    return {**{name: found.pop(name) for name in FIRST}, **found, **rows.dropped_rows()}
 
 
 def all_peers() -> list[str]:
@@ -42,10 +51,14 @@ def names_of(kind: str, given: str | None, every: list[str]) -> list[str] | None
     return given.split(",")
 
 
-def measure(row: rows.Row, peers: list[Peer], runs: int, ground: Ground, sizes: Sizes) -> report.Result:
+def measure(result: report.Result, peers: list[Peer], runs: int, ground: Ground, sizes: Sizes) -> None:
     """All peers in turn, `runs` times. One that fails is not tried again in this row."""
-    result = report.Result(row)
-    row.prepare(ground, sizes)
+    row = result.row
+    try:
+        row.prepare(ground, sizes)
+    except Failed as failure:
+        result.failed = {peer.name: str(failure) for peer in peers}
+        return
     for number in range(runs):
         for peer in peers:
             done = result.runs.get(peer.name, [])
@@ -59,7 +72,6 @@ def measure(row: rows.Row, peers: list[Peer], runs: int, ground: Ground, sizes: 
                 result.runs.pop(peer.name, None)
             else:
                 result.runs.setdefault(peer.name, []).append(measured)
-    return result
 
 
 def take_part(row: rows.Row, chosen: list[str] | None) -> list[Peer]:
@@ -75,11 +87,16 @@ def take_part(row: rows.Row, chosen: list[str] | None) -> list[Peer]:
     memory. Rows are printed as they are finished; a run that is ended early (Ctrl-C, SIGTERM) unmounts and removes
     everything and still writes the JSON and the picture of what it has.
 
-    Rows: {", ".join(all_rows())}. Those of the store (from {next(iter(store_rows.rows()))} on) run only when named.
+    Rows: {", ".join(drive_rows())}.
+
+    Rows of the store without a mount, which run only when named: {", ".join(store_rows.rows())}.
+
+    Rows of S3, which run with --remote or when named: {", ".join(s3_rows.rows())}.
 
     Peers: {", ".join(all_peers())}."""
 )
 @click.option("--rows", "row_names", metavar="NAME,…", help="Only these rows.")
+@click.option("--remote", is_flag=True, help="The rows of S3 instead, against one server on loopback.")
 @click.option("--peers", "peer_names", metavar="NAME,…", help="Only these peers.")
 @click.option("--runs", default=5, show_default=True, type=click.IntRange(min=1), help="Runs of each row and peer.")
 @click.option("--quick", is_flag=True, help="Small sizes: to try the bench itself, the numbers mean little.")
@@ -88,6 +105,7 @@ def take_part(row: rows.Row, chosen: list[str] | None) -> list[Peer]:
 @click.option("--directory", type=click.Path(file_okay=False, exists=True, path_type=Path), help="Where to work.")
 def main(
     row_names: str | None,
+    remote: bool,
     peer_names: str | None,
     runs: int,
     quick: bool,
@@ -101,11 +119,13 @@ def main(
     every = all_rows()
     chosen = names_of("row", row_names, list(every))
     peers = names_of("peer", peer_names, all_peers())
-    work = [
-        row
-        for name, row in every.items()
-        if (name in chosen if chosen else row.chosen_by_default and rows.possible(row))
-    ]
+    if chosen is None:
+        chosen = [
+            name
+            for name, row in every.items()
+            if (isinstance(row, s3_rows.S3Row) if remote else row.chosen_by_default and rows.possible(row))
+        ]
+    work = [every[name] for name in chosen]
     results: list[report.Result] = []
     ground = Ground(Path(tempfile.mkdtemp(prefix="artifactfs-bench-", dir=directory)))
     facts = report.machine_facts(ground.directory)
@@ -114,6 +134,7 @@ def main(
     except KeyboardInterrupt:
         click.echo("\nended early", err=True)
     finally:
+        s3_rows.stop()
         shutil.rmtree(ground.directory)
         _write(results, facts, runs, json_file, picture_file)
     if failures := report.ours_failed(results):
@@ -129,10 +150,12 @@ def _measure_all(
     click.echo(report.HEADINGS)
     for row, taker in zip(work, takers, strict=True):
         started = time.monotonic()
-        result = measure(row, taker, runs, ground, sizes)
-        results.append(result)
-        for line in report.lines(result, runs):
-            click.echo(line)
+        results.append(report.Result(row))
+        try:
+            measure(results[-1], taker, runs, ground, sizes)
+        finally:
+            for line in report.lines(results[-1], runs):
+                click.echo(line)
         _progress(f"{row.name}: {time.monotonic() - started:.0f} s")
 
 

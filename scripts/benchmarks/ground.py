@@ -13,6 +13,7 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from blake3 import blake3
 
@@ -35,7 +36,7 @@ MODIFIED_S = 1_700_000_000
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured."""
+    """How much is measured. `far_files` are read one by one where each request takes 50 ms."""
 
     big_bytes: int = 1 << 30
     small_files: int = 10_000
@@ -43,6 +44,8 @@ class Sizes:
     many_files: int = 1_000_000
     readers: int = 100
     reads_each: int = 50
+    far_files: int = 300
+    s3_pages: int = 200
 
 
 QUICK = Sizes(big_bytes=64 * MIB, small_files=1_000, mapped_pages=2_000, many_files=20_000, readers=100, reads_each=10)
@@ -116,7 +119,7 @@ def _make_tensors(path: Path, big: Path, big_bytes: int) -> None:
                 shutil.copyfileobj(source, model, MIB)
 
 
-def make_many_files(store: str, artifact: str, count: int, **options: str) -> None:
+def make_many_files(store: str, artifact: str, count: int, **options: Any) -> None:
     """A version of `count` files, 1,000 in a directory, written as a commit of that tree would have written it."""
     manager = connect(store, **options)
     assert isinstance(manager, FileSystemArtifactManager)

@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks import client
 
 COMMAND_TIMEOUT_S = 300.0
-CLIENT_TIMEOUT_S = 90.0
+CLIENT_TIMEOUT_S = 120.0
 MOUNT_TIMEOUT_S = 30.0
 ROOT = Path(__file__).resolve().parent.parent.parent
 PEER_PROGRAMS = ROOT / ".venv-bench" / "bin"
@@ -67,7 +67,9 @@ def run(*command: str, timeout_s: float = COMMAND_TIMEOUT_S, environment: dict[s
         raise Failed(f"{Path(command[0]).name} ended with {done.returncode}: {said[-400:]}")
 
 
-def run_client(*arguments: str, daemon: int | None = None) -> tuple[float, str | None]:
+def run_client(
+    *arguments: str, daemon: int | None = None, timeout_s: float = CLIENT_TIMEOUT_S
+) -> tuple[float, str | None]:
     """Seconds and digest of one client program (`client`).
 
     One that takes too long is ended; before it `daemon` is, since a process that waits for a mount cannot be killed.
@@ -78,13 +80,13 @@ def run_client(*arguments: str, daemon: int | None = None) -> tuple[float, str |
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as program:
         try:
-            said, errors = program.communicate(timeout=CLIENT_TIMEOUT_S)
+            said, errors = program.communicate(timeout=timeout_s)
         except BaseException as error:
             end(daemon)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(program.pid, signal.SIGKILL)
             if isinstance(error, subprocess.TimeoutExpired):
-                raise Failed(f"over {CLIENT_TIMEOUT_S:.0f} s") from error
+                raise Failed(f"over {timeout_s:.0f} s") from error
             raise
     if program.returncode != 0:
         raise Failed(errors.strip().splitlines()[-1] if errors.strip() else f"ended with {program.returncode}")

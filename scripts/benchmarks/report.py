@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.programs import PEER_PROGRAMS
 from benchmarks.rows import Measured, Row, Target
 
-HEADINGS = f"{'':26}{'seconds':>9}  {'speed':<18}{'spread':<14}{'MiB':>6}{'CPU s':>8}  target"
+HEADINGS = f"{'':26}{'seconds':>9}  {'speed':<24}{'spread':<14}{'MiB':>6}{'CPU s':>8}  target"
 
 
 @dataclass
@@ -102,7 +102,7 @@ def lines(result: Result, runs: int) -> Iterator[str]:
             remarks.append(f"{len(result.runs[peer])} of {runs} runs")
         memory = f"{rss_mib:.0f}" if rss_mib is not None else ""
         cpu = f"{cpu_s:.2f}" if cpu_s is not None else ""
-        line = f"  {peer:<24}{seconds:>9.3f}  {speed:<18}{spread:<14}{memory:>6}{cpu:>8}  {'; '.join(remarks)}"
+        line = f"  {peer:<24}{seconds:>9.3f}  {speed:<24}{spread:<14}{memory:>6}{cpu:>8}  {'; '.join(remarks)}"
         yield line.rstrip()
 
 

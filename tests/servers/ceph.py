@@ -47,7 +47,7 @@ mon cluster log file = {directory}/cluster.log
 mon data = {directory}/mon
 osd data = {directory}/osd
 osd objectstore = memstore
-memstore device bytes = 4294967296
+memstore device bytes = {memory_bytes}
 keyring = /dev/null
 rgw data = {directory}/rgw
 rgw frontends = beast endpoint=127.0.0.1:{port} tcp_nodelay=1
@@ -58,8 +58,8 @@ cluster addr = 127.0.0.1
 
 
 @contextlib.contextmanager
-def ceph(directory: Path) -> Iterator[Server]:
-    """Start it with all its state below `directory`. Raises ServerMissing."""
+def ceph(directory: Path, *, memory_bytes: int = 4 << 30, settings: tuple[str, ...] = ()) -> Iterator[Server]:
+    """Start it with all its state below `directory`, and further lines of ceph.conf. Raises ServerMissing."""
     (library,) = list(DEBIAN.glob("usr/lib/*-linux-gnu/ceph")) or [None]
     if library is None or not all((DEBIAN / "usr/bin" / name).exists() for name in _PROGRAMS):
         raise ServerMissing(f"Ceph is not unpacked below {DEBIAN}; scripts/test does that on Debian 12")
@@ -76,7 +76,9 @@ def ceph(directory: Path) -> Iterator[Server]:
             old_monitor_port=free_port(),
             lib=lib,
             directory=directory,
+            memory_bytes=memory_bytes,
         )
+        + "\n".join(("[global]", *settings, ""))
     )
     environment = {
         "CEPH_CONF": str(configuration),

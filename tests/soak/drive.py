@@ -93,7 +93,7 @@ def _open_files(pid: int) -> Iterator[str]:
 
 
 def most_objects(pid: int) -> int:
-    """How many idle descriptors of objects a daemon keeps: see `mount.vfs`."""
+    """How many idle descriptors of objects a daemon keeps: see `mount.handles`."""
     limits = Path(f"/proc/{pid}/limits").read_text()
     soft_limit = next(int(line.split()[3]) for line in limits.splitlines() if line.startswith("Max open files"))
     return max(16, min(1024, soft_limit // 4))
@@ -154,12 +154,12 @@ class Client:
         self.process.send_signal(number)
 
     def check(self) -> None:
-        """Fails when it has ended, or has not got on for too long."""
+        """Fails when it has not got on for too long, or has ended otherwise than well."""
         status = self.process.poll()
-        assert status is None, f"{self.name} ended with {status}: {self._errors.read_text()[-3000:]}"
+        assert not status, f"{self.name} ended with {status}: {self._errors.read_text()[-3000:]}"
         beat = self._heart.stat().st_mtime if self.takes_signals else self._begun
         silent_s = time.time() - beat
-        if silent_s > HANG_S and not self.stopped:
+        if silent_s > HANG_S and status is None and not self.stopped:
             raise Hang(f"{self.name} hangs: nothing for {silent_s:.0f} s\n{where(self.process.pid)}")
 
     def end(self) -> None:
@@ -208,6 +208,7 @@ class DriveSoak:
         self._clients: list[Client] = []
         self.counts: Counter[str] = Counter()
         self.figures = Figures()
+        self._next_sample = 0.0
 
     def run(self) -> None:
         """Run it all. Fails, with what was found, after everything has been ended."""
@@ -243,23 +244,27 @@ class DriveSoak:
 
     def _keep_on(self, daemon: Process) -> None:
         begun = time.monotonic()
-        next_sample, next_report = begun, begun + 60
-        while (elapsed := time.monotonic() - begun) < self._plan.seconds or self.counts[
-            "mounts and unmounts"
-        ] < self._plan.mounts:
-            for client in self._clients:
-                client.check()
-            self._disturb()
-            due = self._plan.mounts * min(1.0, elapsed / self._plan.seconds)
-            if self.counts["mounts and unmounts"] < due:
-                self._come_and_go()
-            if time.monotonic() >= next_sample:
-                self.figures.sample(daemon)
-                next_sample = time.monotonic() + SAMPLE_EVERY_S
+        next_report = begun + 60
+        while (elapsed := time.monotonic() - begun) < self._plan.seconds or self._mounts() < self._plan.mounts:
+            self._tick(daemon)
+            if self._mounts() < self._plan.mounts * min(1.0, elapsed / self._plan.seconds):
+                self._come_and_go(daemon)
             if time.monotonic() >= next_report:
-                self._report(f"{elapsed / 60:.0f} min: {self.counts['mounts and unmounts']} mounts; {self._now()}")
+                self._report(f"{elapsed / 60:.0f} min: {self._mounts()} mounts; {self._now()}")
                 next_report += 60
-            time.sleep(0.05)
+
+    def _mounts(self) -> int:
+        return self.counts["mounts and unmounts"]
+
+    def _tick(self, daemon: Process) -> None:
+        """What is done all the time."""
+        for client in self._clients:
+            client.check()
+        self._disturb()
+        if time.monotonic() >= self._next_sample:
+            self.figures.sample(daemon)
+            self._next_sample = time.monotonic() + SAMPLE_EVERY_S
+        time.sleep(0.05)
 
     def _now(self) -> str:
         figures = self.figures
@@ -284,13 +289,16 @@ class DriveSoak:
             self.counts["clients killed"] += 1
             self._clients[client.number] = self._start(client.kind, client.number)
 
-    def _come_and_go(self) -> None:
+    def _come_and_go(self, daemon: Process) -> None:
         """Mount the store a second time, read and write through it, unmount; nothing of it may be left."""
         mount = Mount(self._directory / "second", self._mount.store, driver=self._mount.driver)
         read_only = ["--read-only"] if self._rng.random() < 0.5 else []
         mount.mount("--refresh", "0.5", "--commit-after", "never", *read_only)
         try:
             visitor = self._start("visit", len(KINDS), mount)
+            while visitor.process.poll() is None:
+                visitor.check()
+                self._tick(daemon)
             visitor.wait()
             self.counts.update({f"{what} (second mount)": number for what, number in visitor.counts.items()})
             mount.umount(*(["--now"] if self._rng.random() < 0.3 else []))

@@ -521,7 +521,7 @@ def test_foreground_says_why_it_cannot(prepare_mount: MakeMount):
 
 def test_credentials_are_shown_nowhere(prepare_mount: MakeMount):
     mount = prepare_mount("memory://user:hunter2@host/store")
-    mount.mount("--storage-option", "secret=swordfish", "--option", "single_writer=true")
+    mount.mount("--storage-option", "secret=swordfish", "--storage-option", "single_writer=true")
     entry = mounts.entry_at(mount.path)
     assert entry is not None
     shown = [

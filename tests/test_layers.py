@@ -20,7 +20,7 @@ RESERVED = {
     "mount": ("mount/",),
     "mfusepy": ("mount/drivers/",),
     "fuse": ("mount/drivers/",),
-    "wandb": ("artifactfs/managers/wandb.py",),
+    "wandb": ("artifactfs/managers/wandb/worker.py",),
     "errno": (
         "mount/errno_map.py",
         "mount/client.py",

@@ -15,6 +15,7 @@ from artifactfs.managers.base import ArtifactManager
 
 PLAIN = "plain+"
 SQUIRREL = "squirrel+"
+WANDB = "wandb"
 _LOCAL = frozenset({"", "file", "local"})
 _EXTRAS = {
     "s3": "s3",
@@ -64,6 +65,7 @@ def connect(url: str, *, collection: str = "default", **options: Any) -> Artifac
     looked at: without the marker of a store, and with ``<collection>/<artifact>/v<N>/files`` in it, it is in squirrel's
     layout, which `managers.plain` reads and writes. ``plain+file://…``, ``plain+s3://…`` name that layout for an empty
     directory and for a remote store. ``squirrel+file://…`` goes through squirrel-core, which must be installed.
+    ``wandb://ENTITY/PROJECT`` is a project of Weights & Biases.
 
     Raises:
         UnknownScheme: nothing here opens such a URL; the message lists what works.
@@ -73,6 +75,10 @@ def connect(url: str, *, collection: str = "default", **options: Any) -> Artifac
     url = str(url)
     place = url.removeprefix(PLAIN).removeprefix(SQUIRREL)
     scheme = place.partition("://")[0].lower() if "://" in place else ""
+    if scheme == WANDB:
+        from artifactfs.managers.wandb import WandbArtifactManager
+
+        return WandbArtifactManager.from_url(url, collection=collection, **options)
     if scheme not in _LOCAL:
         _check_scheme(scheme, url)
     if url.startswith(SQUIRREL):
@@ -97,8 +103,6 @@ def _looks_plain(place: str) -> bool:
 
 def _check_scheme(scheme: str, url: str) -> None:
     """Raises UnknownScheme, MissingDependency unless fsspec can open the scheme here."""
-    if scheme == "wandb":
-        raise UnknownScheme(f"cannot open {url}: Weights & Biases is not available in this release")
     from fsspec.registry import get_filesystem_class, known_implementations
 
     if scheme not in known_implementations or scheme in _NO_STORES:

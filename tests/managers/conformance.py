@@ -38,15 +38,16 @@ def commit(manager: ArtifactManager, tree: Path, artifact: str = "model", **more
 
 
 class Names:
-    def test_the_active_collection(self, manager: ArtifactManager, tree: Path):
+    def test_the_active_collection(self, subject: Subject, manager: ArtifactManager, tree: Path):
         assert manager.active_collection == "default"
-        manager.active_collection = "other:1_x-Y"
+        other = "other:1_x-Y" if Keeps.COLONS in subject.keeps else "other1_x-Y"
+        manager.active_collection = other
         manager.log_files("model", tree)
-        assert manager.list_collection_names() == ["other:1_x-Y"]
+        assert manager.list_collection_names() == [other]
         for bad in BAD_COLLECTIONS:
             with pytest.raises(ValueError, match="collection"):
                 manager.active_collection = bad
-        assert manager.active_collection == "other:1_x-Y"
+        assert manager.active_collection == other
 
     @pytest.mark.parametrize("bad", BAD_COLLECTIONS[1:])
     def test_bad_collections_reach_nothing(self, manager: ArtifactManager, tree: Path, tmp_path: Path, bad: str):
@@ -335,12 +336,13 @@ class Aliases:
                 manager.download_artifact("model", version=gone, to=tmp_path / "out")
         with pytest.raises(VersionNotFound):
             manager.delete_version("model", "v2")
-        assert commit(other, write(tmp_path / "t", f="2"), commit_id="c2").info.version == "v2"
-        assert other.list_version_names("model") == ["v0", "v1"]
+        if Keeps.TOMBSTONES in subject.keeps:
+            assert commit(other, write(tmp_path / "t", f="2"), commit_id="c2").info.version == "v2"
+            assert other.list_version_names("model") == ["v0", "v1"]
         assert commit(other, write(tmp_path / "t", f="new")).info.version == "v3"
         for version in ("v0", "v1", "v3"):
             manager.delete_version("model", version)
-        assert manager.list_artifacts() == []
+        assert manager.list_artifacts() == [] or Keeps.TOMBSTONES not in subject.keeps
         assert not manager.exists("model")
         with pytest.raises(VersionNotFound):
             manager.version_info("model")

@@ -5,8 +5,12 @@ A manager of another backend joins by one more function in `SUBJECTS`: it makes 
 
 from __future__ import annotations
 
+import atexit
 import enum
+import functools
 import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,6 +25,7 @@ from artifactfs.managers.adapter import SquirrelAdapter
 from artifactfs.managers.filesystem import FileSystemArtifactManager
 from artifactfs.managers.plain import PlainArtifactManager
 from tests.servers import Server
+from tests.wandb_server.handle import ENTITY, WandbServer
 
 
 class Keeps(enum.Enum):
@@ -28,6 +33,7 @@ class Keeps(enum.Enum):
 
     ALIASES = "aliases"
     ANY_BYTES_IN_NAMES = "names that are no UTF-8"
+    COLONS = "':' in names of collections"
     DELETION = "delete_version"
     DIGESTS = "digests, so damage is noticed"
     METADATA = "messages and metadata"
@@ -35,6 +41,7 @@ class Keeps(enum.Enum):
     OBJECTS = "log_artifact"
     REPEATED_COMMITS = "one version per commit id, whatever the content"
     SYMLINKS = "symlinks"
+    TOMBSTONES = "what deleted versions were"
 
 
 EVERYTHING = frozenset(Keeps)
@@ -118,12 +125,41 @@ def _adapted(base: Path) -> Subject:
     )
 
 
+@functools.cache
+def wandb_server() -> WandbServer:
+    """The stand-in for W&B, one for all tests of this process, which is told to use it from here on."""
+    directory = Path(tempfile.mkdtemp(prefix="artifactfs-wandb-server-"))
+    server = WandbServer(directory / "server")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    atexit.register(server.kill)
+    for name, value in server.environment(directory / "home").items():
+        if name.startswith("WANDB_"):
+            os.environ[name] = value
+    os.environ.pop("WANDB_SERVICE", None)
+    return server
+
+
+def _wandb(base: Path) -> Subject:
+    server = wandb_server()
+    project = f"project-{uuid.uuid4().hex}"
+    server.add_project(project)
+    return Subject(
+        "wandb",
+        lambda: connect(f"wandb://{ENTITY}/{project}"),
+        str(server.blobs),
+        EVERYTHING - {Keeps.ANY_BYTES_IN_NAMES, Keeps.COLONS, Keeps.TOMBSTONES},
+        threads=3,
+        many_files=1000,
+    )
+
+
 SUBJECTS: dict[str, Callable[[Path], Subject]] = {
     "objects-local": _objects_local,
     "objects-memory": _objects_memory,
     "plain-local": _plain_local,
     "plain-memory": _plain_memory,
     "adapted": _adapted,
+    "wandb": _wandb,
 }
 
 SERVERS = ("ceph", "azurite", "moto", "sftp", "webdav")

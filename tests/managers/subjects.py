@@ -5,12 +5,8 @@ A manager of another backend joins by one more function in `SUBJECTS`: it makes 
 
 from __future__ import annotations
 
-import atexit
 import enum
-import functools
 import os
-import shutil
-import tempfile
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,7 +21,8 @@ from artifactfs.managers.adapter import SquirrelAdapter
 from artifactfs.managers.filesystem import FileSystemArtifactManager
 from artifactfs.managers.plain import PlainArtifactManager
 from tests.servers import Server
-from tests.wandb_server.handle import ENTITY, WandbServer
+from tests.wandb_server.handle import ENTITY
+from tests.wandb_server.shared import wandb_server
 
 
 class Keeps(enum.Enum):
@@ -123,20 +120,6 @@ def _adapted(base: Path) -> Subject:
         many_files=1000,
         opened_by_url=None,
     )
-
-
-@functools.cache
-def wandb_server() -> WandbServer:
-    """The stand-in for W&B, one for all tests of this process, which is told to use it from here on."""
-    directory = Path(tempfile.mkdtemp(prefix="artifactfs-wandb-server-"))
-    server = WandbServer(directory / "server")
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    atexit.register(server.kill)
-    for name, value in server.environment(directory / "home").items():
-        if name.startswith("WANDB_"):
-            os.environ[name] = value
-    os.environ.pop("WANDB_SERVICE", None)
-    return server
 
 
 def _wandb(base: Path) -> Subject:

@@ -11,7 +11,7 @@ import mount
 
 SEMANTICS = Path(mount.__file__).with_name("SEMANTICS.md")
 TESTS = Path(__file__).parents[1]
-_CLAUSE = re.compile(r"\b[NVSCOD][0-9]+\b")
+_CLAUSE = re.compile(r"\b[NVSCODW][0-9]+\b")
 
 
 def cited() -> Iterator[tuple[str, str]]:

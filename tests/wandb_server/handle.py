@@ -61,8 +61,9 @@ class WandbServer:
 
     def environment(self, home: Path, key: str | None = KEY) -> dict[str, str]:
         """What makes a client use this server, `home` and nothing else of this machine."""
-        home.mkdir(parents=True, exist_ok=True)
         places = ("", "CACHE_", "DATA_", "CONFIG_", "ARTIFACT_")
+        for place in places:
+            (home / f"wandb{place.lower()}").mkdir(parents=True, exist_ok=True)
         return {
             "HOME": str(home),
             "WANDB_BASE_URL": self.url,
@@ -90,17 +91,13 @@ class WandbServer:
         """An empty project of the entity."""
         self._post("project", [ENTITY, name])
 
-    def seed(self, artifact: str, files: dict[str, Any], *, type: str = "dataset", project: str = PROJECT) -> None:
-        """A version as another client would have logged it."""
-        self._post("seed", [self._version(project, type, artifact, files)])
-
-    def seed_many(self, artifacts: list[str], *, type: str, project: str) -> None:
-        """Artifacts of one version with one file."""
-        self._post("seed", [self._version(project, type, name, {"f": name}) for name in artifacts])
-
-    @staticmethod
-    def _version(project: str, type: str, artifact: str, files: dict[str, Any]) -> dict[str, Any]:
-        return {"entity": ENTITY, "project": project, "type_name": type, "name": artifact, "files": files}
+    def seed(
+        self, artifact: str | list[str], files: dict[str, Any], *, type: str = "dataset", project: str = PROJECT
+    ) -> None:
+        """A version (of each of several artifacts) as another client would have logged it."""
+        names = [artifact] if isinstance(artifact, str) else artifact
+        place = {"entity": ENTITY, "project": project, "type_name": type}
+        self._post("seed", {**place, "names": names, "files": files})
 
     def fail(self, where: str, what: str, times: int | None = None, **more: Any) -> None:
         """A fault, see `faults`."""

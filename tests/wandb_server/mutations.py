@@ -1,4 +1,4 @@
-"""What the stand-in changes when it is told to. The state's lock is held by the caller, which saves the state after."""
+"""What the stand-in changes when it is told to. The state's lock is held by the caller, which saves `changed` after."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ class Mutations:
         self._views = views
         self._state = views.state
         self._upload_url = upload_url
+        self.changed: dict[str, Project] = {}
 
     def root(self) -> dict[str, Any]:
         """The fields by name."""
@@ -33,7 +34,11 @@ class Mutations:
             raise Denied("permission denied")
         if not make and (entity, name or "") not in self._state.projects:
             raise ValueError(f"could not find project {entity}/{name} during a change")
-        return self._state.project(entity, name or "uncategorized")
+        return self._change(self._state.project(entity, name or "uncategorized"))
+
+    def _change(self, project: Project) -> Project:
+        self.changed[project.id] = project
+        return project
 
     def _artifact(self, id: str) -> Artifact:
         artifact = self._state.artifacts.get(id)
@@ -41,6 +46,7 @@ class Mutations:
             raise ValueError(f"could not find artifact {id}")
         if artifact.sequence.project.entity not in self._views.user.writes:
             raise Denied("permission denied")
+        self._change(artifact.sequence.project)
         return artifact
 
     # -- runs -------------------------------------------------------------------------------------------------------
@@ -97,28 +103,31 @@ class Mutations:
 
     def createArtifactManifest(self, input: dict[str, Any]) -> dict[str, Any]:
         artifact = self._artifact(input["artifactID"])
-        id = new_id("ArtifactManifest")
-        key = f"manifest-{uuid.uuid4().hex}"
-        self._state.manifests[id] = {"artifact": artifact.id, "key": key, "digest": input["digest"]}
-        return {"artifactManifest": self._manifest(id)}
+        manifest = {
+            "id": new_id("ArtifactManifest"),
+            "artifact": artifact.id,
+            "key": f"manifest-{uuid.uuid4().hex}",
+            "digest": input["digest"],
+        }
+        artifact.sequence.project.manifests[manifest["id"]] = manifest
+        return {"artifactManifest": self._manifest(manifest)}
 
     def updateArtifactManifest(self, input: dict[str, Any]) -> dict[str, Any]:
-        manifest = self._state.manifests[input["artifactManifestID"]]
-        self._artifact(manifest["artifact"]).manifest = manifest["key"]
+        id = input["artifactManifestID"]
+        manifest = next(p.manifests[id] for p in self._state.projects.values() if id in p.manifests)
         if input.get("digest"):
             manifest["digest"] = input["digest"]
-        return {"artifactManifest": self._manifest(input["artifactManifestID"])}
+        return {"artifactManifest": self._manifest(manifest)}
 
-    def _manifest(self, id: str) -> dict[str, Any]:
-        manifest = self._state.manifests[id]
+    def _manifest(self, manifest: dict[str, Any]) -> dict[str, Any]:
         self._artifact(manifest["artifact"]).manifest = manifest["key"]
         file = {
-            "id": id,
+            "id": manifest["id"],
             "name": "wandb_manifest.json",
             "uploadUrl": self._upload_url(manifest["key"], manifest["digest"]),
             "uploadHeaders": [f"Content-MD5:{manifest['digest']}"],
         }
-        return {"id": id, "digest": manifest["digest"], "file": file}
+        return {"id": manifest["id"], "digest": manifest["digest"], "file": file}
 
     def createArtifactFiles(self, input: dict[str, Any]) -> dict[str, Any]:
         return {"files": {"edges": [{"node": self._new_file(spec)} for spec in input["artifactFiles"]]}}

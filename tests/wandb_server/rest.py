@@ -155,8 +155,8 @@ class Handler(BaseHTTPRequestHandler):
         with state.lock:
             root = mutations.root() if changes else views.root()
             result = execute(server.schema, document, root, variable_values=variables)
-            if changes and not result.errors:
-                state.save()
+            for project in mutations.changed.values():
+                state.save(project)
         if result.errors:
             first = result.errors[0].original_error
             status = 403 if isinstance(first, Denied) else 409 if isinstance(first, Conflict) else 200
@@ -300,12 +300,9 @@ class Handler(BaseHTTPRequestHandler):
                         given["username"], given["entity"], frozenset(given["reads"]), frozenset(given["writes"])
                     )
                 elif what == "seed":
-                    for version in given:
-                        state.seed(**version)
+                    state.save(state.seed(**given))
                 elif what == "project":
                     state.project(*given)
-                elif what == "drop":
-                    state.blob(given).unlink()
                 state.save()
         self._answer(200, {})
 

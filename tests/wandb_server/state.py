@@ -1,7 +1,7 @@
 """What the stand-in remembers: users, projects, collections, artifacts, and the bytes they are made of.
 
-Everything but the bytes is one pickled object, written aside and renamed after each change; bytes lie in files beside
-it. `State.lock` guards it; no method waits for the network.
+Everything but the bytes is pickled, a project a file, written aside and renamed after each change; bytes lie in files
+beside it. `State.lock` guards it; no method waits for the network.
 """
 
 from __future__ import annotations
@@ -77,6 +77,7 @@ class Project:
     types: dict[str, str] = field(default_factory=dict)
     sequences: dict[str, Sequence] = field(default_factory=dict)
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    manifests: dict[str, dict[str, Any]] = field(default_factory=dict)
     births: dict[str, str] = field(default_factory=dict)
 
 
@@ -106,19 +107,21 @@ class State:
         self.users: dict[str, User] = {}
         self.projects: dict[tuple[str, str], Project] = {}
         self.artifacts: dict[str, Artifact] = {}
-        self.manifests: dict[str, dict[str, Any]] = {}
         self.secret = uuid.uuid4().hex
         self._contents: dict[str, dict[str, dict[str, Any]]] = {}
-        saved = directory / "state.pickle"
-        if saved.exists():
-            self.__dict__.update(pickle.loads(saved.read_bytes()))
+        if (directory / "users.pickle").exists():
+            self.users, self.secret = pickle.loads((directory / "users.pickle").read_bytes())
+        for saved in directory.glob("project-*.pickle"):
+            project = pickle.loads(saved.read_bytes())
+            self.projects[project.entity, project.name] = project
+            self.artifacts.update((a.id, a) for s in project.sequences.values() for a in s.artifacts)
 
-    def save(self) -> None:
-        """Keep what was changed. The lock is held."""
-        kept = ("users", "projects", "artifacts", "manifests", "secret")
-        aside = self.directory / "state.new"
-        aside.write_bytes(pickle.dumps({name: getattr(self, name) for name in kept}))
-        aside.replace(self.directory / "state.pickle")
+    def save(self, project: Project | None = None) -> None:
+        """Keep a project as it was changed, or the users. The lock is held."""
+        name = "users" if project is None else f"project-{project.entity}-{project.name}"
+        aside = self.directory / "new"
+        aside.write_bytes(pickle.dumps((self.users, self.secret) if project is None else project))
+        aside.replace(self.directory / f"{name}.pickle")
 
     def sequence_by_id(self, id: str) -> Sequence | None:
         """The sequence of that id."""
@@ -162,6 +165,7 @@ class State:
         key = entity, name
         if key not in self.projects:
             self.projects[key] = Project(new_id("Project"), entity, name, now())
+            self.save(self.projects[key])
         return self.projects[key]
 
     def sequence(self, project: Project, type_name: str, name: str) -> Sequence:
@@ -194,10 +198,13 @@ class State:
         for alias in artifact.wanted_aliases:
             sequence.aliases[alias] = artifact.id
 
-    def seed(self, entity: str, project: str, type_name: str, name: str, files: dict[str, Any]) -> None:
-        """A version as if somebody had logged it; a file is text, or an entry of the manifest."""
-        sequence = self.sequence(self.project(entity, project), type_name, name)
-        artifact = Artifact(new_id("Artifact"), sequence, uuid.uuid4().hex, created=now(), wanted_aliases=["latest"])
+    def seed(self, entity: str, project: str, type_name: str, names: list[str], files: dict[str, Any]) -> Project:
+        """A version of each name as if somebody had logged it, not saved yet.
+
+        A file is text, or an entry of the manifest.
+        """
+        made = self.project(entity, project)
+        ids = [new_id("Artifact") for _ in names]
         contents = {}
         for path, given in files.items():
             if isinstance(given, dict):
@@ -206,14 +213,19 @@ class State:
             digest = hashlib.md5(given.encode())
             self.put_blob(digest.hexdigest(), given.encode())
             key = base64.b64encode(digest.digest()).decode()
-            birth = sequence.project.births.setdefault(key, artifact.id)
-            contents[path] = {"digest": key, "size": len(given.encode()), "birthArtifactID": birth}
-        artifact.manifest = f"manifest-{uuid.uuid4().hex}"
+            made.births.setdefault(key, ids[0])
+            contents[path] = {"digest": key, "size": len(given.encode()), "birthArtifactID": made.births[key]}
+        manifest = f"manifest-{uuid.uuid4().hex}"
         policy = {"storagePolicy": "wandb-storage-policy-v1", "storagePolicyConfig": {"storageLayout": "V2"}}
-        self.put_blob(artifact.manifest, json.dumps({"version": 1, **policy, "contents": contents}).encode())
-        sequence.artifacts.append(artifact)
-        self.artifacts[artifact.id] = artifact
-        self.commit(artifact)
+        self.put_blob(manifest, json.dumps({"version": 1, **policy, "contents": contents}).encode())
+        for name, id in zip(names, ids, strict=True):
+            sequence = self.sequence(made, type_name, name)
+            artifact = Artifact(id, sequence, uuid.uuid4().hex, created=now())
+            artifact.manifest, artifact.wanted_aliases = manifest, ["latest"]
+            sequence.artifacts.append(artifact)
+            self.artifacts[artifact.id] = artifact
+            self.commit(artifact)
+        return made
 
 
 class Conflict(Exception):

@@ -8,11 +8,12 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from tests.wandb_server.state import Artifact, Project, State, User, hex_md5
 from tests.wandb_server.state import Sequence as Collection
 
+T = TypeVar("T")
 Sign = Callable[[str], str]
 MAX_PAGE = 10_000
 
@@ -78,10 +79,10 @@ class Views:
 
     def project(self, project: Project) -> dict[str, Any]:
         def collections(_info: Any, after: str | None = None, first: int | None = None, **_: Any) -> dict[str, Any]:
-            return connection([self.collection(s) for s in project.sequences.values()], after, first)
+            return connection(list(project.sequences.values()), after, first, self.collection)
 
         def types(_info: Any, after: str | None = None, first: int | None = None) -> dict[str, Any]:
-            return connection([self.type(project, name) for name in project.types], after, first)
+            return connection(list(project.types), after, first, lambda name: self.type(project, name))
 
         def collection(_info: Any, name: str) -> dict[str, Any] | None:
             return self.collection(project.sequences[name]) if name in project.sequences else None
@@ -105,7 +106,7 @@ class Views:
         mine = [s for s in project.sequences.values() if s.type == type_name]
 
         def collections(_info: Any, after: str | None = None, first: int | None = None, **_: Any) -> dict[str, Any]:
-            return connection(list(map(self.collection, mine)), after, first)
+            return connection(mine, after, first, self.collection)
 
         def collection(_info: Any, name: str) -> dict[str, Any] | None:
             return next((self.collection(s) for s in mine if s.name == name), None)
@@ -126,14 +127,13 @@ class Views:
             assert order is None, "the order of versions is not simulated"
             wanted = json.loads(filters) if filters else {}
             assert wanted in ({}, {"state": "COMMITTED"}), f"filters are not simulated: {filters}"
-            found = [self.artifact(artifact) for artifact in sequence.live()]
-            page = connection(found, after, first)
+            page = connection(sequence.live(), after, first, self.artifact)
             for edge in page["edges"]:
                 edge["version"] = f"v{edge['node']['versionIndex']}"
             return page
 
         def aliases(_info: Any, after: str | None = None, first: int | None = None) -> dict[str, Any]:
-            return connection([self._alias(sequence, name) for name in sequence.aliases], after, first)
+            return connection(list(sequence.aliases), after, first, lambda name: self._alias(sequence, name))
 
         def membership(_info: Any, aliasName: str) -> dict[str, Any] | None:
             return self.membership(sequence, aliasName)
@@ -226,12 +226,9 @@ class Views:
         self, artifact: Artifact, names: Sequence[str] | None = None, after: str | None = None, first: int | None = None
     ) -> dict[str, Any]:
         contents = self.state.contents(artifact)
-        chosen = contents if names is None else [name for name in contents if name in set(names)]
-        # Only the page's files are worked out: versions have many.
-        page = connection(list(chosen), after, first)
-        for edge in page["edges"]:
-            edge["node"] = self._file(edge["node"], contents[edge["node"]])
-        return page
+        wanted = None if names is None else set(names)
+        chosen = contents if wanted is None else [name for name in contents if name in wanted]
+        return connection(list(chosen), after, first, lambda path: self._file(path, contents[path]))
 
     def _file(self, path: str, entry: dict[str, Any]) -> dict[str, Any]:
         reference = entry.get("ref")
@@ -256,18 +253,18 @@ class Views:
         return None if run is None else {**run, "project": lambda _info: self.project(project)}
 
 
-def connection(nodes: list[Any], after: str | None, first: int | None) -> dict[str, Any]:
-    """A page of what there is, in the relay style."""
+def connection(found: list[T], after: str | None, first: int | None, node: Callable[[T], Any]) -> dict[str, Any]:
+    """A page of what was found, in the relay style; only the nodes of the page are made."""
     start = int(base64.b64decode(after)) if after else 0
-    end = min(len(nodes), start + min(first or 50, MAX_PAGE))
+    end = min(len(found), start + min(first or 50, MAX_PAGE))
 
     def cursor(i: int) -> str:
         return base64.b64encode(str(i).encode()).decode()
 
     return {
-        "totalCount": len(nodes),
-        "pageInfo": {"endCursor": cursor(end), "hasNextPage": end < len(nodes)},
-        "edges": [{"node": nodes[i], "cursor": cursor(i + 1)} for i in range(start, end)],
+        "totalCount": len(found),
+        "pageInfo": {"endCursor": cursor(end), "hasNextPage": end < len(found)},
+        "edges": [{"node": node(found[i]), "cursor": cursor(i + 1)} for i in range(start, end)],
     }
 
 

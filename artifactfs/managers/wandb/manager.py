@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -53,6 +54,8 @@ from artifactfs.managers.wandb.versions import (
 )
 from artifactfs.manifest import Entry, EntryKind, Manifest
 from artifactfs.objects.restore import Report, restore_tree, write_file
+
+logger = logging.getLogger(__name__)
 
 _MANIFEST_CACHE_BYTES = 256 << 20
 _TRANSFERS = 16
@@ -206,7 +209,7 @@ class WandbArtifactManager(BrowsableManager):
         return told
 
     def manifest(self, artifact: str, collection: str | None = None, version: str | None = None) -> Manifest:
-        """The files of a version, with their MD5; references are listed with the size W&B knows.
+        """The files of a version, with their MD5; references are listed, but for those whose size nobody knows.
 
         Raises FormatError for what no version can hold, such as a path that leads out of it.
         """
@@ -219,16 +222,18 @@ class WandbArtifactManager(BrowsableManager):
                 return cached
         address = self._project.address(info.artifact, info.version)
         absent = VersionNotFound(f"no version {info.version!r} of {info.collection}/{info.artifact} in {self.url}")
-        listed = self._project.ask(absent, "manifest", artifact=address)
+        listed = self._project.ask(absent, "manifest", process.MANIFEST_S, artifact=address)
         side = self._side_file(address, listed)
-        files = []
-        references = {}
+        files, references = [], {}
         for path, size, digest, reference in listed:
             if path == side_file.SIDE_FILE and side is not None:
                 continue
             if reference is not None:
                 references[path] = reference
                 size = size if size is not None else self._references.size_bytes(path, reference)
+                if size is None:
+                    logger.warning("%s of %s is left out: nobody knows the size of what it refers to", path, address)
+                    continue
             files.append(Entry(path, size_bytes=size or 0, digest=digest, mtime_ns=info.created_ns))
         loaded = _Loaded(*side_file.complete(files, side), references)
         with self._lock:

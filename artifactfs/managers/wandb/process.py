@@ -35,8 +35,11 @@ from artifactfs.errors import (
 )
 from artifactfs.managers.wandb import processes
 
-# The client gives up by itself after about a minute; this is for when it does not.
+# The client gives up by itself after 20 s a request, of which long listings need several; but not with the manifest,
+# which it fetches with no bound in time and tries again for minutes.
 CALL_S = 75.0
+MANIFEST_S = 30.0
+_OWED = 6
 # A commit that moves less than this many bytes in so many seconds is stuck.
 STALL_S = 150.0
 _STALL_BYTES = 64 << 10
@@ -113,7 +116,10 @@ class Worker:
         except FutureTimeout as error:
             if answer.done():
                 raise
-            self.kill()
+            with self._lock:
+                owed = len(self._waiting)
+            if owed >= _OWED:
+                self.kill()
             raise StoreTimeout(f"W&B did not answer within {timeout_s:.0f} s") from error
 
     def watched(self, answer: Future[Any], on_moved: Callable[[int], None]) -> Any:
@@ -137,8 +143,11 @@ class Worker:
         """The end of it and of what it started."""
         children = processes.children_of(self.pid) if self.alive else []
         assert self._process.stdin is not None
-        with contextlib.suppress(OSError):
-            self._process.stdin.close()
+        # A writer that fills the pipe of a process that hangs has the lock: then there is nothing to wait for.
+        if self._lock.acquire(timeout=_END_S):
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
+            self._lock.release()
         try:
             self._process.wait(_END_S)
         except subprocess.TimeoutExpired:
@@ -151,22 +160,26 @@ class Worker:
         return sum(map(processes.moved_bytes, [self.pid, *processes.children_of(self.pid)]))
 
     def _listen(self) -> None:
-        output = self._process.stdout
+        pipe, output = self._process.stdin, self._process.stdout
+        assert pipe is not None
         assert output is not None
-        for line in output:
-            answer = json.loads(line)
-            with self._lock:
-                waiting = self._waiting.pop(answer["id"])
-            if "error" in answer:
-                waiting.set_exception(_KINDS[answer["error"]["kind"]](_told(answer["error"])))
-            else:
-                waiting.set_result(answer["ok"])
+        with output:
+            for line in output:
+                answer = json.loads(line)
+                with self._lock:
+                    waiting = self._waiting.pop(answer["id"])
+                if "error" in answer:
+                    waiting.set_exception(_KINDS[answer["error"]["kind"]](_told(answer["error"])))
+                else:
+                    waiting.set_result(answer["ok"])
+        # Where it was killed from outside, wandb-core follows it by itself.
+        self._process.wait()
+        with self._lock, contextlib.suppress(OSError):
+            pipe.close()
         with self._lock:
             left, self._waiting = list(self._waiting.values()), {}
         for waiting in left:
             waiting.set_exception(StoreUnreachable("the process that talks to W&B ended while it was asked"))
-        # Where it was killed from outside, wandb-core follows it by itself.
-        self._process.wait()
 
 
 def _told(error: dict[str, str]) -> str:

@@ -60,10 +60,10 @@ class Project:
         return found
 
     @staticmethod
-    def ask(absent: ArtifactError, call: str, **arguments: Any) -> Any:
+    def ask(absent: ArtifactError, call: str, /, timeout_s: float = process.CALL_S, **arguments: Any) -> Any:
         """The client's answer. Raises `absent` where W&B says that it is not there."""
         try:
-            return process.reader().call(call, **arguments)
+            return process.reader().call(call, timeout_s, **arguments)
         except NotFound as error:
             raise absent from error
 

@@ -49,7 +49,7 @@ _QUIET = {
     "x_disable_stats": True,
     "x_save_requirements": False,
     "x_skip_transaction_log": True,
-    "x_graphql_retry_max": 2,
+    "x_graphql_retry_max": 1,
     "x_graphql_retry_wait_min_seconds": 0.2,
     "x_graphql_retry_wait_max_seconds": 1.0,
     "x_graphql_timeout_seconds": 15.0,

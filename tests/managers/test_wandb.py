@@ -1,0 +1,539 @@
+"""The store in Weights & Biases: names, errors, bytes, commits, beside the real client and a server that fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conformance import commit
+from subjects import contents, write
+
+import artifactfs
+from artifactfs import ArtifactManager, EntryKind
+from artifactfs.errors import (
+    AccessDenied,
+    ArtifactError,
+    ArtifactNotFound,
+    CollectionNotFound,
+    FormatError,
+    IntegrityError,
+    InvalidName,
+    NotFound,
+    SerializationError,
+    StoreUnreachable,
+    UnsupportedTree,
+)
+from artifactfs.managers.wandb import WandbArtifactManager, process, processes, side_file
+from tests.mount.harness import eventually
+from tests.wandb_server.handle import ENTITY, KEY, READER_KEY, STRANGER_KEY, WandbServer
+from tests.wandb_server.shared import wandb_server
+
+CLIENT = Path(__file__).with_name("wandb_client.py")
+
+
+@pytest.fixture(scope="module")
+def server() -> WandbServer:
+    return wandb_server()
+
+
+@pytest.fixture
+def project(server: WandbServer) -> Iterator[str]:
+    name = f"project-{uuid.uuid4().hex}"
+    server.add_project(name)
+    yield name
+    server.heal()
+    # What the client sent that the schema does not allow fails here, whatever came of it.
+    assert server.counts().get("invalid", 0) == 0
+
+
+@pytest.fixture
+def manager(project: str) -> ArtifactManager:
+    return artifactfs.connect(f"wandb://{ENTITY}/{project}")
+
+
+def more(server: WandbServer, before: dict[str, int], name: str) -> int:
+    return server.counts().get(name, 0) - before.get(name, 0)
+
+
+def read(manager: ArtifactManager, path: str, artifact: str = "model", collection: str = "default") -> bytes:
+    info = manager.version_info(artifact, collection)
+    entry = manager.manifest(artifact, collection).find(path)
+    assert entry is not None
+    return manager.read_entry(info, entry)
+
+
+# -- who and where ----------------------------------------------------------------------------------------------------
+
+
+class TestWhoAndWhere:
+    def test_without_the_package_it_says_how_to_install_it(self):
+        python = os.environ.get("ARTIFACTFS_SQUIRREL_PYTHON")
+        if python is None:
+            pytest.skip("no environment without wandb: run scripts/test")
+        code = "import artifactfs; artifactfs.connect('wandb://team/drive')"
+        done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
+        assert "MissingDependency" in done.stderr
+        assert "pip install 'artifactfs[wandb]'" in done.stderr
+
+    def test_the_entity_and_project_that_nobody_named(self, server: WandbServer, project: str, monkeypatch: Any):
+        server.seed("ds", {"a": "1"}, project=project)
+        with pytest.raises(InvalidName, match=r"no project; .*WANDB_PROJECT"):
+            artifactfs.connect("wandb://").list_collection_names()
+        monkeypatch.setenv("WANDB_PROJECT", project)
+        manager = WandbArtifactManager(collection="dataset")
+        assert manager.list_artifacts() == ["ds"]
+        assert manager.store_id == WandbArtifactManager(ENTITY, project).store_id
+
+    def test_the_active_run_says_where(self, project: str):
+        code = (
+            "import wandb\nfrom artifactfs.managers.wandb import WandbArtifactManager\n"
+            f"wandb.init(entity={ENTITY!r}, project={project!r}, settings=wandb.Settings(console='off', silent=True))\n"
+            "print(WandbArtifactManager().project_path())\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+        assert done.stdout.split() == [f"{ENTITY}/{project}"], done.stderr
+
+    @pytest.mark.parametrize("url", ["wandb://a/b/c", "wandb://a:b@c/d", "wandb://team/pro?ject"])
+    def test_urls_that_name_no_project(self, url: str):
+        with pytest.raises(InvalidName):
+            artifactfs.connect(url)
+
+    def test_an_unknown_project(self):
+        manager = artifactfs.connect(f"wandb://{ENTITY}/no-such")
+        for call in (manager.list_collection_names, manager.ensure_created, lambda: manager.list_artifacts("x")):
+            with pytest.raises(NotFound, match=f"W&B has no project {ENTITY}/no-such") as caught:
+                call()
+            assert not isinstance(caught.value, CollectionNotFound)
+
+    @pytest.mark.parametrize(
+        ("key", "says"),
+        [("", "no key for W&B: run `wandb login`"), ("0" * 40, "W&B refused the key"), ("short", "API key")],
+    )
+    def test_a_missing_or_wrong_key(self, project: str, monkeypatch: Any, tmp_path: Path, key: str, says: str):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        if key:
+            monkeypatch.setenv("WANDB_API_KEY", key)
+        else:
+            monkeypatch.delenv("WANDB_API_KEY")
+        with pytest.raises(AccessDenied) as caught:
+            artifactfs.connect(f"wandb://{ENTITY}/{project}").list_collection_names()
+        assert says in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert not key or key not in str(caught.value)
+
+    def test_a_key_in_netrc(self, server: WandbServer, project: str, monkeypatch: Any, tmp_path: Path):
+        monkeypatch.delenv("WANDB_API_KEY")
+        monkeypatch.setenv("HOME", str(tmp_path))
+        (tmp_path / ".netrc").write_text(f"machine 127.0.0.1:{server.port}\n  login user\n  password {KEY}\n")
+        (tmp_path / ".netrc").chmod(0o600)
+        assert artifactfs.connect(f"wandb://{ENTITY}/{project}").list_collection_names() == []
+
+    def test_no_permission(self, server: WandbServer, project: str, monkeypatch: Any, tmp_path: Path):
+        server.seed("ds", {"a": "1"}, project=project)
+        url = f"wandb://{ENTITY}/{project}"
+        monkeypatch.setenv("WANDB_API_KEY", READER_KEY)
+        reader = artifactfs.connect(url, collection="dataset")
+        assert read(reader, "a", "ds", "dataset") == b"1"
+        for call in (
+            lambda: commit(reader, write(tmp_path / "t", f="1")),
+            lambda: reader.set_alias("ds", "best", "v0"),
+            lambda: reader.delete_version("ds", "v0"),
+        ):
+            with pytest.raises(AccessDenied, match="permission denied") as caught:
+                call()
+            assert "\n" not in str(caught.value)
+        monkeypatch.setenv("WANDB_API_KEY", STRANGER_KEY)
+        with pytest.raises(NotFound, match="or this key may not see it"):
+            artifactfs.connect(url).list_collection_names()
+
+
+# -- names ------------------------------------------------------------------------------------------------------------
+
+
+class TestNames:
+    def test_types_of_wandb_itself_are_not_listed_nor_written(
+        self, server: WandbServer, project: str, manager: ArtifactManager, tmp_path: Path
+    ):
+        for kind in ("job", "wandb-history", "run_table", "my type.2"):
+            server.seed(f"of {kind}", {"a": "1"}, type=kind, project=project)
+        assert manager.list_collection_names() == ["my%20type.2", "run_table"]
+        assert manager.list_artifacts("my%20type.2") == ["of%20my%20type.2"]
+        assert read(manager, "a", "of%20my%20type.2", "my%20type.2") == b"1"
+        for bad in ("job", "wandb-x", "a:b"):
+            with pytest.raises(InvalidName):
+                commit(manager, write(tmp_path / "t", f="1"), collection=bad)
+
+    def test_a_name_is_taken_once_in_a_project(self, manager: ArtifactManager, tmp_path: Path):
+        commit(manager, write(tmp_path / "t", f="1"), collection="one")
+        with pytest.raises(InvalidName, match="type"):
+            commit(manager, write(tmp_path / "t", f="1"), collection="two")
+        with pytest.raises(ArtifactNotFound):
+            manager.version_info("model", "two", "v0")
+
+    def test_files_that_wandb_has_no_names_for(self, server: WandbServer, manager: ArtifactManager, tmp_path: Path):
+        tree = write(tmp_path / "t", **{"a:b": "drive", "a%3Ab": "not", "c\\..\\d": "windows", "plain": "plain"})
+        write(tree, **{side_file.SIDE_FILE: "mine"})
+        commit(manager, tree)
+        assert contents(Path(str(manager.download_artifact("model", to=tmp_path / "out")))) == contents(tree)
+        assert read(manager, side_file.SIDE_FILE) == b"mine"
+
+    def test_what_is_in_the_way_of_a_commit(self, manager: ArtifactManager, tmp_path: Path):
+        tree = write(tmp_path / "t", f="1")
+        for metadata in ({"artifactfs": 1}, {str(n): n for n in range(100)}, {"x": float("nan")}):
+            with pytest.raises(SerializationError):
+                commit(manager, tree, metadata=metadata)
+        os.symlink(b"\xff", os.fsencode(tree) + b"/link")
+        with pytest.raises(UnsupportedTree, match="UTF-8"):
+            commit(manager, tree)
+        assert not manager.exists("model")
+
+
+# -- beside the plain client ------------------------------------------------------------------------------------------
+
+
+class TestBesideThePlainClient:
+    def test_each_reads_what_the_other_logged(
+        self, server: WandbServer, project: str, manager: ArtifactManager, tmp_path: Path
+    ):
+        tree = write(tmp_path / "t", **{"a.txt": "alpha", "run.sh": "#!/bin/sh\n"})
+        write(tree / "sub", **{"b.bin": os.urandom(50_000)})
+        (tree / "run.sh").chmod(0o755)
+        (tree / "hollow").mkdir()
+        commit(manager, tree, message="by copy", metadata={"lr": 0.1})
+        (tmp_path / "work").mkdir()
+        done = subprocess.run(
+            [sys.executable, CLIENT, ENTITY, project],
+            cwd=tmp_path / "work",
+            env=server.client_environment(tmp_path / "home"),
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        told = json.loads(done.stdout.splitlines()[-1])
+        assert (told["description"], told["metadata"]["lr"], told["aliases"]) == ("by copy", 0.1, ["latest"])
+        for place in ("downloaded", "got"):
+            found = contents(tmp_path / "work" / place)
+            assert found.pop(side_file.SIDE_FILE)
+            assert found == contents(tree)
+        # What the client logged.
+        assert manager.list_version_names("theirs", "dataset") == ["v0", "v1"]
+        assert manager.aliases("theirs", "dataset") == {"%73taging": "v1", "best": "v0"}
+        assert manager.version_info("theirs", "dataset", "%73taging").version == "v1"
+        path = Path(str(manager.download_artifact("theirs", "dataset", "best", tmp_path / "out")))
+        assert contents(path) == {"x/one": b"first", "two": b"second"}
+        assert manager.version_info("theirs", "dataset", "v0").metadata == {"by": "client"}
+        # Its version of ours: changed by the client, with our side file in it.
+        assert contents(Path(str(manager.download_artifact("model", to=tmp_path / "out")))) == {
+            **contents(tree),
+            "added": b"added",
+        }
+        assert os.access(tmp_path / "out" / "model" / "run.sh", os.X_OK)
+
+    def test_nothing_about_this_machine_is_uploaded(
+        self, server: WandbServer, project: str, manager: ArtifactManager, tmp_path: Path
+    ):
+        commit(manager, write(tmp_path / "t", f="1"))
+        (run,) = server.state()[f"{ENTITY}/{project}"]["runs"]
+        assert "host" not in run
+        told = json.dumps(run)
+        for secret in (os.uname().nodename, str(tmp_path), "test_wandb", KEY):
+            assert secret not in told
+        assert not {"wandb-metadata.json", "requirements.txt", "output.log"} & set(run.get("files", ()))
+
+    def test_the_side_file_of_somebody_else(self, server: WandbServer, project: str, manager: ArtifactManager):
+        hostile = {
+            "format": 1,
+            "files": {"a": [0o7777, -(1 << 80)]},
+            "symlinks": {"out": ["/etc/passwd", 0], "up": ["../../x", 0], "a": ["b", 0], "in": ["a", 5]},
+            "directories": {"../x": [0o755, 0]},
+            "names": {"a": "../../evil"},
+        }
+        for number, (text, paths) in enumerate(
+            (
+                ("not ours", [side_file.SIDE_FILE, "a"]),
+                (json.dumps({**hostile, "directories": {}, "files": {"a": [0o7777, 7]}}), ["a", "in"]),
+                (json.dumps({"format": 1, "names": {"a": "b", "c": "b"}}), ["b", "c"]),
+                (json.dumps(hostile), None),
+                (json.dumps({"format": 99}), None),
+            )
+        ):
+            files = {side_file.SIDE_FILE: text, "a": "1", **({"c": "2"} if number == 2 else {})}
+            server.seed(f"m{number}", files, project=project)
+            if paths is None:
+                with pytest.raises(FormatError):
+                    manager.manifest(f"m{number}", "dataset")
+                continue
+            entries = list(manager.manifest(f"m{number}", "dataset"))
+            assert [entry.path for entry in entries] == paths
+            assert all(entry.mode <= 0o777 for entry in entries)
+            for entry in entries:
+                if entry.kind is EntryKind.FILE:
+                    assert manager.read_entry(manager.version_info(f"m{number}", "dataset"), entry)
+
+    def test_paths_that_lead_out(self, server: WandbServer, project: str, manager: ArtifactManager):
+        server.seed("evil", {"../../x": "1"}, project=project)
+        with pytest.raises(FormatError):
+            manager.manifest("evil", "dataset")
+
+
+# -- references -------------------------------------------------------------------------------------------------------
+
+
+class TestReferences:
+    def test_they_are_listed_and_followed_where_that_is_allowed(
+        self, server: WandbServer, project: str, tmp_path: Path
+    ):
+        write(tmp_path, there="0123456789")
+        files = {
+            "disk": {"digest": "etag", "ref": f"file://{tmp_path}/there", "size": 10},
+            "gone": {"digest": "etag", "ref": f"file://{tmp_path}/gone", "size": 10},
+            "longer": {"digest": "etag", "ref": f"file://{tmp_path}/there", "size": 11},
+            "sizeless": {"digest": "etag", "ref": f"file://{tmp_path}/there"},
+            "s3": {"digest": "etag", "ref": "s3://bucket/key?versionId=secret", "size": 3},
+            "own": "stored",
+        }
+        server.seed("refs", files, project=project)
+        url = f"wandb://{ENTITY}/{project}"
+        shy = artifactfs.connect(url)
+        manifest = shy.manifest("refs", "dataset")
+        assert [(e.path, e.size_bytes) for e in manifest] == [
+            ("disk", 10),
+            ("gone", 10),
+            ("longer", 11),
+            ("own", 6),
+            ("s3", 3),
+        ]
+        with pytest.raises(AccessDenied, match="references to file are not followed"):
+            read(shy, "disk", "refs", "dataset")
+        assert read(shy, "own", "refs", "dataset") == b"stored"
+        bold = artifactfs.connect(url, references="file")
+        assert read(bold, "disk", "refs", "dataset") == b"0123456789"
+        assert read(bold, "sizeless", "refs", "dataset") == b"0123456789"
+        entry = manifest.find("disk")
+        assert entry is not None
+        assert bold.read_entry(bold.version_info("refs", "dataset"), entry, 3, 4) == b"3456"
+        for path in ("gone", "longer"):
+            with pytest.raises(IntegrityError):
+                read(bold, path, "refs", "dataset")
+        with pytest.raises(AccessDenied) as caught:
+            read(bold, "s3", "refs", "dataset")
+        assert "secret" not in str(caught.value)
+
+
+# -- requests ---------------------------------------------------------------------------------------------------------
+
+
+class TestRequests:
+    def test_the_root_of_a_large_project_is_one_page(self, server: WandbServer):
+        name = f"large-{uuid.uuid4().hex}"
+        server.seed([f"artifact{n:05}" for n in range(10_000)], {"f": "in all"}, project=name)
+        server.seed([f"m{n:03}" for n in range(600)], {"f": "in all"}, type="models", project=name)
+        manager = artifactfs.connect(f"wandb://{ENTITY}/{name}")
+        assert manager.store_id  # signs in
+        before = server.counts()
+        assert manager.list_collection_names() == ["dataset", "models"]
+        assert more(server, before, "graphql") == more(server, before, "graphql ProjectArtifactTypes") == 1
+        assert len(manager.list_artifacts("models")) == 600
+        assert more(server, before, "graphql ArtifactTypeArtifactCollections") == 2
+        assert read(manager, "f", "artifact07777", "dataset") == b"in all"
+
+    def test_urls_come_in_batches_and_content_once(self, server: WandbServer, project: str, manager: ArtifactManager):
+        server.seed("many", {f"f{n:03}": f"content {n}" for n in range(300)}, project=project)
+        info = manager.version_info("many", "dataset")
+        manifest = manager.manifest("many", "dataset")
+        before = server.counts()
+        for entry in manifest:
+            assert manager.read_entry(info, entry) == f"content {int(entry.path[1:])}".encode()
+        assert more(server, before, "file") == 300
+        assert more(server, before, "graphql ArtifactMembershipFiles") <= 4
+        before = server.counts()
+        manager.read_entry(info, manifest[7], 3, 5)
+        assert (more(server, before, "file_bytes"), more(server, before, "graphql")) == (5, 0)
+
+    def test_equal_content_sends_nothing(self, server: WandbServer, manager: ArtifactManager, tmp_path: Path):
+        commit(manager, write(tmp_path / "t", f="1" * 5000))
+        before = server.counts()
+        assert not commit(manager, write(tmp_path / "t", f="1" * 5000)).created
+        for what in ("upload", "graphql CreateArtifact", "graphql UpsertBucket"):
+            assert more(server, before, what) == 0
+        # In a version that differs by one file the other is not sent again.
+        result = commit(manager, write(tmp_path / "t", g="2" * 300))
+        assert (result.sent_bytes, result.deduplicated_bytes) == (300, 5000)
+        assert more(server, before, "upload_bytes") < 3000
+
+
+# -- a server that fails ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def logged(manager: ArtifactManager, tmp_path: Path) -> ArtifactManager:
+    commit(manager, write(tmp_path / "logged", f="content", g="other"))
+    return manager
+
+
+class TestReadingFromAServerThatFails:
+    @pytest.mark.parametrize("fault", [{"what": "status", "status": 503}, {"what": "cut"}, {"what": "expired"}])
+    def test_what_passes_is_not_noticed(self, server: WandbServer, logged: ArtifactManager, fault: dict[str, Any]):
+        server.fail("file", times=1 if fault["what"] == "expired" else 2, **fault)
+        assert read(logged, "f") == b"content"
+        assert logged.read_entry(logged.version_info("model"), logged.manifest("model")[0], 2, 3) == b"nte"
+
+    @pytest.mark.parametrize(
+        ("fault", "kind"),
+        [
+            ({"what": "status", "status": 500}, StoreUnreachable),
+            ({"what": "cut"}, StoreUnreachable),
+            ({"what": "expired"}, AccessDenied),
+            ({"what": "wrong"}, IntegrityError),
+        ],
+    )
+    def test_what_lasts_is_told(
+        self, server: WandbServer, logged: ArtifactManager, fault: dict[str, Any], kind: type[ArtifactError]
+    ):
+        logged.manifest("model")
+        server.fail("file", **fault)
+        with pytest.raises(kind) as caught:
+            read(logged, "f")
+        for secret in (KEY, "Signature", "Expires"):
+            assert secret not in str(caught.value)
+        server.heal()
+        assert read(logged, "f") == b"content"
+
+    def test_urls_that_ran_out_are_asked_for_again(self, server: WandbServer, logged: ArtifactManager):
+        info, manifest = logged.version_info("model"), logged.manifest("model")
+        server.expire_urls_after(-1)
+        try:
+            with pytest.raises(AccessDenied):
+                logged.read_entry(info, manifest[0])
+        finally:
+            server.expire_urls_after(3600)
+        assert logged.read_entry(info, manifest[0]) == b"content"
+
+    @pytest.mark.parametrize(
+        ("fault", "kind"),
+        [
+            ({"what": "status", "status": 500}, StoreUnreachable),
+            ({"what": "status", "status": 403, "message": "permission denied"}, AccessDenied),
+            ({"what": "cut"}, StoreUnreachable),
+        ],
+    )
+    def test_no_answer_is_not_an_absence(
+        self, server: WandbServer, logged: ArtifactManager, fault: dict[str, Any], kind: type[ArtifactError]
+    ):
+        server.fail("graphql", **fault)
+        calls: tuple[Callable[[], Any], ...] = (
+            logged.list_collection_names,
+            lambda: logged.list_artifacts("none"),
+            lambda: logged.version_info("none", version="v3"),
+            lambda: logged.exists_in_collection("none"),
+        )
+        for call in calls:
+            with pytest.raises(kind) as caught:
+                call()
+            assert not isinstance(caught.value, NotFound)
+        server.heal()
+        assert logged.list_collection_names() == ["default"]
+
+    def test_what_passes_quickly_is_tried_again(self, server: WandbServer, logged: ArtifactManager):
+        server.fail("graphql", "status", times=1, status=503)
+        assert logged.list_collection_names() == ["default"]
+        server.fail("manifest", "status", times=1, status=503)
+        assert logged.manifest("model").file_count == 2
+
+
+class TestCommittingToAServerThatFails:
+    def test_a_conflict_is_committed_again(self, server: WandbServer, logged: ArtifactManager, tmp_path: Path):
+        server.fail("CommitArtifact", "status", times=1, status=409, message="rebase required")
+        assert commit(logged, write(tmp_path / "t", f="new")).info.version == "v1"
+        assert logged.list_version_names("model") == ["v0", "v1"]
+
+    def test_new_bytes_in_two_artifacts_at_once(self, manager: ArtifactManager, tmp_path: Path):
+        results = []
+
+        def work(number: int) -> None:
+            tree = write(tmp_path / f"t{number}", f="the same new bytes", g=str(number))
+            results.append(commit(manager, tree, f"model{number}").info.version)
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert results == ["v0", "v0"]
+        assert read(manager, "f", "model0") == read(manager, "f", "model1") == b"the same new bytes"
+
+    @pytest.mark.parametrize(
+        ("where", "fault"),
+        [("upload", {"what": "status", "status": 403}), ("CommitArtifact", {"what": "status", "status": 500})],
+    )
+    def test_a_commit_that_failed_is_made_once(
+        self, server: WandbServer, logged: ArtifactManager, tmp_path: Path, where: str, fault: dict[str, Any]
+    ):
+        server.fail(where, **fault)
+        tree = write(tmp_path / "t", f=uuid.uuid4().hex)
+        with pytest.raises((StoreUnreachable, AccessDenied)) as caught:
+            commit(logged, tree, commit_id="once")
+        assert KEY not in str(caught.value)
+        assert logged.list_version_names("model") == ["v0"]
+        server.heal()
+        assert commit(logged, tree, commit_id="once").info.version == "v1"
+        assert commit(logged, tree, commit_id="once").info.version == "v1"
+        assert logged.list_version_names("model") == ["v0", "v1"]
+
+    @pytest.mark.parametrize("where", ["upload", "ArtifactByID"])
+    def test_a_worker_that_dies_midway(self, server: WandbServer, logged: ArtifactManager, tmp_path: Path, where: str):
+        tree = write(tmp_path / "t", f=uuid.uuid4().hex)
+        server.fail(where, "latency", seconds=60)
+        before = server.counts()
+        errors: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                commit(logged, tree, commit_id="once")
+            except ArtifactError as error:
+                errors.append(error)
+
+        process.close_all()
+        thread = threading.Thread(target=work)
+        thread.start()
+        eventually(lambda: more(server, before, "faults") > 0)
+        (worker,) = has_core() - {process.reader().pid}
+        (core,) = processes.children_of(worker)
+        processes.kill(worker)
+        thread.join(30)
+        assert [type(error) for error in errors] == [StoreUnreachable]
+        eventually(lambda: not is_running(core), what="wandb-core to follow its worker")
+        server.heal()
+        assert commit(logged, tree, commit_id="once").info.version == "v1"
+        assert logged.list_version_names("model") == ["v0", "v1"]
+
+    def test_a_commit_that_makes_no_headway_is_given_up(
+        self, server: WandbServer, logged: ArtifactManager, tmp_path: Path, monkeypatch: Any
+    ):
+        monkeypatch.setattr(process, "STALL_S", 1.0)
+        server.fail("upload", "latency", seconds=60)
+        with pytest.raises(StoreUnreachable, match="took nothing"):
+            commit(logged, write(tmp_path / "t", f=uuid.uuid4().hex), commit_id="once")
+
+
+def has_core() -> set[int]:
+    """Our children that have a wandb-core of their own."""
+    return {pid for pid in processes.children_of(os.getpid()) if processes.children_of(pid)}
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

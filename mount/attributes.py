@@ -199,6 +199,7 @@ def status(vfs: Vfs) -> control.Status:
         reachable=vfs.listing.reachable,
         cache=vfs.reader.describe_cache(),
         exclusive_create=vfs.manager.exclusive_create,
+        reads=vfs.reads,
         artifacts=[_shortened(staging.describe()) for staging in vfs.area.active()] if vfs.area else [],
     )
 

@@ -161,7 +161,8 @@ class Cache(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """A whole mount. `cache` is None for a local store.
+    """A whole mount. `cache` is None for a local store. `reads` tells how the driver gets bytes of versions
+    to programs.
 
     `artifacts` lists those with something staged or pending; `left_off` counts what did not fit.
     """
@@ -183,6 +184,7 @@ class Status(msgspec.Struct, frozen=True):
     exclusive_create: str | None = None
     artifacts: list[ArtifactState] = msgspec.field(default_factory=list)
     left_off: int = 0
+    reads: str = ""
 
 
 Message = TypeVar("Message", CommitRequest, ArtifactState, Status)

@@ -219,6 +219,19 @@ class Content:
                 return 0
             raise
 
+    def whole_file(self) -> int | None:
+        """A descriptor, owned by this content, of a local file with exactly these bytes; None where there is none.
+
+        Raises IntegrityError when its bytes are wrong, as far as `read` would tell.
+        """
+        assert self._descriptor is not None, "asked after close"
+        fd, entry = self._descriptor.fd, self._entry
+        if self._where.offset or os.fstat(fd).st_size != entry.size_bytes:
+            return None
+        if entry.size_bytes < CHECKED_BYTES:
+            self.read(1, 0)
+        return fd
+
     def _read_in_place(self, fd: int, size_bytes: int, start: int) -> bytes:
         data = os.pread(fd, size_bytes, start)
         while len(data) < size_bytes:

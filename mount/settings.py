@@ -17,6 +17,7 @@ from artifactfs.content.cache import DEFAULT_SIZE_BYTES, default_cache_dir
 from artifactfs.content.fetching import READ_TIMEOUT_S
 
 DRIVERS = ("auto", "kernel", "libfuse")
+READS = ("auto", "cache", "passthrough")
 MAX_SECONDS = 10 * 365 * 86400.0
 
 
@@ -39,6 +40,7 @@ class MountSettings:
         commit_after_s: seconds of quiet after which staging is committed; None never commits by itself.
         refresh_s: how old a listing may be before the store is asked again.
         driver: one of `DRIVERS`.
+        reads: one of `READS`: by which way programs get the bytes of versions, with the driver called kernel.
         read_only: no staging, no mkdir.
         min_free_bytes: what staging leaves free on its disk; writing beyond it is ENOSPC. The cache leaves as much.
         cache_dir: where bytes of stores that are not local are kept; may be shared by mounts.
@@ -57,6 +59,7 @@ class MountSettings:
     commit_after_s: float | None = 5.0
     refresh_s: float = 2.0
     driver: str = "auto"
+    reads: str = "auto"
     read_only: bool = False
     min_free_bytes: int = 1 << 30
     cache_dir: Path = field(default_factory=default_cache_dir)
@@ -87,6 +90,8 @@ class MountSettings:
             raise SettingsError(f"--drain-timeout must be seconds ≥ 0, got {self.drain_timeout_s}")
         if self.driver not in DRIVERS:
             raise SettingsError(f"--driver must be one of {', '.join(DRIVERS)}, got {self.driver!r}")
+        if self.reads not in READS:
+            raise SettingsError(f"--reads must be one of {', '.join(READS)}, got {self.reads!r}")
         if not 0 <= self.umask <= 0o777:
             raise SettingsError(f"--umask must be octal between 000 and 777, got {self.umask:o}")
         for name in ("mountpoint", "state_dir", "cache_dir"):

@@ -85,6 +85,8 @@ class Vfs:
         self.listing = Listing(manager, settings.refresh_s, self._memory)
         self.reader = VersionReader(manager, settings) if area is None else area.reader
         self._finder = Finder(manager, self.listing, area, self._memory)
+        self.reads = ""
+        """Set by the driver: by which way programs get the bytes of versions, and why."""
         self.on_change: Callable[[Artifact], None] = lambda artifact: None
         """Set by the driver; called in a committer's thread, with no lock held, when a version or an alias appeared."""
 

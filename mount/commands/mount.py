@@ -66,6 +66,10 @@ def seconds_or_never(text: str) -> float:
 @click.option("--state-dir", type=click.Path(), help="Place of logs, records and what is staged for remote stores.")
 @click.option("--driver", help="auto, kernel (the native one) or libfuse.  [default: auto]")
 @click.option(
+    "--reads",
+    help="How the kernel driver gets the bytes of versions to programs: auto, cache or passthrough.  [default: auto]",
+)
+@click.option(
     "--storage-option",
     "options",
     type=key_value,

@@ -165,7 +165,8 @@ def _facts(answer: Status) -> str:
     else:
         way = f"commits after {answer.commit_after_s:g} s of quiet"
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(answer.started_at))
-    return f"mounted since {since}, {way}, driver {answer.driver}, process {answer.pid}"
+    driver = f"driver {answer.driver}" + (f", reads by {answer.reads}" if answer.reads else "")
+    return f"mounted since {since}, {way}, {driver}, process {answer.pid}"
 
 
 def _cache(cache: Cache) -> str:

@@ -16,6 +16,7 @@ from mount.drivers.kernel import protocol
 from mount.drivers.kernel.channel import Channel
 from mount.drivers.kernel.inodes import FIRST_STAGED, FIRST_VERSION, Inodes
 from mount.drivers.kernel.protocol import Malformed
+from mount.drivers.kernel.reading import Lending, Reading, UnopenedFiles
 from mount.drivers.kernel.replies import FOREVER, NOT_AT_ALL, Validity, entry_out
 from mount.drivers.kernel.staged_inodes import Anchor, StagedInode
 from mount.errors import Stale
@@ -50,6 +51,10 @@ class Request:
         return os.fsdecode(raw[:-1])
 
 
+class NeverAskAgain(Exception):
+    """The kernel is to do without this kind of request from here on."""
+
+
 class OpenFile(NamedTuple):
     """An open file, and its inode when it is a staged one."""
 
@@ -78,12 +83,16 @@ class Context:
         self.numbers = itertools.count(1)
         self.minor = protocol.FUSE_KERNEL_MINOR_VERSION
         self.flags = 0
+        self.reading = Reading.ORDINARY
+        self.lending = Lending(channel)
+        self.unopened = UnopenedFiles(vfs)
 
     def close(self) -> None:
         """Let go of everything that is open: after the end, nobody will ask for it."""
         files, self.files = list(self.files.values()), {}
         for file in files:
             self.close_file(file)
+        self.unopened.close()
         self.inodes.close()
 
     def file(self, number: int) -> OpenFile:
@@ -92,6 +101,12 @@ class Context:
             return self.files[number]
         except KeyError:
             raise Malformed(f"no open file {number}") from None
+
+    def handle(self, number: int, nodeid: int) -> Handle:
+        """The open file of a request that reads; opened for it where programs open without us. Raises Malformed."""
+        if number == 0 and self.reading is Reading.UNOPENED:
+            return self.unopened.get(nodeid, self.inodes.node(nodeid)).file
+        return self.file(number).handle
 
     def staged_file(self, number: int) -> StagedFile:
         """The open file of a request that writes. Raises Malformed."""

@@ -11,17 +11,19 @@ import stat
 from typing import Any
 
 from mount.drivers.kernel import protocol
-from mount.drivers.kernel.context import Context, OpenFile, Request
+from mount.drivers.kernel.context import Context, NeverAskAgain, OpenFile, Request
 from mount.drivers.kernel.protocol import (
     FOPEN_KEEP_CACHE,
     FOPEN_NOFLUSH,
+    FOPEN_PASSTHROUGH,
     FUSE_FSYNC_FDATASYNC,
     FUSE_OPEN_KILL_SUIDGID,
     FUSE_WRITE_KILL_SUIDGID,
     Malformed,
 )
+from mount.drivers.kernel.reading import Reading
 from mount.drivers.kernel.staged_inodes import StagedInode
-from mount.handles import Handle, StagedFile
+from mount.handles import Handle, StagedFile, VersionFile
 from mount.tree import StagedNode
 
 _open_in = protocol.fuse_open_in
@@ -49,12 +51,24 @@ class Files:
         flags, open_flags = _open_in.read(request.body)
         inode = self._context.staged_inode(request.nodeid)
         if inode is None:
-            handle = self._vfs.open(self._inodes.node(request.nodeid), flags)
-            return _open_out(self._add(handle, None), FOPEN_KEEP_CACHE | FOPEN_NOFLUSH, 0)
+            return self._open_version(request.nodeid, flags)
         staged = self._open_staged(inode, flags)
         if open_flags & FUSE_OPEN_KILL_SUIDGID:
             drop_set_ids(staged)
         return self._opened(staged, inode)
+
+    def _open_version(self, nodeid: int, flags: int) -> bytes:
+        context = self._context
+        if context.reading is Reading.UNOPENED:
+            raise NeverAskAgain
+        handle = self._vfs.open(self._inodes.node(nodeid), flags)
+        number = self._add(handle, None)
+        if context.reading is Reading.PASSTHROUGH:
+            assert isinstance(handle, VersionFile)
+            backing = context.lending.enter(nodeid, handle)
+            if backing is not None:
+                return _open_out(number, FOPEN_PASSTHROUGH | FOPEN_NOFLUSH, backing)
+        return _open_out(number, FOPEN_KEEP_CACHE | FOPEN_NOFLUSH, 0)
 
     def _open_staged(self, inode: StagedInode, flags: int) -> StagedFile:
         context = self._context
@@ -105,6 +119,8 @@ class Files:
 
     def flush(self, request: Request) -> bytes:
         """FUSE_FLUSH: what was written is on disk already; that this is answered tells the program that we live."""
+        if self._context.settings.read_only:
+            raise NeverAskAgain
         return b""
 
     def release(self, request: Request) -> bytes:
@@ -112,6 +128,8 @@ class Files:
         number, *_ = protocol.fuse_release_in.read(request.body)
         file = self._context.files.pop(number, None)
         if file is not None:
+            if file.inode is None and self._context.reading is Reading.PASSTHROUGH:
+                self._context.lending.leave(request.nodeid)
             self._context.close_file(file)
         return b""
 
@@ -120,7 +138,7 @@ class Files:
     def read(self, request: Request) -> Any:
         """FUSE_READ."""
         number, offset, size, *_ = _read_in.read(request.body)
-        return self._context.file(number).handle.read(size, offset)
+        return self._context.handle(number, request.nodeid).read(size, offset)
 
     def write(self, request: Request) -> bytes:
         """FUSE_WRITE. Raises OSError (ENOSPC …)."""
@@ -136,9 +154,9 @@ class Files:
     def fsync(self, request: Request) -> bytes:
         """FUSE_FSYNC. Raises OSError."""
         number, flags, _ = protocol.fuse_fsync_in.read(request.body)
-        handle = self._context.file(number).handle
-        if isinstance(handle, StagedFile):
-            handle.fsync(bool(flags & FUSE_FSYNC_FDATASYNC))
+        file = self._context.files.get(number)
+        if file is not None and isinstance(file.handle, StagedFile):
+            file.handle.fsync(bool(flags & FUSE_FSYNC_FDATASYNC))
         return b""
 
     def fallocate(self, request: Request) -> bytes:
@@ -150,7 +168,7 @@ class Files:
     def lseek(self, request: Request) -> bytes:
         """FUSE_LSEEK: SEEK_DATA and SEEK_HOLE, the kernel does the others. Raises NoSuchOffset."""
         number, offset, whence, _ = protocol.fuse_lseek_in.read(request.body)
-        return protocol.fuse_lseek_out.pack(self._context.file(number).handle.seek(offset, whence))
+        return protocol.fuse_lseek_out.pack(self._context.handle(number, request.nodeid).seek(offset, whence))
 
     def copy_file_range(self, request: Request) -> bytes:
         """FUSE_COPY_FILE_RANGE."""

@@ -24,10 +24,10 @@ from mount.drivers.kernel.protocol import (
     FUSE_KERNEL_VERSION,
     FUSE_MAX_PAGES,
     FUSE_PARALLEL_DIROPS,
+    FUSE_PASSTHROUGH,
     FUSE_READDIRPLUS_AUTO,
     FUSE_SETXATTR_EXT,
 )
-from mount.settings import MountSettings
 
 MAX_WRITE = 1 << 20
 """The most that one WRITE carries; the same bound holds for READ through `_MAX_PAGES`."""
@@ -39,6 +39,8 @@ _MAX_BACKGROUND = 64
 _CONGESTION_THRESHOLD = 48
 # Times are kept to the nanosecond.
 _TIME_GRAN_NS = 1
+# What the store's files may lie on for passthrough: a disk, or an overlay of disks (the root of a container).
+_MAX_STACK_DEPTH = 2
 
 # Not FUSE_ASYNC_DIO: the kernel waits for such reads in a way that nothing ends but our answer, not even SIGKILL.
 WANTED = (
@@ -60,6 +62,7 @@ WANTED = (
     | FUSE_INIT_EXT
     | FUSE_HAS_EXPIRE_ONLY
     | FUSE_DIRECT_IO_ALLOW_MMAP
+    | FUSE_PASSTHROUGH
 )
 
 
@@ -72,7 +75,7 @@ class Agreement(NamedTuple):
     is_final: bool
 
 
-def agree(hello: memoryview, settings: MountSettings) -> Agreement | None:
+def agree(hello: memoryview) -> Agreement | None:
     """Answer the body of INIT; None when the kernel is too old. Raises Malformed."""
     if len(hello) < protocol.FUSE_COMPAT_INIT_IN_SIZE:
         raise protocol.Malformed(f"INIT with {len(hello)} bytes")
@@ -101,7 +104,7 @@ def _reply(minor: int, flags: int, max_readahead: int) -> bytes:
         _MAX_PAGES,
         0,
         flags >> 32,
-        0,
+        _MAX_STACK_DEPTH if flags & FUSE_PASSTHROUGH else 0,
         0,
         *([0] * 11),
     )

@@ -15,16 +15,18 @@ from mount.drivers import DriverUnavailable
 from mount.drivers.failures import errno_after
 from mount.drivers.kernel import protocol
 from mount.drivers.kernel.channel import Channel
-from mount.drivers.kernel.context import Context, Request
+from mount.drivers.kernel.context import Context, NeverAskAgain, Request
 from mount.drivers.kernel.directories import Directories
 from mount.drivers.kernel.files import Files
 from mount.drivers.kernel.inodes import FIRST_VERSION
 from mount.drivers.kernel.interrupts import UnderWay
 from mount.drivers.kernel.metadata import Metadata
+from mount.drivers.kernel.mounting import read_ahead
 from mount.drivers.kernel.names import Names
 from mount.drivers.kernel.negotiation import MAX_WRITE, agree
 from mount.drivers.kernel.notifier import Notifier
 from mount.drivers.kernel.protocol import Malformed
+from mount.drivers.kernel.reading import choose
 from mount.drivers.kernel.workers import Workers
 from mount.errno_map import BAD_MESSAGE, INTERRUPTED, NEVER_ASK_AGAIN, UNKNOWN_PROTOCOL
 from mount.settings import MountSettings
@@ -68,7 +70,9 @@ class Session:
                 return
             self.notifier.start(can_expire=bool(self.context.flags & protocol.FUSE_HAS_EXPIRE_ONLY))
             self.context.vfs.on_change = self._artifact_changed
+            self._choose_reading()
             on_ready()
+            read_ahead(self.context.settings.mountpoint)
             self._workers.run()
         finally:
             self.notifier.stop()
@@ -81,7 +85,7 @@ class Session:
             _, opcode, unique, *_ = _header(buffer)
             if opcode != protocol.FUSE_INIT:
                 raise DriverUnavailable(f"the kernel begins with request {opcode}")
-            agreed = agree(memoryview(buffer)[_HEADER_BYTES:size], self.context.settings)
+            agreed = agree(memoryview(buffer)[_HEADER_BYTES:size])
             if agreed is None:
                 self.channel.fail(unique, UNKNOWN_PROTOCOL)
                 raise DriverUnavailable("the kernel speaks FUSE older than 7.31 (Linux 5.4): use --driver libfuse")
@@ -91,6 +95,12 @@ class Session:
                 logger.info("FUSE protocol 7.%d, flags %#x", agreed.minor, agreed.flags)
                 return True
         return False
+
+    def _choose_reading(self) -> None:
+        context = self.context
+        context.reading, why = choose(self.channel, context.vfs, context.settings, context.flags)
+        context.vfs.reads = f"{context.reading.value} ({why})" if why else context.reading.value
+        logger.info("files of versions are read by: %s", context.vfs.reads)
 
     def _artifact_changed(self, artifact: Artifact) -> None:
         """As `Vfs.on_change`: programs that wait for the commit find its aliases moved."""
@@ -140,6 +150,8 @@ class Session:
         except Malformed as error:
             logger.error("%s: %s", protocol.OPCODES[request.opcode], error)
             number = BAD_MESSAGE
+        except NeverAskAgain:
+            number = NEVER_ASK_AGAIN
         except Exception as error:  # noqa: BLE001 - every failure becomes an errno, unknown ones are logged
             number = errno_after(error, protocol.OPCODES[request.opcode], f"{request.nodeid:#x}")
         else:

@@ -300,6 +300,13 @@ class Manifest:
         """The length of the entry at a position; cheaper than the whole entry."""
         return self._sizes[index]
 
+    def stat_at(self, index: int) -> tuple[EntryKind, int, int, int]:
+        """(kind, mode, size in bytes, mtime_ns) of the entry at a position; the size of a symlink is its target's."""
+        kind = _KINDS[self._kinds[index]]
+        if kind is EntryKind.SYMLINK:
+            return kind, 0o777, len(self._targets[index]), self._mtimes[index]
+        return kind, self._modes[index], self._sizes[index], self._mtimes[index]
+
     def path(self, index: int) -> str:
         """Where the entry at a position lies; cheaper than the whole entry. Raises IndexError."""
         return os.fsdecode(self._paths[index])
@@ -335,6 +342,10 @@ class Manifest:
 
         The position is None for a directory that is only implied.
         """
+        return ((os.fsdecode(name), position) for name, position in self.raw_children(directory))
+
+    def raw_children(self, directory: str = "") -> list[tuple[bytes, int | None]]:
+        """As `children`, the names as they are stored."""
         paths, count = self._paths, len(self._paths)
         prefix = os.fsencode(directory) + b"/" if directory else b""
         skip = len(prefix)
@@ -350,8 +361,7 @@ class Manifest:
                 pending[name] = i
                 i += 1
         # "a.b" comes before "a/x" but after "a".
-        for name, position in sorted(pending.items()):
-            yield os.fsdecode(name), position
+        return sorted(pending.items())
 
     def contents(self) -> Iterator[tuple[bytes, int, int, int]]:
         """(digest, position in :attr:`objects`, offset, size) of every file that lies in an object, cheaply."""

@@ -30,6 +30,10 @@ class CachedContent:
         """What lets a staged file stand for these bytes."""
         return Reference.to_entry(self._info, self._file.entry, self._algorithm)
 
+    def read_at_once(self, _size_bytes: int, _offset: int) -> bytes | None:
+        """None: whether the bytes are in the cache is not known without looking there."""
+        return None
+
     def copy_to(self, _fd: int, _offset: int, _fd_offset: int, _size_bytes: int) -> int:
         """Nothing: what is cached may be in pieces, and goes through memory."""
         return 0

@@ -200,6 +200,28 @@ class Content:
         self._reader.note_checked(digest, where)
         return whole[offset : offset + size_bytes]
 
+    def read_at_once(self, size_bytes: int, offset: int) -> bytes | bytearray | None:
+        """As `read`, unless a disk would have to be waited for: then None. Raises IntegrityError."""
+        entry, where = self._entry, self._where
+        size_bytes = min(size_bytes, entry.size_bytes - offset)
+        if size_bytes <= 0:
+            return b""
+        if entry.size_bytes >= CHECKED_BYTES:
+            return None
+        assert self._descriptor is not None, "read after close"
+        whole = bytearray(entry.size_bytes)
+        try:
+            done = os.preadv(self._descriptor.fd, [whole], where.offset, os.RWF_NOWAIT)
+        except OSError:
+            # Not in the page cache, or a file system that cannot tell.
+            return None
+        if done < entry.size_bytes:
+            return None
+        if entry.digest is not None and not self._reader.is_checked(entry.digest, where):
+            check_digest(whole, entry.digest, self._algorithm, _label(self._info, entry))
+            self._reader.note_checked(entry.digest, where)
+        return whole if size_bytes == entry.size_bytes else whole[offset : offset + size_bytes]
+
     @property
     def size_bytes(self) -> int:
         """The length of the file."""

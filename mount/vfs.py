@@ -79,6 +79,7 @@ class Vfs:
         self.driver = driver
         self.log_file = log_file
         self.started_at = time.time()
+        self._uid, self._gid = settings.uid, settings.gid
         self._memory = memory_of(manager, settings)
         created_ns = manager.created_ns if self._memory is None else self._memory.identity(manager).created_ns
         self._store_created_ns = created_ns or int(self.started_at * 1e9)
@@ -182,20 +183,20 @@ class Vfs:
     def _made_attrs(self, ino: int, mode: int, size_bytes: int = 0, time_ns: int | None = None) -> Attrs:
         when = self._store_created_ns if time_ns is None else time_ns
         blocks = -(-size_bytes // BLOCK_BYTES) if stat.S_ISREG(mode) else 0
-        settings = self.settings
-        shown = mode & ~settings.umask
-        return Attrs(ino, shown, size_bytes, when, when, when, settings.uid, settings.gid, 1, blocks)
+        shown = mode & ~self.settings.umask
+        return Attrs(ino, shown, size_bytes, when, when, when, self._uid, self._gid, 1, blocks)
 
     def _version_attrs(self, node: VersionNode) -> Attrs:
         version, path, position = node
-        if position is None:
-            ino = ino_of("directory", str(version.base_ino), path) if path else version.base_ino
-            return self._made_attrs(ino, stat.S_IFDIR | DIRECTORY_MODE, 0, version.info.created_ns)
-        entry = version.manifest[position]
-        size_bytes = len(os.fsencode(entry.target)) if entry.target is not None else entry.size_bytes
-        permissions = 0o777 if entry.kind is EntryKind.SYMLINK else entry.mode
-        mode = KIND_MODES[entry.kind] | permissions
-        return self._made_attrs(ino_at(version.base_ino, position), mode, size_bytes, entry.mtime_ns)
+        if position is not None:
+            return self.attrs_at(version, position)
+        ino = ino_of("directory", str(version.base_ino), path) if path else version.base_ino
+        return self._made_attrs(ino, stat.S_IFDIR | DIRECTORY_MODE, 0, version.info.created_ns)
+
+    def attrs_at(self, version: LoadedVersion, position: int) -> Attrs:
+        """What stat(2) tells of the entry at a position of a version."""
+        kind, mode, size_bytes, mtime_ns = version.manifest.stat_at(position)
+        return self._made_attrs(ino_at(version.base_ino, position), KIND_MODES[kind] | mode, size_bytes, mtime_ns)
 
     def _staged_attrs(self, node: StagedNode) -> Attrs:
         if node.path:

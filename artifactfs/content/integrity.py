@@ -9,7 +9,7 @@ from blake3 import blake3
 from artifactfs.errors import FormatError, IntegrityError
 
 
-def digest_of(data: bytes, algorithm: str) -> str:
+def digest_of(data: bytes | bytearray, algorithm: str) -> str:
     """The hex digest of `data`; `algorithm` is ``blake3`` or ``md5``. Raises FormatError for another."""
     if algorithm == "blake3":
         return blake3(data).hexdigest()
@@ -18,7 +18,7 @@ def digest_of(data: bytes, algorithm: str) -> str:
     raise FormatError(f"unknown digest algorithm {algorithm!r}: upgrade artifactfs")
 
 
-def check_digest(data: bytes, digest: str, algorithm: str, label: str) -> None:
+def check_digest(data: bytes | bytearray, digest: str, algorithm: str, label: str) -> None:
     """Raises IntegrityError, naming `label`, when `data` has another digest."""
     found = digest_of(data, algorithm)
     if found != digest:

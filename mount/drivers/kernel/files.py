@@ -140,6 +140,12 @@ class Files:
         number, offset, size, *_ = _read_in.read(request.body)
         return self._context.handle(number, request.nodeid).read(size, offset)
 
+    def read_at_once(self, request: Request) -> bytes | bytearray | None:
+        """FUSE_READ of a small file of a local store that lies in memory; None where that cannot be told at once."""
+        number, offset, size, *_ = _read_in.read(request.body)
+        handle = self._context.handle(number, request.nodeid)
+        return handle.content.read_at_once(size, offset) if isinstance(handle, VersionFile) else None
+
     def write(self, request: Request) -> bytes:
         """FUSE_WRITE. Raises OSError (ENOSPC …)."""
         number, offset, size, flags, *_ = _write_in.read(request.body)

@@ -163,12 +163,15 @@ class Inodes:
             return version.base | version.directory(node.path) << 1 | 1
         return version.base | node.position << 1
 
-    def enter_children(self, nodeid: int, count: int) -> int:
-        """Count `count` lookups of entries of the version that `nodeid` lies in; what their positions are added to."""
+    def version_base(self, nodeid: int) -> int:
+        """What positions in the version of `nodeid` are added to: see `enter_at`."""
+        return nodeid >> VERSION_BITS << VERSION_BITS
+
+    def enter_at(self, base: int, position: int) -> int:
+        """The id of the entry at a position of the version that `version_base` gave; counts one lookup."""
         with self._lock:
-            version = self._versions[nodeid >> VERSION_BITS]
-            version.lookups += count
-            return version.base
+            self._versions[base >> VERSION_BITS].lookups += 1
+        return base | position << 1
 
     def forget(self, nodeid: int, count: int) -> None:
         """The kernel lets go of so many lookups. What it was never told of is ignored."""

@@ -15,6 +15,7 @@ BLOCK_BYTES = 4096
 """st_blksize: what programs should read at a time at least."""
 
 _NS = 1_000_000_000
+_64_BITS = (1 << 64) - 1
 _STATX_BASIC_STATS = 0x7FF  # <linux/stat.h>
 
 _attr_out = protocol.fuse_attr_out.pack
@@ -40,28 +41,18 @@ FOREVER = Validity(1 << 32, 0)
 
 def attr(a: Attrs) -> tuple[int, ...]:
     """The fields of fuse_attr."""
-    mtime, mtime_ns = divmod(a.mtime_ns, _NS)
-    ctime, ctime_ns = (mtime, mtime_ns) if a.ctime_ns == a.mtime_ns else divmod(a.ctime_ns, _NS)
-    atime, atime_ns = (mtime, mtime_ns) if a.atime_ns == a.mtime_ns else divmod(a.atime_ns, _NS)
+    ino, mode, size_bytes, mtime_ns, ctime_ns, atime_ns, uid, gid, nlink, blocks, rdev = a
+    mtime, mtime_rest = divmod(mtime_ns, _NS)
     # Times before 1970 are negative; the kernel takes the 64 bits as signed.
-    return (
-        a.ino,
-        a.size_bytes,
-        a.blocks,
-        atime & 0xFFFFFFFFFFFFFFFF,
-        mtime & 0xFFFFFFFFFFFFFFFF,
-        ctime & 0xFFFFFFFFFFFFFFFF,
-        atime_ns,
-        mtime_ns,
-        ctime_ns,
-        a.mode,
-        a.nlink,
-        a.uid,
-        a.gid,
-        protocol.encode_device(a.rdev) if a.rdev else 0,
-        BLOCK_BYTES,
-        0,
-    )
+    mtime &= _64_BITS
+    rdev = protocol.encode_device(rdev) if rdev else 0
+    if mtime_ns == ctime_ns == atime_ns:
+        times = (mtime, mtime, mtime, mtime_rest, mtime_rest, mtime_rest)
+    else:
+        ctime, ctime_rest = divmod(ctime_ns, _NS)
+        atime, atime_rest = divmod(atime_ns, _NS)
+        times = (atime & _64_BITS, mtime, ctime & _64_BITS, atime_rest, mtime_rest, ctime_rest)
+    return ino, size_bytes, blocks, *times, mode, nlink, uid, gid, rdev, BLOCK_BYTES, 0
 
 
 def attr_out(attrs: Attrs, valid: Validity) -> bytes:

@@ -48,6 +48,8 @@ class _Handler(NamedTuple):
     """Never waits for a store or a lock that is held for long."""
     is_quick_on_versions: bool = False
     """The same, but only for files of versions that are loaded."""
+    try_at_once: Callable[[Request], Any] | None = None
+    """Answers what can be answered without waiting for anything, None for the rest."""
     may_be_given_up: bool = False
     """Changes nothing, so that a program that is killed need not wait for it."""
 
@@ -133,20 +135,23 @@ class Session:
             return True
         request = Request(header, memoryview(buffer)[_HEADER_BYTES:size])
         if handler.is_quick or (handler.is_quick_on_versions and nodeid >= FIRST_VERSION):
-            self._answer(handler, request)
+            self._answer(handler.handle, request)
+        elif handler.try_at_once is not None and self._answer(handler.try_at_once, request):
+            pass
         elif handler.may_be_given_up:
             self._under_way.begin(unique, request.pid)
             let_lead()
-            self._answer(handler, request, claim=True)
+            self._answer(handler.handle, request, claim=True)
         else:
             let_lead()
-            self._answer(handler, request)
+            self._answer(handler.handle, request)
         return True
 
-    def _answer(self, handler: _Handler, request: Request, *, claim: bool = False) -> None:
+    def _answer(self, handle: Callable[[Request], Any], request: Request, *, claim: bool = False) -> bool:
+        """Handle and reply; False when there is no answer. With `claim`, only if nobody else has answered meanwhile."""
         unique = request.unique
         try:
-            body = handler.handle(request)
+            body = handle(request)
         except Malformed as error:
             logger.error("%s: %s", protocol.OPCODES[request.opcode], error)
             number = BAD_MESSAGE
@@ -155,11 +160,14 @@ class Session:
         except Exception as error:  # noqa: BLE001 - every failure becomes an errno, unknown ones are logged
             number = errno_after(error, protocol.OPCODES[request.opcode], f"{request.nodeid:#x}")
         else:
-            if body is not None and (not claim or self._under_way.end(unique)):
+            if body is None:
+                return False
+            if not claim or self._under_way.end(unique):
                 self.channel.reply(unique, body)
-            return
+            return True
         if not claim or self._under_way.end(unique):
             self.channel.fail(unique, number)
+        return True
 
     # -- requests about the connection ---------------------------------------------------------------------------------
 
@@ -205,7 +213,7 @@ class Session:
             protocol.FUSE_RENAME: _Handler(names.rename),
             protocol.FUSE_LINK: _Handler(names.link),
             protocol.FUSE_OPEN: _Handler(files.open, is_quick_on_versions=True),
-            protocol.FUSE_READ: _Handler(files.read, may_be_given_up=True),
+            protocol.FUSE_READ: _Handler(files.read, try_at_once=files.read_at_once, may_be_given_up=True),
             protocol.FUSE_WRITE: _Handler(files.write),
             protocol.FUSE_STATFS: _Handler(metadata.statfs, may_be_given_up=True),
             protocol.FUSE_RELEASE: _Handler(files.release, is_quick_on_versions=True),

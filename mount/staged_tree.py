@@ -195,7 +195,7 @@ class StagedTree:
     def open_for_writing(self) -> list[str]:
         """The files that are open for writing and still have a name. Called with the lock held."""
         return [
-            self._path_of(handle) or "a file whose name is too long to tell"
+            self._path_of(handle) or "one whose name cannot be told"
             for handle in self._handles
             if handle.writable and os.fstat(handle.fd).st_nlink > 0
         ]

@@ -77,7 +77,7 @@ def test_remove_tree(top: Path, tmp_path: Path) -> None:
         remove_tree(top)
 
 
-@pytest.mark.parametrize("kind", ["{directory}/store", "plain+file://{directory}/store"])
+@pytest.mark.parametrize("kind", ["{directory}/store", "plain+file://{directory}/store", "memory://{name}"])
 def test_a_version(top: Path, tmp_path: Path, kind: str) -> None:
     """Committed to every kind of store, a large file too, and got back as it was."""
     with reach(f"{top}/{BELOW}/large") as near:

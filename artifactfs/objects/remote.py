@@ -29,6 +29,7 @@ import fsspec
 from fsspec.asyn import AsyncFileSystem
 
 from artifactfs.errors import AlreadyExists, ArtifactError, NotFound, StoreUnreachable
+from artifactfs.longpaths import reach
 from artifactfs.objects.clients import tuned_options
 from artifactfs.objects.hashing import HashedFile
 from artifactfs.objects.layout import MAX_RECORD_BYTES, TEMPORARY_PREFIX
@@ -261,7 +262,8 @@ class FsspecStore(ObjectStore):
 
     def put_file(self, key: str, file: HashedFile) -> None:
         def send(fs: Any, path: str, bound: dict[str, float]) -> None:
-            self._put_whole(fs, path, lambda to: self._upload(fs, file.path, to, file.status.st_size, bound))
+            with reach(file.path) as place:
+                self._put_whole(fs, path, lambda to: self._upload(fs, place, to, file.status.st_size, bound))
 
         file.check_unchanged()
         self._call("store", send, key, timeout_s=transfer_timeout_s(file.status.st_size))

@@ -551,23 +551,13 @@ def test_umount_finds_the_daemon_without_its_record(mount: Mount, tmp_path: Path
     assert not daemon.is_alive()
 
 
-def hangs(path: Path) -> bool:
-    """Whether stat(2) gets no answer. It goes on waiting in a thread, until the daemon is gone."""
-    try:
-        client.within(0.2, lambda: os.stat(path))
-    except client.NoAnswer:
-        return True
-    return False
-
-
 def test_umount_now_ends_a_daemon_that_hangs(mount: Mount, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(umount_module, "ANSWER_S", 0.3)
     monkeypatch.setattr(umount_module, "DAEMON_END_S", 0.3)
     (mount.make("models/bert") / "f").write_text("precious")
     daemon = mount.daemon
     stop(daemon)
-    # Until the kernel has to ask the daemon even what it knew a moment ago.
-    eventually(lambda: hangs(mount.path))
+    eventually(lambda: client.liveness(mount.path, 0.2) is client.Liveness.HANGS)
     command = ["umount", str(mount.path), "--state-dir", str(mount.state_dir)]
     monkeypatch.setattr(os, "chdir", lambda _: None)
     assert "umount --now does not ask" in str(CliRunner().invoke(cli, command).exception)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks import picture, report, rows, s3_rows, store_rows, write_rows
+from benchmarks import picture, report, rows, s3_rows, store_rows, wandb_rows, write_rows
 from benchmarks.ground import QUICK, Ground, Sizes, prepare_ground
 from benchmarks.peers import Peer
 from benchmarks.programs import PEER_PROGRAMS, Failed
@@ -27,7 +27,7 @@ FIRST = ("sequential", "mapped", "hot", "cold", "walk", "copy", "commit", "many"
 
 def all_rows() -> dict[str, rows.Row]:
     """In the order in which they are measured."""
-    return {**drive_rows(), **store_rows.rows(), **s3_rows.rows()}
+    return {**drive_rows(), **store_rows.rows(), **s3_rows.rows(), **wandb_rows.rows()}
 
 
 def drive_rows() -> dict[str, rows.Row]:
@@ -93,6 +93,8 @@ def take_part(row: rows.Row, chosen: list[str] | None) -> list[Peer]:
 
     Rows of S3, which run with --remote or when named: {", ".join(s3_rows.rows())}.
 
+    Rows of W&B, against the server of the tests, which run only when named: {", ".join(wandb_rows.rows())}.
+
     Peers: {", ".join(all_peers())}."""
 )
 @click.option("--rows", "row_names", metavar="NAME,…", help="Only these rows.")
@@ -135,6 +137,7 @@ def main(
         click.echo("\nended early", err=True)
     finally:
         s3_rows.stop()
+        wandb_rows.stop()
         shutil.rmtree(ground.directory)
         _write(results, facts, runs, json_file, picture_file)
     if failures := report.ours_failed(results):

@@ -335,6 +335,27 @@ def test_a_daemon_killed_during_a_commit(server: WandbServer, tmp_path: Path) ->
         assert mount.tear_down() == []
 
 
+def test_mounting_while_the_server_is_away(server: WandbServer, tmp_path: Path) -> None:
+    """W7, O2: what was read before is there, also for a mount that begins without the server."""
+    server.seed("kept", {"f": "kept content", "g": "not read"})
+    mount = Mount(tmp_path / "offline", URL, driver="auto")
+    try:
+        mount.mount("--read-only")
+        assert (mount / "dataset/kept/latest/f").read_text() == "kept content"
+        assert os.listdir(mount / "dataset/kept")
+        mount.umount()
+        server.kill()
+        mount.expect_warning("does not answer|giving up after|W&B's storage")
+        mount.mount()
+        assert (mount / "dataset/kept/latest/f").read_text() == "kept content"
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            os.listdir(mount / "dataset/known-to-nobody")
+    finally:
+        if not server.is_running:
+            server.start()
+        assert mount.tear_down() == []
+
+
 def is_running(pid: int) -> bool:
     """Whether the process is there and no zombie."""
     try:

@@ -52,6 +52,11 @@ class WandbServer:
             self._process.communicate()
             self._process = None
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it listens."""
+        return self._process is not None
+
     # -- for clients --------------------------------------------------------------------------------------------------
 
     @property

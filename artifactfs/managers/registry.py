@@ -28,6 +28,8 @@ _EXTRAS = {
     "adl": "azure",
     "sftp": "sftp",
     "ssh": "sftp",
+    "webdav": "webdav",
+    "dav": "webdav",
 }
 # Schemes of fsspec that are no place to keep a store in: other people's data, wrappers, caches, archives.
 _NO_STORES = frozenset(

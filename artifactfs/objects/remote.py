@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 import fsspec
 from fsspec.asyn import AsyncFileSystem
 
-from artifactfs.errors import AlreadyExists, ArtifactError, NotFound, StoreUnreachable
+from artifactfs.errors import AlreadyExists, ArtifactError, NotFound
 from artifactfs.longpaths import reach
 from artifactfs.objects.clients import tuned_options
 from artifactfs.objects.hashing import HashedFile
@@ -158,11 +158,9 @@ class FsspecStore(ObjectStore):
                 key,
                 timeout_s=timeout_s,
             )
-        except (NotFound, StoreUnreachable):
-            raise
-        except ArtifactError:
-            # A range that begins at the end is an error to HTTP servers.
-            if self.size(key) <= start:
+        except ArtifactError as error:
+            # A range that begins at the end is an error to HTTP servers, of no kind of its own.
+            if type(error) is ArtifactError and self.size(key) <= start:
                 return b""
             raise
 

@@ -195,7 +195,7 @@ class FaultProxy:
                 if not head.waits:
                     for _ in head.body(from_client):
                         pass  # a connection closed with bytes unread would be reset, and the answer lost
-                client.sendall(_refusal(fault))
+                client.sendall(_refusal(fault, request.method))
                 return
             server.sendall(head.raw)
             answer: _Head | None = None
@@ -307,8 +307,8 @@ def _pieces(stream: BinaryIO, size: int) -> Iterator[tuple[bytes, bool]]:
         yield piece, True
 
 
-def _refusal(fault: Fault) -> bytes:
+def _refusal(fault: Fault, method: str) -> bytes:
     status, code = _REFUSALS[fault]
     body = f'<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code><Message>as planned</Message></Error>'
     head = f"HTTP/1.1 {status}\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}\r\nConnection: close"
-    return f"{head}\r\n\r\n{body}".encode()
+    return f"{head}\r\n\r\n{'' if method == 'HEAD' else body}".encode()

@@ -8,6 +8,7 @@ import logging
 import random
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,6 +48,12 @@ def _parser() -> argparse.ArgumentParser:
     fsx = soaks.add_parser("fsx", parents=[common], help="random I/O on one file against a copy in memory")
     fsx.add_argument("--operations", type=int, default=50_000)
     fsx.set_defaults(run=_fsx)
+
+    hosts = soaks.add_parser("hosts", parents=[common], help="hosts that commit to one artifact on real S3 servers")
+    hosts.add_argument("--hosts", type=int, default=6)
+    hosts.add_argument("--versions", type=int, default=50, help="of each host")
+    hosts.add_argument("--cut", type=float, default=120.0, metavar="SECONDS", help="how long the network is away")
+    hosts.set_defaults(run=_hosts)
 
     machine = soaks.add_parser("state-machine", parents=[common], help="random histories of a whole drive")
     machine.add_argument("--examples", type=int, default=1000)
@@ -124,6 +131,35 @@ def _fsx(options: argparse.Namespace) -> None:
         mount.commit("soak/fsx")
         for path, fsx in zip(("new", "f"), runs.values(), strict=True):
             assert (mount / "soak/fsx/v1" / path).read_bytes() == fsx.model, path
+
+
+def _hosts(options: argparse.Namespace) -> None:
+    import artifactfs
+    from tests.servers.fixtures import KINDS
+    from tests.soak.hosts import check_versions, commit_at_once, cut_off
+
+    for name in ("moto", "ceph"):
+        with contextlib.ExitStack() as stack:
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="artifactfs-soak-")))
+            (directory / name).mkdir()
+            server = stack.enter_context(KINDS[name](directory / name))
+            url = server.fresh()
+            hosts = [Mount(directory / f"host{i}", url, driver=options.driver) for i in range(options.hosts)]
+            wrong: list[str] = []
+            try:
+                for host in hosts:
+                    host.mount("--commit-after", "0.05", "--refresh", "0.5", *server.arguments())
+                started = time.monotonic()
+                wrote = commit_at_once(hosts, options.versions)
+                versions = check_versions(artifactfs.connect(url, **server.options), wrote)
+                _say(f"{name}: {versions[0]} to {versions[-1]} whole, {time.monotonic() - started:.0f} s")
+                cut_off(Mount(directory / "cut", server.fresh(), driver=options.driver), server, options.cut)
+                _say(f"{name}: a network away for {options.cut:g} s")
+            finally:
+                for host in hosts:
+                    wrong += host.tear_down()
+            if wrong:
+                raise SystemExit("\n".join(wrong))
 
 
 def _state_machine(options: argparse.Namespace) -> None:

@@ -132,7 +132,7 @@ def test_denied_is_said_at_once(manager: ArtifactManager, proxy: FaultProxy, tre
 
 
 def test_no_such_bucket(server: Server, tree: Path):
-    """It is neither an empty store nor an unreachable one."""
+    """O6: it is neither an empty store nor an unreachable one."""
     elsewhere = connect(server.prefix + "-that-is-not-there/store", **server.options)
     for call in (elsewhere.list_collection_names, lambda: elsewhere.commit_tree("model", tree, commit_id="a")):
         with pytest.raises(NotFound, match="that-is-not-there"):

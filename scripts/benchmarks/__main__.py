@@ -138,8 +138,8 @@ def main(
     finally:
         s3_rows.stop()
         wandb_rows.stop()
-        shutil.rmtree(ground.directory)
         _write(results, facts, runs, json_file, picture_file)
+        shutil.rmtree(ground.directory)
     if failures := report.ours_failed(results):
         sys.exit("bench: " + "\n".join(failures))
 

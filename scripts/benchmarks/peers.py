@@ -18,7 +18,7 @@ from pathlib import Path
 from benchmarks.ground import ARTIFACT, COLLECTION, Ground
 from benchmarks.programs import PEER_PROGRAMS, Failed, artifactfs, mount_in_foreground
 from mount import control
-from mount.settings import DRIVERS
+from mount.settings import DRIVERS, READS
 
 
 @dataclass(frozen=True)
@@ -169,11 +169,13 @@ class Store(Peer):
 
 
 def drives() -> tuple[Drive, ...]:
-    """The drive with each of its drivers, read-only and read-write, and by each way of reading that a driver has."""
+    """The drive with each of its drivers, read-only and read-write; read-only by each way in which `kernel` reads."""
     found = []
     for driver in DRIVERS:
         if driver != "auto":
-            found += [Drive(driver, read_only=True), Drive(driver, read_only=False)]
+            ways = [way for way in READS if way != "auto"] if driver == "kernel" else [None]
+            found += [Drive(driver, read_only=True, reads=way) for way in ways]
+            found.append(Drive(driver, read_only=False))
     return tuple(found)
 
 

@@ -122,7 +122,9 @@ class Read(Row):
 
 def _make_repository(ground: Ground) -> None:
     """A git repository of the small files, outside of them."""
-    git = ("git", "-c", "user.name=bench", "-c", "user.email=bench@localhost", "-c", "core.looseCompression=0")
+    # Without gc.auto=0 git packs what was added in the background, beside the rows that follow.
+    settings = ("user.name=bench", "user.email=bench@localhost", "core.looseCompression=0", "gc.auto=0")
+    git = ("git", *(word for setting in settings for word in ("-c", setting)))
     paths = ("--git-dir", str(ground.directory / "repository"), "--work-tree", str(ground.data / "small"))
     if not (ground.directory / "repository").exists():
         run("git", "init", "-q", "--bare", str(ground.directory / "repository"))

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mount.processes import Process
+from mount.settings import READS
 from tests.mount.harness import Mount, eventually
 
 HANG_S = 60.0
@@ -292,8 +293,9 @@ class DriveSoak:
     def _come_and_go(self, daemon: Process) -> None:
         """Mount the store a second time, read and write through it, unmount; nothing of it may be left."""
         mount = Mount(self._directory / "second", self._mount.store, driver=self._mount.driver)
-        read_only = ["--read-only"] if self._rng.random() < 0.5 else []
-        mount.mount("--refresh", "0.5", "--commit-after", "never", *read_only)
+        options = ["--refresh", "0.5", "--commit-after", "never", "--reads", self._rng.choice(READS)]
+        options += ["--read-only"] if self._rng.random() < 0.5 else []
+        mount.mount(*options)
         try:
             visitor = self._start("visit", len(KINDS), mount)
             while visitor.process.poll() is None:

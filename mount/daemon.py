@@ -218,6 +218,7 @@ class Daemon:
         """Unmount; whether the driver is still to report its end. False when it had its time and did not."""
         logger.info("asked to end: unmounting %s", self._settings.mountpoint)
         deadline = time.monotonic() + SERVE_END_S
+        aborted = False
         while True:
             self._unmount_own()
             with contextlib.suppress(queue.Empty):
@@ -227,9 +228,14 @@ class Daemon:
                     self._announce()
                 elif event is Event.ENDED:
                     return False
-            if time.monotonic() > deadline:
-                logger.info("something still holds the connection; it ends with this process")
-                return False
+            if time.monotonic() < deadline:
+                continue
+            if not aborted and self._entry is not None and mounts.abort(self._entry):
+                logger.info("something still holds the connection: aborted it")
+                aborted, deadline = True, time.monotonic() + SERVE_END_S
+                continue
+            logger.info("something still holds the connection; it ends with this process")
+            return False
 
     def _unmount_own(self) -> None:
         """Take the mountpoint out of sight, if it is this mount that is there."""

@@ -24,6 +24,7 @@ from mount.processes import Process, users_of
 
 FSTYPE = "fuse.artifactfs"
 SOURCE_PREFIX = "artifactfs:"
+FUSE_CONNECTIONS = "/sys/fs/fuse/connections"
 
 _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
@@ -189,6 +190,19 @@ def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
         raise NotMounted(f"{mountpoint} is not mounted")
     elif number:
         raise UnmountError(f"cannot unmount {mountpoint}: {os.strerror(number)}")
+
+
+def abort(entry: MountEntry) -> bool:
+    """End the connection behind a mount whoever holds on to it, where the control file system of FUSE is mounted.
+
+    What it needs is not there in most containers: then False, and the connection ends with the daemon's process.
+    """
+    number = entry.device.partition(":")[2]
+    try:
+        Path(FUSE_CONNECTIONS, number, "abort").write_text("1\n")
+    except OSError:
+        return False
+    return True
 
 
 def _umount2(mountpoint: Path, flags: int) -> int:

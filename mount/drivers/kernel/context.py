@@ -191,7 +191,8 @@ class Context:
                 attrs = self.vfs.getattr_of(handles[-1])
                 if attrs.ino == inode.ino:
                     return attrs
-        if inode.fd is not None:
-            return self.vfs.getattr_of_fd(inode.fd)
+        fd = inode.nameless_fd
+        if fd is not None:
+            return self.vfs.getattr_of_fd(fd)
         with inode.anchor.tree.lock:
             return self.vfs.getattr(self.checked_node(inode))

@@ -75,8 +75,9 @@ class Files:
         tree = inode.anchor.tree
         with tree.lock:
             handle: Handle
-            if inode.fd is not None:
-                handle = tree.reopen(inode.fd, flags)
+            fd = inode.nameless_fd
+            if fd is not None:
+                handle = tree.reopen(fd, flags)
             else:
                 handle = self._vfs.open(context.checked_node(inode), flags)
         assert isinstance(handle, StagedFile)

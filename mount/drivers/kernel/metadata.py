@@ -91,10 +91,11 @@ class Metadata:
             _change((valid, *fields[1:]), open_one)
             return
         with inode.anchor.tree.lock:
-            if inode.fd is None:
+            fd = inode.nameless_fd
+            if fd is None:
                 _change((valid, *fields[1:]), _OfNode(self._vfs, self._context.checked_node(inode)))
                 return
-            again = inode.anchor.tree.reopen(inode.fd, os.O_WRONLY if valid & FATTR_SIZE else os.O_RDONLY)
+            again = inode.anchor.tree.reopen(fd, os.O_WRONLY if valid & FATTR_SIZE else os.O_RDONLY)
         try:
             _change((valid, *fields[1:]), again)
         finally:

@@ -1,8 +1,8 @@
 """Inodes of staged files: known by their number on disk, found by a path that renames change.
 
 An inode remembers its names as (directory, name), so that a rename of a directory moves everything below it. Hard
-links are one inode with several names. A file that loses its last name keeps a descriptor that stands for it (O_PATH)
-for as long as the kernel knows it, so its number on disk is not given to another file meanwhile.
+links are one inode with several names. A file that loses the last name the kernel knows keeps a descriptor that stands
+for it (O_PATH) for as long as the kernel knows it, so its number on disk is not given to another file meanwhile.
 
 Trees are sealed and removed behind the kernel's back. Numbers are therefore looked up per tree (`Anchor`): what is made
 in a new staging never meets the inode of a file that left with an old one. Only a file that is open is the same in
@@ -56,6 +56,11 @@ class StagedInode:
         self.handles: list[StagedFile] = []
         self.writers = 0
         self.fd: int | None = None
+
+    @property
+    def nameless_fd(self) -> int | None:
+        """What stands for the file when it has no name, or none that the kernel has looked up."""
+        return self.fd if self.name is None else None
 
     def node(self) -> StagedNode:
         """Where it is at this moment. Raises Stale when it has no name."""
@@ -151,8 +156,6 @@ class StagedInodes:
             if inode.name == name:
                 inode.name = inode.others.pop() if inode.others else None
             keep = inode.name is None and inode.fd is None and inode.nodeid in self._by_id
-            if inode.name is None and inode.anchor.by_ino.get(inode.ino) is inode:
-                del inode.anchor.by_ino[inode.ino]
             if keep:
                 inode.fd = fd
         if not keep:

@@ -179,16 +179,20 @@ class FsspecStore(ObjectStore):
             if not isinstance(answer, Exception):
                 found.append(bytes(answer))
                 continue
-            try:
-                error = translate(answer, f"cannot read {key} of {self.url}")
-                if not isinstance(error, NotFound):
-                    # Once more, with all the patience there is.
-                    found.append(self._cat(key, 0, 2 * MAX_RECORD_BYTES, CALL_TIMEOUT_S))
-                else:
-                    found.append(None)
-            except NotFound:
+            error = translate(answer, f"cannot read {key} of {self.url}")
+            if isinstance(error, NotFound):
                 found.append(None)
+            elif error.transient:
+                found.append(self._cat_if_there(key))  # with all the patience there is
+            else:
+                raise error from answer
         return found
+
+    def _cat_if_there(self, key: str) -> bytes | None:
+        try:
+            return self._cat(key, 0, 2 * MAX_RECORD_BYTES, CALL_TIMEOUT_S)
+        except NotFound:
+            return None
 
     def listing(self, prefix: str) -> Listing:
         def ls(fs: Any, path: str, bound: dict[str, float]) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from tests.mount.conftest import MakeMount
 from tests.mount.harness import Mount, artifactfs, eventually
 from tests.servers import Server
 from tests.servers.fixtures import MakeProxy, StartServer
+from tests.servers.proxy import Fault
 from tests.soak.hosts import check_versions, commit_at_once, cut_off
 
 pytestmark = pytest.mark.fuse
@@ -66,7 +67,7 @@ def _status(mount: Mount) -> str:
 
 
 def test_several_hosts_and_some_that_die(s3_server: Server, prepare_mount: MakeMount) -> None:
-    """C7, O4, V8: hosts commit to one artifact at once, half of them die midway: every tree gives one version, whole."""
+    """C7, O4, V8: hosts commit to one artifact at once, half of them die midway: each tree is one version, whole."""
     url = s3_server.fresh()
     hosts = [prepare_mount(url) for _ in range(HOSTS)]
     arguments = ("--commit-after", "0.05", "--refresh", "0.2", *s3_server.arguments())
@@ -93,6 +94,31 @@ def test_an_unsafe_store_is_refused_for_writing(start_server: StartServer, prepa
     (mount.make("c/a") / "f").write_text("x")
     assert mount.commit("c/a")["version"] == "v0"
     assert "exclusive create: not relied on: single writer" in _status(mount)
+
+
+def test_what_a_store_refuses_and_what_it_defers(moto: Server, make_proxy: MakeProxy, prepare_mount: MakeMount) -> None:
+    """O6: no bucket and no rights are one line, at once; throttling is waited out below a read and a commit."""
+    nowhere = prepare_mount(f"{moto.prefix}-nowhere/store")
+    nowhere.expect_warning("nowhere")
+    proxy = make_proxy(moto)
+    mount = prepare_mount(moto.fresh())
+    mount.expect_warning("as planned")
+    arguments = ("--commit-after", "never", *moto.arguments(proxy.port))
+    proxy.plan(Fault.DENIED, times=1000)
+    for refused, said in ((nowhere, "nowhere"), (mount, "as planned")):
+        done = refused.mount(*(moto.arguments() if refused is nowhere else arguments), check=False)
+        assert done.returncode != 0
+        assert said in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+    assert len(proxy.requests) == 1, "what is refused is not asked for again"
+    proxy.clear()
+    mount.mount(*arguments)
+    staging = mount.make("c/a")
+    (staging / "f").write_bytes(b"f" * 3_000_000)
+    proxy.plan(Fault.SLOW_DOWN, times=2, matches=lambda request: request.method == "PUT")
+    proxy.plan(Fault.TOO_MANY, times=2, matches=lambda request: request.method == "GET")
+    assert mount.commit("c/a")["version"] == "v0"
+    assert (mount / "c/a/v0/f").read_bytes() == b"f" * 3_000_000
 
 
 def test_the_network_goes_away(moto: Server, prepare_mount: MakeMount) -> None:

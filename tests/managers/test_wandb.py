@@ -33,7 +33,7 @@ from artifactfs.errors import (
 )
 from artifactfs.managers.wandb import WandbArtifactManager, process, processes, side_file
 from tests.mount.harness import eventually
-from tests.wandb_server.handle import ENTITY, KEY, READER_KEY, STRANGER_KEY, WandbServer
+from tests.wandb_server.handle import ENTITY, KEY, PROJECT, READER_KEY, STRANGER_KEY, WandbServer
 from tests.wandb_server.shared import wandb_server
 
 CLIENT = Path(__file__).with_name("wandb_client.py")
@@ -49,7 +49,7 @@ def project(server: WandbServer) -> Iterator[str]:
     name = f"project-{uuid.uuid4().hex}"
     server.add_project(name)
     yield name
-    server.heal()
+    heal(server)
     # What the client sent that the schema does not allow fails here, whatever came of it.
     assert server.counts().get("invalid", 0) == 0
 
@@ -57,6 +57,21 @@ def project(server: WandbServer) -> Iterator[str]:
 @pytest.fixture
 def manager(project: str) -> ArtifactManager:
     return artifactfs.connect(f"wandb://{ENTITY}/{project}")
+
+
+def heal(server: WandbServer) -> None:
+    """End the faults, and wait until calls are tried again."""
+    server.heal()
+    manager = artifactfs.connect(f"wandb://{ENTITY}/{PROJECT}")
+
+    def answers() -> bool:
+        try:
+            manager.list_collection_names()
+        except StoreUnreachable:
+            return False
+        return True
+
+    eventually(answers)
 
 
 def more(server: WandbServer, before: dict[str, int], name: str) -> int:
@@ -406,7 +421,7 @@ class TestReadingFromAServerThatFails:
             read(logged, "f")
         for secret in (KEY, "Signature", "Expires"):
             assert secret not in str(caught.value)
-        server.heal()
+        heal(server)
         assert read(logged, "f") == b"content"
 
     def test_urls_that_ran_out_are_asked_for_again(self, server: WandbServer, logged: ArtifactManager):
@@ -441,8 +456,16 @@ class TestReadingFromAServerThatFails:
             with pytest.raises(kind) as caught:
                 call()
             assert not isinstance(caught.value, NotFound)
-        server.heal()
+        heal(server)
         assert logged.list_collection_names() == ["default"]
+
+    def test_one_call_finds_out_for_all(self, server: WandbServer, logged: ArtifactManager):
+        server.fail("graphql", "status", status=503)
+        before = server.counts()
+        for _ in range(50):
+            with pytest.raises(StoreUnreachable, match="503"):
+                logged.list_version_names("model")
+        assert more(server, before, "graphql") < 10
 
     def test_what_passes_quickly_is_tried_again(self, server: WandbServer, logged: ArtifactManager):
         server.fail("graphql", "status", times=1, status=503)
@@ -485,7 +508,7 @@ class TestCommittingToAServerThatFails:
             commit(logged, tree, commit_id="once")
         assert KEY not in str(caught.value)
         assert logged.list_version_names("model") == ["v0"]
-        server.heal()
+        heal(server)
         assert commit(logged, tree, commit_id="once").info.version == "v1"
         assert commit(logged, tree, commit_id="once").info.version == "v1"
         assert logged.list_version_names("model") == ["v0", "v1"]
@@ -513,7 +536,7 @@ class TestCommittingToAServerThatFails:
         thread.join(30)
         assert [type(error) for error in errors] == [StoreUnreachable]
         eventually(lambda: not is_running(core), what="wandb-core to follow its worker")
-        server.heal()
+        heal(server)
         assert commit(logged, tree, commit_id="once").info.version == "v1"
         assert logged.list_version_names("model") == ["v0", "v1"]
 

@@ -40,6 +40,8 @@ from artifactfs.managers.wandb import processes
 CALL_S = 75.0
 MANIFEST_S = 30.0
 _OWED = 6
+# How long a failure to reach W&B stands for all calls.
+_LOST_S = 1.5
 # A commit that moves less than this many bytes in so many seconds is stuck.
 STALL_S = 150.0
 _STALL_BYTES = 64 << 10
@@ -71,6 +73,7 @@ class Worker:
         self._lock = threading.Lock()
         self._numbers = itertools.count()
         self._waiting: dict[int, Future[Any]] = {}
+        self._lost: tuple[float, StoreUnreachable] | None = None
         self._process = subprocess.Popen(
             [sys.executable, "-m", "artifactfs.managers.wandb.worker"],
             stdin=subprocess.PIPE,
@@ -110,7 +113,20 @@ class Worker:
 
     def call(self, name: str, /, timeout_s: float = CALL_S, **arguments: Any) -> Any:
         """Ask and wait. Raises what the answer says, StoreTimeout, StoreUnreachable."""
-        answer = self.start(name, **arguments)
+        with self._lock:
+            if self._lost is not None and time.monotonic() - self._lost[0] < _LOST_S:
+                raise type(self._lost[1])(str(self._lost[1]))
+        try:
+            found = self._answered(self.start(name, **arguments), timeout_s)
+        except StoreUnreachable as error:
+            with self._lock:
+                self._lost = time.monotonic(), error
+            raise
+        with self._lock:
+            self._lost = None
+        return found
+
+    def _answered(self, answer: Future[Any], timeout_s: float) -> Any:
         try:
             return answer.result(timeout_s)
         except FutureTimeout as error:

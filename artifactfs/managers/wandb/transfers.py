@@ -122,13 +122,14 @@ class Transfers:
                 known = self._urls.get(place)
             return known if known is not None else self._url(place, lambda _: [place.path])
         assert mine is not None
+        found: dict[str, str] = {}
         try:
             found = self._ask(place.version, [one.path for one in wanted])
         finally:
             with self._lock:
                 for one in wanted:
                     self._asked.pop(one, None)
-                self._urls.update({Place(place.version, path): url for path, url in locals().get("found", {}).items()})
+                self._urls.update({Place(place.version, path): url for path, url in found.items()})
             mine.set_result(None)
         if place.path not in found:
             raise IntegrityError(f"{_label(place)}: W&B lists it and has no bytes for it")

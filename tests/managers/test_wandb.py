@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import json
 import os
 import subprocess
@@ -343,6 +345,36 @@ class TestReferences:
         with pytest.raises(AccessDenied) as caught:
             read(bold, "s3", "refs", "dataset")
         assert "secret" not in str(caught.value)
+
+    def test_those_of_the_web_are_followed_unasked(self, server: WandbServer, project: str, tmp_path: Path):
+        write(tmp_path, page="0123456789")
+        handler = functools.partial(QuietFiles, directory=str(tmp_path))
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as web:
+            thread = threading.Thread(target=web.serve_forever)
+            thread.start()
+            place = f"http://127.0.0.1:{web.server_address[1]}"
+            files = {
+                "page": {"digest": "etag", "ref": f"{place}/page", "size": 10},
+                "gone": {"digest": "etag", "ref": f"{place}/gone", "size": 10},
+            }
+            server.seed("web", files, project=project)
+            manager = artifactfs.connect(f"wandb://{ENTITY}/{project}")
+            assert read(manager, "page", "web", "dataset") == b"0123456789"
+            entry = manager.manifest("web", "dataset").find("page")
+            assert entry is not None
+            # This server knows no ranges.
+            assert manager.read_entry(manager.version_info("web", "dataset"), entry, 2, 5) == b"23456"
+            with pytest.raises(IntegrityError, match="not there"):
+                read(manager, "gone", "web", "dataset")
+            web.shutdown()
+            thread.join()
+
+
+class QuietFiles(http.server.SimpleHTTPRequestHandler):
+    """The files of a directory."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing."""
 
 
 # -- requests ---------------------------------------------------------------------------------------------------------

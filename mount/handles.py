@@ -110,7 +110,7 @@ class VersionReader:
         self.contents = ContentReader(manager, self.cache, settings.url, read_timeout_s=settings.read_timeout_s)
         soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.descriptors = DescriptorCache(max(16, min(1024, soft_limit // 4)))
-        self._checked: LRUCache[int, bool] = LRUCache(_REMEMBERED_CHECKS)
+        self._checked: set[int] = set()
         self._checked_lock = threading.Lock()
 
     def open(self, node: VersionNode, entry: Entry) -> VersionFile:
@@ -156,7 +156,10 @@ class VersionReader:
     def note_checked(self, digest: str, where: LocalRange) -> None:
         """Remember that the bytes in that place were found to have that digest."""
         with self._checked_lock:
-            self._checked[hash((digest, where))] = True
+            if len(self._checked) >= _REMEMBERED_CHECKS:
+                # Checked again when they are read again. To keep the latest would cost as much as a check.
+                self._checked.clear()
+            self._checked.add(hash((digest, where)))
 
 
 def _label(info: VersionInfo, entry: Entry) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import pytest
 
 from artifactfs.managers.filesystem import FileSystemArtifactManager
 from mount import mounts
+from mount.drivers.kernel.notifier import FLUSH_S
+from mount.tree import Artifact
 from tests.kernel.serving import served
 from tests.mount.harness import eventually
 from tests.mount.shared import mounted
@@ -48,6 +51,20 @@ def test_a_connection_that_a_namespace_pins_is_aborted(fusectl: None, tmp_path: 
             holder.kill()
         assert "something still holds the connection: aborted it" in mount.log()
         assert "it ends with this process" not in mount.log()
+
+
+def test_commits_after_the_unmount_wait_for_no_kernel(tmp_path: Path) -> None:
+    """The daemon drains then; telling a kernel that is gone would hold up each commit."""
+    store = FileSystemArtifactManager(str(tmp_path / "store"))
+    (tmp_path / "file").write_bytes(b"content")
+    store.log_files("a", tmp_path / "file", "c")
+    with served(store, tmp_path) as session:
+        subprocess.run(["stat", tmp_path / "mnt/c/a/latest"], stdout=subprocess.DEVNULL, check=True)
+        assert session.context.inodes.aliases_of(Artifact("c", "a")) == ["latest"]
+        session.context.vfs.on_commit("c", "a")
+    started = time.monotonic()
+    session.context.vfs.on_commit("c", "a")
+    assert time.monotonic() - started < FLUSH_S
 
 
 def _held() -> tuple[int, int]:

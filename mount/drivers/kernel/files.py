@@ -144,7 +144,11 @@ class Files:
     def read_at_once(self, request: Request) -> bytes | bytearray | None:
         """FUSE_READ of a small file of a local store that lies in memory; None where that cannot be told at once."""
         number, offset, size, *_ = _read_in.read(request.body)
-        handle = self._context.handle(number, request.nodeid)
+        context = self._context
+        if number == 0 and context.reading is Reading.UNOPENED:
+            node = self._inodes.node(request.nodeid)
+            return context.unopened.read_at_once(request.nodeid, node, size, offset)
+        handle = context.file(number).handle
         return handle.content.read_at_once(size, offset) if isinstance(handle, VersionFile) else None
 
     def write(self, request: Request) -> bytes:

@@ -18,7 +18,6 @@ import enum
 import logging
 import os
 import threading
-import weakref
 from typing import TYPE_CHECKING
 
 from cachetools import LRUCache
@@ -142,11 +141,13 @@ class Lending:
 class _Held:
     """A file that is closed when nobody uses it any more."""
 
-    __slots__ = ("__weakref__", "file")
+    __slots__ = ("file",)
 
     def __init__(self, file: VersionFile) -> None:
         self.file = file
-        weakref.finalize(self, file.close)
+
+    def __del__(self) -> None:
+        self.file.close()
 
 
 class UnopenedFiles:
@@ -154,6 +155,7 @@ class UnopenedFiles:
 
     def __init__(self, vfs: Vfs) -> None:
         self._vfs = vfs
+        self._is_local = vfs.manager.local_root is not None
         self._lock = threading.Lock()
         self._held: LRUCache[int, _Held] = LRUCache(_REMEMBERED_FILES)
 
@@ -168,6 +170,24 @@ class UnopenedFiles:
             with self._lock:
                 self._held[nodeid] = held
         return held
+
+    def read_at_once(self, nodeid: int, node: Node, size_bytes: int, offset: int) -> bytes | bytearray | None:
+        """As `VersionFile.read`, unless something has to be waited for: then None. Raises IntegrityError.
+
+        A small file is read once, whole, and not held: its bytes are in the page cache from then on.
+        """
+        with self._lock:
+            held = self._held.get(nodeid)
+        if held is not None:
+            return held.file.content.read_at_once(size_bytes, offset)
+        if not self._is_local:
+            return None
+        file = self._vfs.open(node, os.O_RDONLY)
+        assert isinstance(file, VersionFile), "only versions are read without being opened"
+        try:
+            return file.content.read_at_once(size_bytes, offset)
+        finally:
+            file.close()
 
     def close(self) -> None:
         """Let go of all that is not being read."""

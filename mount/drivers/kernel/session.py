@@ -77,6 +77,8 @@ class Session:
             read_ahead(self.context.settings.mountpoint)
             self._workers.run()
         finally:
+            # What is committed after the unmount concerns no kernel.
+            self.context.vfs.on_change = lambda artifact: None
             self.notifier.stop()
             self.context.close()
 

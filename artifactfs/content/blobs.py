@@ -176,7 +176,7 @@ class Blob:
         Raises IntegrityError, OSError.
         """
         if self._digest is not None and not self.is_verified and self._can_be_checked():
-            self.check(0, memoryview(b""))
+            self.check(0, memoryview(b""), may_wait=True)
 
     def _can_be_checked(self) -> bool:
         hashed, size = self._hashed, self.segment_granules
@@ -190,34 +190,44 @@ class Blob:
         """How many granules the segment has that belong to the blob."""
         return min(self.segment_granules, self.granules - number * self.segment_granules)
 
-    def check(self, first: int, data: memoryview) -> None:
+    def check(self, first: int, data: memoryview, *, may_wait: bool = False) -> None:
         """Take the digest further, over what was fetched and what is cached after it; at the end compare it.
 
+        Where another thread is about it, it is left to that one, unless `may_wait`.
         Raises IntegrityError when the whole does not have its digest: then nothing of it is kept. Raises OSError.
         """
         if self._digest is None or self.is_verified:
             return
-        algorithm, wanted = self._digest
-        with self._hash_lock:
-            if self._hasher is None:
-                self._hasher, self._hashed = hasher(algorithm), 0
-            behind = (self._hashed - first) << GRANULE_SHIFT
-            if 0 <= behind < len(data):
-                self._hasher.update(data[behind:])
-                self._hashed = first + -(-len(data) // GRANULE_BYTES)
-            self._catch_up()
-            if self._hashed < self.granules:
-                return
-            found, self._hasher = self._hasher.hexdigest(), None
-            self._hashed = 0
-            if found == wanted:
-                self._verified = self._all_serials()
-                if self._is_whole:
-                    self.segment(0).note_verified()
-                return
-            with self._drop_lock:
-                self._damages += 1
-                self.drop()
+        if not self._hash_lock.acquire(blocking=may_wait):
+            return
+        try:
+            self._check(self._digest, first, data)
+        finally:
+            self._hash_lock.release()
+
+    def _check(self, digest: tuple[str, str], first: int, data: memoryview) -> None:
+        if self.is_verified:
+            return
+        algorithm, wanted = digest
+        if self._hasher is None:
+            self._hasher, self._hashed = hasher(algorithm), 0
+        behind = (self._hashed - first) << GRANULE_SHIFT
+        if 0 <= behind < len(data):
+            self._hasher.update(data[behind:])
+            self._hashed = first + -(-len(data) // GRANULE_BYTES)
+        self._catch_up()
+        if self._hashed < self.granules:
+            return
+        found, self._hasher = self._hasher.hexdigest(), None
+        self._hashed = 0
+        if found == wanted:
+            self._verified = self._all_serials()
+            if self._is_whole:
+                self.segment(0).note_verified()
+            return
+        with self._drop_lock:
+            self._damages += 1
+            self.drop()
         raise IntegrityError(f"{self.label} is damaged: its digest is {found[:16]}…, should be {wanted[:16]}…")
 
     def _catch_up(self) -> None:
@@ -331,6 +341,9 @@ class SmallBlob:
         """Nothing of it is kept damaged."""
 
     def check(self, _first: int, _data: memoryview) -> None:
+        """It was checked when it came."""
+
+    def finish(self) -> None:
         """It was checked when it came."""
 
     def whole_fd(self) -> int | None:

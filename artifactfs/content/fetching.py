@@ -31,9 +31,10 @@ _IDLE_S = 10.0
 
 
 class Request:
-    """Granules of one blob that are being fetched. `data` is what came, kept for those who waited.
+    """Granules of one blob that are being fetched, and then put into the cache.
 
-    `is_ahead`: nobody waited for it when it was made.
+    `done` is set when `data` has come, or the `error`: readers take it from here and do not wait for the disk. `over`
+    is set when it is cached. `is_ahead`: nobody waited for it when it was made.
     """
 
     __slots__ = (
@@ -48,6 +49,7 @@ class Request:
         "is_given_up",
         "is_started",
         "is_urgent",
+        "over",
     )
 
     def __init__(self, blob: Blob | SmallBlob, first: int, end: int, damages: int, is_urgent: bool) -> None:
@@ -60,6 +62,7 @@ class Request:
         self.is_started = False
         self.is_given_up = False
         self.done = threading.Event()
+        self.over = threading.Event()
         self.data = b""
         self.error: Exception | None = None
 
@@ -139,6 +142,16 @@ class Fetcher:
             if request.error is not None:
                 raise _copy(request.error) from request.error
 
+    def settle(self, blob: Blob) -> None:
+        """Until what has come of the blob is cached. Raises StoreTimeout."""
+        with self._lock:
+            granules = range(blob.granules)
+            requests = {id(found): found for g in granules if (found := self._under_way.get((blob.key, g)))}
+        deadline = time.monotonic() + self.timeout_s
+        for request in requests.values():
+            if request.done.is_set() and not request.over.wait(max(0.0, deadline - time.monotonic())):
+                raise StoreTimeout(f"the cache did not take {blob.label} within {self.timeout_s:g} s")
+
     def _give_up(self, request: Request) -> None:
         """Nobody is to join a request that has taken too long; the next reader makes its own."""
         with self._lock:
@@ -175,6 +188,7 @@ class Fetcher:
                 self._forget(request)
                 self._stuck -= request.is_given_up
             request.done.set()
+            request.over.set()
 
     def _next(self) -> Request | None:
         """The next request to be made; None when this thread is to end."""
@@ -196,7 +210,7 @@ class Fetcher:
     def _fetch(self, request: Request) -> None:
         blob, first, end = request.blob, request.first, request.end
         if first == end:
-            blob.check(0, memoryview(b""))
+            blob.finish()
             return
         try:
             data = blob.fetch(first * GRANULE_BYTES, blob.request_bytes(first, end))
@@ -210,6 +224,7 @@ class Fetcher:
             self.requests += 1
             self.fetched_bytes += len(data)
         request.data = data
+        request.done.set()
         try:
             # What was asked for before the whole was found damaged may be the damage.
             is_stored = blob.is_as_known(request.damages) and blob.store(first, view)
@@ -222,7 +237,7 @@ class Fetcher:
             is_stored = False
         with self._lock:
             self._forget(request)
-        request.done.set()
+        request.over.set()
         if is_stored:
             blob.check(first, view)
 

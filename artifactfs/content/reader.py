@@ -23,7 +23,7 @@ from cachetools import LRUCache
 
 from artifactfs.content.blobs import Blob, Fetch, SmallBlob
 from artifactfs.content.cache import ContentCache
-from artifactfs.content.fetching import READ_TIMEOUT_S, Fetcher
+from artifactfs.content.fetching import READ_TIMEOUT_S, Fetcher, Request
 from artifactfs.content.integrity import check_digest, digest_of
 from artifactfs.content.segments import GRANULE_BYTES, GRANULE_SHIFT
 from artifactfs.content.streams import REQUEST_BYTES, DirectoryStream, FileRun
@@ -155,11 +155,9 @@ class ContentReader:
                 if attempt == 0 and any(request.is_ahead for request in requests):
                     continue
                 raise
-            if len(requests) == 1:
-                request = requests[0]
-                begin = start - (request.first << GRANULE_SHIFT)
-                if begin >= 0 and begin + size_bytes <= len(request.data):
-                    return request.data[begin : begin + size_bytes]
+            data = _assembled(blob, start, start + size_bytes, requests)
+            if data is not None:
+                return data
         return self._read_past_cache(blob, start, size_bytes)
 
     def _read_past_cache(self, blob: Blob | SmallBlob, start: int, size_bytes: int) -> bytes:
@@ -181,6 +179,7 @@ class ContentReader:
 
     def drop(self, blob: Blob, entry: Entry) -> None:
         """Fetch anew, when they are wanted again, the bytes of a file that were found to be damaged."""
+        self.fetcher.settle(blob)
         try:
             blob.drop_around(entry.offset, entry.size_bytes)
         except OSError as error:
@@ -195,7 +194,10 @@ class ContentReader:
             return False
 
     def finish(self, blob: Blob) -> None:
-        """Raises IntegrityError when all of a blob has come and it does not have its digest."""
+        """Raises IntegrityError when all of a blob has come and it does not have its digest; StoreTimeout."""
+        if blob.is_verified:
+            return
+        self.fetcher.settle(blob)
         try:
             blob.finish()
         except ArtifactError:
@@ -228,6 +230,29 @@ class ContentReader:
 def label_of(info: VersionInfo, entry: Entry) -> str:
     """A file's address, for messages."""
     return f"{info.collection}/{info.artifact}@{info.version}:{entry.path}"
+
+
+def _assembled(blob: Blob | SmallBlob, start: int, end: int, requests: list[Request]) -> bytes | None:
+    """Bytes of a blob, from requests that are done and, between them, from the cache; None when some have gone."""
+    pieces: list[bytes] = []
+    for request in sorted(requests, key=lambda request: request.first):
+        first = request.first << GRANULE_SHIFT
+        if first > start:
+            between = blob.read(start, min(first, end) - start)
+            if between is None:
+                return None
+            pieces.append(between)
+            start += len(between)
+        if start < end:
+            piece = request.data[start - first : end - first]
+            pieces.append(piece)
+            start += len(piece)
+    if start < end:
+        rest = blob.read(start, end - start)
+        if rest is None:
+            return None
+        pieces.append(rest)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 class OpenFile:

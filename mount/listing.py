@@ -146,6 +146,8 @@ class Listing:
         """Everything, of a store that one request lists; not tried again once it has grown beyond that."""
         if not self._gives_overview:
             return None
+        if self._memory is not None and not self.reachable and self._last_known(_OVERVIEW) is _UNKNOWN:
+            return None  # what is known level by level tells when the store is back, and keeps nobody waiting
         try:
             overview = self._get(_OVERVIEW, self._manager.overview)
         except StoreUnreachable:

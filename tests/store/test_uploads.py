@@ -1,0 +1,112 @@
+"""Objects go up in parallel, bounded, once: what is there is renewed where it lies, so that gc spares it."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from pathlib import Path
+
+import pytest
+from store_helpers import contents
+
+from artifactfs import connect
+from artifactfs.errors import AccessDenied, StoreUnreachable
+from artifactfs.managers.filesystem import FileSystemArtifactManager, open_store
+from artifactfs.objects import layout
+from artifactfs.objects.uploads import Uploads
+from tests.mount.harness import eventually
+from tests.servers import Server
+from tests.servers.fixtures import MakeProxy
+from tests.servers.proxy import Fault
+
+FILES = 6
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Six files that are objects of their own, and small ones."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for number in range(FILES):
+        (tree / f"large{number}").write_bytes(bytes([number]) * (1 << 20))
+        (tree / f"small{number}").write_bytes(bytes([number]) * 100)
+    return tree
+
+
+def test_a_commit_that_was_interrupted_sends_nothing_again(s3_server: Server, make_proxy: MakeProxy, tree: Path):
+    proxy = make_proxy(s3_server)
+    url = s3_server.fresh()
+    manager = connect(url, **s3_server.options_at(proxy.port))
+    manager.ensure_created()
+    records = {"matches": lambda request: request.method == "PUT" and ".version" in request.target}
+    proxy.plan(Fault.DENIED, **records)
+    with pytest.raises(AccessDenied):
+        manager.commit_tree("model", tree, commit_id="a")
+    proxy.count_from_now()
+    result = connect(url, **s3_server.options_at(proxy.port)).commit_tree("model", tree, commit_id="a")
+    assert (result.sent_bytes, result.deduplicated_bytes) == (0, result.info.size_bytes)
+    listings = [request for request in proxy.requests if "list-type" in request.target and "objects" in request.target]
+    assert len(listings) == 1
+    assert contents(manager, "model", "v0") == {path.name: path.read_bytes() for path in tree.iterdir()}
+
+
+def test_what_another_artifact_has_is_renewed(s3_server: Server, tree: Path):
+    """gc goes by when an object was last put: one that a commit found counts as put just then."""
+    manager = connect(s3_server.fresh(), **s3_server.options)
+    assert isinstance(manager, FileSystemArtifactManager)
+    manager.commit_tree("first", tree, commit_id="a")
+    names = {layout.object_key(name) for name in manager.manifest("first").objects}
+
+    def times() -> dict[str, int]:
+        return {file.key: file.changed_ns or 0 for file in manager.store.walk(layout.OBJECTS) if file.key in names}
+
+    before = times()
+    number = 0
+
+    def renewed() -> bool:
+        # The server's clock may tick in seconds only.
+        nonlocal number
+        number += 1
+        assert manager.commit_tree(f"other{number}", tree, commit_id=uuid.uuid4().hex).sent_bytes == 0
+        after = times()
+        return all(after[key] > before[key] for key in names)
+
+    eventually(renewed)
+
+
+def test_one_that_fails_ends_them_all():
+    store = open_store(f"memory://{uuid.uuid4().hex}")
+    done: list[str] = []
+
+    def fail() -> None:
+        raise StoreUnreachable("broken")
+
+    def all_of_them() -> None:
+        with Uploads(store, 3) as uploads:
+            for number, send in enumerate((lambda: None, fail, lambda: None)):
+                uploads.put(f"{number:064x}", 1, send, lambda number=number: done.append(str(number)))
+
+    with pytest.raises(StoreUnreachable, match="broken"):
+        all_of_them()
+    assert "1" not in done
+
+
+def test_no_more_at_once_than_the_store_takes():
+    store = open_store(f"memory://{uuid.uuid4().hex}")
+    lock = threading.Lock()
+    under_way = most = 0
+
+    def send() -> None:
+        nonlocal under_way, most
+        with lock:
+            under_way += 1
+            most = max(most, under_way)
+        store.put(uuid.uuid4().hex, b"x" * 1000)
+        with lock:
+            under_way -= 1
+
+    with Uploads(store, 100) as uploads:
+        for number in range(100):
+            uploads.put(f"{number:064x}", 1, send, lambda: None)
+    assert uploads.sent_bytes == 100
+    assert 1 <= most <= store.parallel_transfers

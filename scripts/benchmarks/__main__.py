@@ -22,7 +22,7 @@ SLOW_S = 10.0
 """A peer of another project that needs longer than this in its first run is measured once."""
 
 
-FIRST = ("sequential", "mapped", "hot", "cold", "walk", "copy", "commit", "many")
+FIRST = ("sequential", "mapped", "hot", "cold", "walk", "tensors", "git", "copy", "commit", "many")
 
 
 def all_rows() -> dict[str, rows.Row]:
@@ -103,7 +103,12 @@ def take_part(row: rows.Row, chosen: list[str] | None) -> list[Peer]:
 @click.option("--runs", default=5, show_default=True, type=click.IntRange(min=1), help="Runs of each row and peer.")
 @click.option("--quick", is_flag=True, help="Small sizes: to try the bench itself, the numbers mean little.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write every number here.")
-@click.option("--picture", "picture_file", type=click.Path(dir_okay=False, path_type=Path), help="Draw an SVG.")
+@click.option(
+    "--picture",
+    "picture_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw an SVG of the first nine rows.",
+)
 @click.option("--directory", type=click.Path(file_okay=False, exists=True, path_type=Path), help="Where to work.")
 def main(
     row_names: str | None,

@@ -1,4 +1,4 @@
-"""The picture of a run: one panel for each row, bars of how fast each peer was; reads the bench's JSON.
+"""The picture of a run: a panel for each of the first rows, bars of how fast each peer was; reads the bench's JSON.
 
 Run as ``picture.py FILE.svg`` with the JSON on standard input, by the Python of the bench's own environment: nothing
 else needs matplotlib.
@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 COLUMNS = 3
+MOST_ROWS = 9
 OURS, OTHERS, NATIVE = "#c2410c", "#94a3b8", "#475569"
 OF_OTHERS = ("bindfs", "rclone", "fsspec", "ratarmount", "s3fs", "aws", "plain")
 
@@ -37,7 +38,7 @@ def draw(document: dict[str, Any], path: str) -> None:
     matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "bench", "font.size": 8})
     from matplotlib import pyplot
 
-    rows = [row for row in document["rows"] if any("seconds" in peer for peer in row["peers"].values())]
+    rows = [row for row in document["rows"] if any("seconds" in peer for peer in row["peers"].values())][:MOST_ROWS]
     columns = min(COLUMNS, len(rows))
     lines = -(-len(rows) // columns)
     tallest = max(len(row["peers"]) for row in rows)

@@ -23,6 +23,7 @@ def made(**changes: Any) -> MountSettings:
         ({"refresh_s": -0.1}, "refresh"),
         ({"refresh_s": float("nan")}, "refresh"),
         ({"driver": "fusepy"}, "driver"),
+        ({"reads": "fast"}, "reads"),
         ({"umask": 0o1000}, "umask"),
         ({"umask": -1}, "umask"),
         ({"min_free_bytes": -1}, "min-free"),

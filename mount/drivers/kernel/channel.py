@@ -53,11 +53,6 @@ class Channel:
         """Answer a request with one buffer."""
         self._send((_header(_HEADER_BYTES + len(body), 0, unique), body))
 
-    def reply_parts(self, unique: int, parts: list[Any]) -> None:
-        """Answer with several buffers, which are not copied together."""
-        size = _HEADER_BYTES + sum(map(len, parts))
-        self._send((_header(size, 0, unique), *parts))
-
     def fail(self, unique: int, number: int) -> None:
         """Answer with an errno (positive)."""
         self._send((_header(_HEADER_BYTES, -number, unique),))

@@ -82,6 +82,11 @@ class Session:
             self.notifier.stop()
             self.context.close()
 
+    @property
+    def threads(self) -> int:
+        """How many serve at this moment."""
+        return 1 + self._workers.count
+
     def _say_hello(self) -> bool:
         """Agree on a version and on what both sides can; False when unmounted before. Raises DriverUnavailable."""
         buffer = bytearray(BUFFER_BYTES)

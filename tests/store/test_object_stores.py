@@ -297,6 +297,7 @@ class TestRemote:
 
     def test_a_store_that_is_down_is_not_empty(self, remote: type[Unreliable], tmp_path: Path, monkeypatch: Any):
         manager = self.commit(tmp_path)
+        monkeypatch.setattr("artifactfs.objects.patience.time.sleep", lambda seconds: None)
 
         def down(*args: object, **kwargs: object) -> None:
             raise ConnectionError("no route to host")

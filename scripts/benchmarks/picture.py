@@ -14,7 +14,7 @@ from typing import Any
 COLUMNS = 3
 MOST_ROWS = 9
 OURS, OTHERS, NATIVE = "#c2410c", "#94a3b8", "#475569"
-OF_OTHERS = ("bindfs", "rclone", "fsspec", "ratarmount", "s3fs", "aws", "plain")
+OF_OTHERS = ("bindfs", "rclone", "fsspec", "ratarmount", "s3fs", "aws", "plain", "wandb")
 
 
 def colour(peer: str) -> str:

@@ -34,6 +34,7 @@ _READ_S = 25.0
 _ASK_S = 90.0
 _CONNECTIONS = 32
 _KEPT_URLS = 100_000
+_KEPT_HOSTS = 32
 _FIRST_BATCH = 32
 _LARGEST_BATCH = 1024
 _REFUSED = frozenset({400, 401, 403})
@@ -59,7 +60,7 @@ class Transfers:
         self._urls: LRUCache[Place, str] = LRUCache(_KEPT_URLS)
         self._asked: dict[Place, Future[None]] = {}
         self._batches: LRUCache[str, int] = LRUCache(4096)
-        self._pools: dict[str, PoolManager] = {}
+        self._pools: LRUCache[str, PoolManager] = LRUCache(_KEPT_HOSTS)
 
     def read(self, place: Place, offset: int, size_bytes: int, following: Callable[[int], Sequence[str]]) -> bytes:
         """`size_bytes` of a file from `offset`, all of which must be there.
@@ -173,26 +174,29 @@ class Transfers:
         return answer.status, data
 
     def _pool(self, url: str) -> PoolManager:
-        """The connections for a URL: direct, or through the proxy that the environment names."""
-        import certifi
-        import urllib3
-
+        """The connections for a URL: direct, or through the proxy that the environment names for its host."""
         parts = urllib.parse.urlsplit(url)
-        proxy = urllib.request.getproxies().get(parts.scheme, "")
-        if proxy and urllib.request.proxy_bypass(parts.hostname or ""):
-            proxy = ""
+        host = f"{parts.scheme}://{parts.netloc}"
         with self._lock:
-            pool = self._pools.get(proxy)
+            pool = self._pools.get(host)
             if pool is None:
-                certificates = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE")
-                options: dict[str, Any] = {
-                    "maxsize": _CONNECTIONS,
-                    "timeout": urllib3.Timeout(connect=_CONNECT_S, read=_READ_S),
-                    "ca_certs": certificates or certifi.where(),
-                }
-                make = urllib3.PoolManager if not proxy else urllib3.ProxyManager
-                pool = self._pools[proxy] = make(proxy_url=proxy, **options) if proxy else make(**options)
+                pool = self._pools[host] = _new_pool(parts.scheme, parts.hostname or "")
             return pool
+
+
+def _new_pool(scheme: str, host: str) -> PoolManager:
+    import certifi
+    import urllib3
+
+    options: dict[str, Any] = {
+        "maxsize": _CONNECTIONS,
+        "timeout": urllib3.Timeout(connect=_CONNECT_S, read=_READ_S),
+        "ca_certs": os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE") or certifi.where(),
+    }
+    proxy = urllib.request.getproxies().get(scheme, "")
+    if proxy and not urllib.request.proxy_bypass(host):
+        return urllib3.ProxyManager(proxy, **options)
+    return urllib3.PoolManager(**options)
 
 
 class _Broken(Exception):

@@ -116,11 +116,11 @@ class S3Commit(S3Row):
 
     peers = (Put(), RcloneCopy(), AwsCopy())
 
-    def __init__(self, name: str, far: bool, big: bool, target: Target) -> None:
+    def __init__(self, name: str, far: bool, big: bool, targets: tuple[Target, ...]) -> None:
         super().__init__(name, far)
         self._big = big
-        self.against = target.against
-        self.targets = (target,)
+        self.against = targets[0].against
+        self.targets = targets
 
     def measure(self, peer: Peer, ground: Ground, sizes: Sizes, first: bool) -> Measured:
         """Make new content, upload it."""
@@ -185,10 +185,13 @@ def rows() -> dict[str, Row]:
         )
         found[f"s3-pages{end}"] = S3Read("S3: random 4 KiB reads of the big file", far, "pages", "s3fs-fuse", ())
         found[f"s3-commit-small{end}"] = S3Commit(
-            "S3: commit of small files", far, False, Target("artifactfs", "aws s3 cp", 10.0)
+            "S3: commit of small files",
+            far,
+            False,
+            (Target("artifactfs", "aws s3 cp", 10.0), Target("artifactfs", "rclone copy", 10.0)),
         )
         found[f"s3-commit-big{end}"] = S3Commit(
-            "S3: commit of the big file", far, True, Target("artifactfs", "aws s3 cp", 0.8)
+            "S3: commit of the big file", far, True, (Target("artifactfs", "aws s3 cp", 0.8),)
         )
     found["s3-again-small"] = S3Again("S3: second read of small files, from the cache", "files")
     found["s3-again-sequential"] = S3Again("S3: second read of the big file, from the cache", "sequential")

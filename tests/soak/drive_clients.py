@@ -13,6 +13,7 @@ import json
 import mmap
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -193,7 +194,9 @@ def commit_elsewhere(mountpoint: Path, heart: Heart, rng: random.Random) -> None
     """Another host on the same store: makes versions, moves the alias, deletes old versions of all artifacts."""
     store = artifactfs.connect(os.environ["SOAK_STORE"], collection=COLLECTION)
     local = Path(os.environ["SOAK_SCRATCH"])
-    local.mkdir(exist_ok=True)
+    # The last one may have been killed while it wrote.
+    shutil.rmtree(local, ignore_errors=True)
+    local.mkdir()
     sizes = {name: _write_file(local / name, rng) for name in (f"file{number}" for number in range(FILES))}
     (local / LIST).write_text(json.dumps(sizes))
     made = store.commit_tree("elsewhere", local, COLLECTION, commit_id=new_commit_id())

@@ -64,3 +64,9 @@ def test_readme_names_every_option_of_mount():
 def test_readme_links_lead_somewhere():
     targets = re.findall(r"\]\(([^)#:]+)\)", readme())
     assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_the_tests_of_a_file_run_in_one_process(request: pytest.FixtureRequest):
+    """Scattered over all processes, every one of them would make the mounts and servers that a file's tests share."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        assert request.node.nodeid.endswith("@test_repo.py")

@@ -582,8 +582,10 @@ class TestCommittingToAServerThatFails:
 
 
 def has_core() -> set[int]:
-    """Our children that have a wandb-core of their own."""
-    return {pid for pid in processes.children_of(os.getpid()) if processes.children_of(pid)}
+    """The processes of ours that hold wandb's client, where that has begun and has a wandb-core of its own."""
+    ours = processes.children_of(os.getpid())
+    clients = [pid for pid in ours if b"managers.wandb.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return {pid for pid in clients if processes.children_of(pid)}
 
 
 def is_running(pid: int) -> bool:

@@ -325,6 +325,10 @@ def commits_made_elsewhere(drive: Drive) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert drive.read(f"{version_label}/latest/f") == b"elsewhere"
+    deadline = time.monotonic() + REFRESH_S + 1.0
+    while not drive.exists(f"{version_label}/theirs"):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     assert drive.readlink(f"{version_label}/theirs") == "v1"
 
 

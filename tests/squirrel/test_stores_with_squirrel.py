@@ -127,7 +127,7 @@ def test_squirrels_own_manager_is_mounted(squirrel, store: str, tree: Path, tmp_
         assert contents(drive / "default" / "lone" / "latest") == contents(lone)
     finally:
         run(squirrel, "umount", str(drive))
-    run(squirrel, "mount", *state, f"squirrel+file://{store}", str(drive))
+    run(squirrel, "mount", "--commit-after", "never", *state, f"squirrel+file://{store}", str(drive))
     try:
         (drive / "default" / "model" / "staging" / "by-copy").write_text("new")
         told = run(squirrel, "commit", str(drive / "default" / "model"), "-m", "a message")

@@ -314,7 +314,8 @@ class Committer:
             round(seconds, 3),
             "; ".join(filter(None, (result.note, _ignored_note(ignored)))),
             record.automatic,
-            not record.message or record.message == result.info.message,
+            # A store that keeps no messages says so in its note.
+            not record.message or record.message == result.info.message or bool(result.note),
         )
         self._finish(staging, pending, finished)
 

@@ -212,6 +212,8 @@ class Fetcher:
         if first == end:
             blob.finish()
             return
+        if self._has_come(request):
+            return
         try:
             data = blob.fetch(first * GRANULE_BYTES, blob.request_bytes(first, end))
             blob.check_length(first, end, data)
@@ -240,6 +242,14 @@ class Fetcher:
         request.over.set()
         if is_stored:
             blob.check(first, view)
+
+    def _has_come(self, request: Request) -> bool:
+        """Whether another request brought it between the look into the cache and the making of this one."""
+        try:
+            return request.blob.has(request.first, request.end)
+        except OSError as error:
+            logger.info("could not look for %s in the cache: %s", request.blob.label, error)
+            return False
 
 
 def _copy(error: Exception) -> Exception:

@@ -16,6 +16,9 @@ from artifactfs.objects import layout
 from artifactfs.objects.layout import Marker, Probe
 from artifactfs.objects.store import ObjectStore
 
+_ATTEMPTS = 20
+_PAUSE_S = 0.05
+
 
 class StoreMarker:
     """The marker of one store."""
@@ -39,8 +42,7 @@ class StoreMarker:
             top = self._store.listing("")
             foreign = sorted({*top.files, *top.directories} - layout.NOT_CONTENT)
             if foreign:
-                # Unless somebody made the store while we looked.
-                marker = self._fetch()
+                marker = self._fetch_while_it_is_made(layout.MARKER_KEY in top.files)
                 if marker is None:
                     raise FormatError(
                         f"{self._store.url} is not an artifactfs store: it has no {layout.MARKER_KEY} but holds "
@@ -50,6 +52,18 @@ class StoreMarker:
         with self._lock:
             self._seen = marker
         return marker
+
+    def _fetch_while_it_is_made(self, is_listed: bool) -> Marker | None:
+        """The marker, if somebody made the store while we looked.
+
+        Where a file is not replaced in one step (WebDAV), one that is listed may not be there for a moment.
+        """
+        for _ in range(_ATTEMPTS if is_listed else 0):
+            marker = self._fetch()
+            if marker is not None:
+                return marker
+            time.sleep(_PAUSE_S)
+        return self._fetch()
 
     def require(self) -> Marker | None:
         """As :meth:`read`, for reading: raises NotFound when the directory of a local store does not exist."""

@@ -11,19 +11,16 @@ I/O; the cache's locks are taken inside them.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import threading
 from collections.abc import Callable
 from typing import Any
 
-from blake3 import blake3
-
 from artifactfs.content.cache import ContentCache
-from artifactfs.content.integrity import check_digest
+from artifactfs.content.integrity import check_digest, hasher
 from artifactfs.content.segments import GRANULE_BYTES, GRANULE_SHIFT, Segment
-from artifactfs.errors import FormatError, IntegrityError
+from artifactfs.errors import IntegrityError
 
 logger = logging.getLogger(__name__)
 
@@ -33,15 +30,6 @@ Fetch = Callable[[int, int], bytes]
 # The length of a pack is not known; it is at most this where artifactfs wrote it.
 _PACK_GRANULES = 16
 _HASHED_AT_ONCE = 8
-
-
-def hasher(algorithm: str) -> Any:
-    """A running digest. Raises FormatError for an algorithm that is not known here."""
-    if algorithm == "blake3":
-        return blake3()
-    if algorithm == "md5":
-        return hashlib.md5(usedforsecurity=False)
-    raise FormatError(f"unknown digest algorithm {algorithm!r}: upgrade artifactfs")
 
 
 class Blob:

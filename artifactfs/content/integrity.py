@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 from blake3 import blake3
 
 from artifactfs.errors import FormatError, IntegrityError
 
 
-def digest_of(data: bytes | bytearray, algorithm: str) -> str:
-    """The hex digest of `data`; `algorithm` is ``blake3`` or ``md5``. Raises FormatError for another."""
+def hasher(algorithm: str) -> Any:
+    """A running digest; `algorithm` is ``blake3`` or ``md5``. Raises FormatError for another."""
     if algorithm == "blake3":
-        return blake3(data).hexdigest()
+        return blake3()
     if algorithm == "md5":
-        return hashlib.md5(data, usedforsecurity=False).hexdigest()
+        return hashlib.md5(usedforsecurity=False)
     raise FormatError(f"unknown digest algorithm {algorithm!r}: upgrade artifactfs")
+
+
+def digest_of(data: bytes | bytearray, algorithm: str) -> str:
+    """The hex digest of `data`; `algorithm` as in `hasher`. Raises FormatError."""
+    digest = hasher(algorithm)
+    digest.update(data)
+    return str(digest.hexdigest())
 
 
 def check_digest(data: bytes | bytearray, digest: str, algorithm: str, label: str) -> None:

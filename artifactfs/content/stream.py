@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
-from typing import Any
 
-from blake3 import blake3
-
-from artifactfs.content.integrity import check_digest
-from artifactfs.errors import FormatError, IntegrityError
+from artifactfs.content.integrity import check_digest, hasher
+from artifactfs.errors import IntegrityError
 from artifactfs.managers.base import ArtifactManager, VersionInfo
 from artifactfs.manifest import Entry
 
@@ -31,18 +27,10 @@ def chunks(
             check_digest(data, entry.digest, algorithm, label)
         yield data
         return
-    digest = _hasher(algorithm)
+    digest = hasher(algorithm)
     for offset in range(0, entry.size_bytes, _CHUNK_BYTES):
         chunk = manager.read_entry(info, entry, offset, min(_CHUNK_BYTES, entry.size_bytes - offset))
         digest.update(chunk)
         yield chunk
     if entry.digest is not None and digest.hexdigest() != entry.digest:
         raise IntegrityError(f"{label} is damaged: its bytes do not match their digest")
-
-
-def _hasher(algorithm: str) -> Any:
-    if algorithm == "blake3":
-        return blake3()
-    if algorithm == "md5":
-        return hashlib.md5(usedforsecurity=False)
-    raise FormatError(f"unknown digest algorithm {algorithm!r}: upgrade artifactfs")

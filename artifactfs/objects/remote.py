@@ -10,7 +10,8 @@ Every call is bounded: by a time-out of ours on asynchronous file systems, by th
 where it can be told to.
 
 Threading: any thread. The file system is built at the first call, under a lock, never before a fork. One process-wide
-lock makes every step on memory:// one, its check-then-set too. fsspec's listing caches never expire, so they are off.
+lock makes every step on memory:// one, its check-then-set too. A single writer's creates wait for each other, each for
+a bounded time: its threads would replace each other's records. fsspec's listing caches never expire, so they are off.
 """
 
 # ruff: noqa: D102 - ObjectStore documents the methods
@@ -65,6 +66,7 @@ class FsspecStore(ObjectStore):
         self._lock = threading.Lock()
         self._opened: tuple[Any, str] | None = None
         self._idle: list[tuple[Any, str]] = []
+        self._alone = threading.Lock() if single_writer else nullcontext()
         if self._protocol == "memory":
             self.exclusive = True
         else:
@@ -308,12 +310,12 @@ class FsspecStore(ObjectStore):
 
     def put_exclusive(self, key: str, data: Buffer) -> Outcome:
         raw = bytes(data)
-        return create_and_read_back(
-            self,
-            key,
-            raw,
-            lambda: self._call("create", lambda fs, path, bound: self._create(fs, path, raw, bound), key, repeat=False),
-        )
+
+        def create() -> None:
+            self._call("create", lambda fs, path, bound: self._create(fs, path, raw, bound), key, repeat=False)
+
+        with self._alone:
+            return create_and_read_back(self, key, raw, create)
 
     def _create(self, fs: Any, path: str, data: bytes, bound: dict[str, float]) -> None:
         if self.single_writer or self._protocol == "memory":

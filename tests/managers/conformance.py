@@ -49,57 +49,57 @@ class Names:
                 manager.active_collection = bad
         assert manager.active_collection == other
 
-    @pytest.mark.parametrize("bad", BAD_COLLECTIONS[1:])
-    def test_bad_collections_reach_nothing(self, manager: ArtifactManager, tree: Path, tmp_path: Path, bad: str):
+    def test_bad_collections_reach_nothing(self, manager: ArtifactManager, tree: Path, tmp_path: Path):
         commit(manager, tree)
         before = set(tmp_path.rglob("*"))
-        with pytest.raises(InvalidName):
-            manager.log_files("model", tree, bad)
-        for call in (
-            lambda: manager.list_artifacts(bad),
-            lambda: manager.collection_to_catalog(bad),
-            lambda: manager.version_info("model", bad),
-            lambda: manager.download_artifact("model", bad, to=tmp_path / "out"),
-        ):
-            with pytest.raises((InvalidName, NotFound)):
-                call()
-        assert set(tmp_path.rglob("*")) == before
-
-    @pytest.mark.parametrize("bad", BAD_ARTIFACTS)
-    def test_bad_artifacts_reach_nothing(self, manager: ArtifactManager, tree: Path, tmp_path: Path, bad: str):
-        commit(manager, tree)
-        before = set(tmp_path.rglob("*"))
-        for write_call in (lambda: manager.log_files(bad, tree), lambda: manager.log_folder(bad)):
+        for bad in BAD_COLLECTIONS[1:]:
             with pytest.raises(InvalidName):
-                write_call()
-        for call in (
-            lambda: manager.version_info(bad),
-            lambda: manager.manifest(bad),
-            lambda: manager.download_artifact(bad, to=tmp_path / "out"),
-        ):
-            with pytest.raises((InvalidName, NotFound)):
-                call()
-        assert not manager.exists_in_collection(bad)
-        assert not manager.exists(bad)
+                manager.log_files("model", tree, bad)
+            for call in (
+                lambda bad=bad: manager.list_artifacts(bad),
+                lambda bad=bad: manager.collection_to_catalog(bad),
+                lambda bad=bad: manager.version_info("model", bad),
+                lambda bad=bad: manager.download_artifact("model", bad, to=tmp_path / "out"),
+            ):
+                with pytest.raises((InvalidName, NotFound)):
+                    call()
         assert set(tmp_path.rglob("*")) == before
 
-    @pytest.mark.parametrize("bad", BAD_VERSIONS)
-    def test_bad_versions(self, manager: ArtifactManager, tree: Path, tmp_path: Path, bad: str):
+    def test_bad_artifacts_reach_nothing(self, manager: ArtifactManager, tree: Path, tmp_path: Path):
         commit(manager, tree)
-        for call in (
-            lambda: manager.version_info("model", version=bad),
-            lambda: manager.manifest("model", version=bad),
-            lambda: manager.download_artifact("model", version=bad, to=tmp_path / "out"),
-        ):
-            with pytest.raises((VersionNotFound, InvalidName)):
-                call()
+        before = set(tmp_path.rglob("*"))
+        for bad in BAD_ARTIFACTS:
+            for write_call in (lambda bad=bad: manager.log_files(bad, tree), lambda bad=bad: manager.log_folder(bad)):
+                with pytest.raises(InvalidName):
+                    write_call()
+            for call in (
+                lambda bad=bad: manager.version_info(bad),
+                lambda bad=bad: manager.manifest(bad),
+                lambda bad=bad: manager.download_artifact(bad, to=tmp_path / "out"),
+            ):
+                with pytest.raises((InvalidName, NotFound)):
+                    call()
+            assert not manager.exists_in_collection(bad)
+            assert not manager.exists(bad)
+        assert set(tmp_path.rglob("*")) == before
+
+    def test_bad_versions(self, manager: ArtifactManager, tree: Path, tmp_path: Path):
+        commit(manager, tree)
+        for bad in BAD_VERSIONS:
+            for call in (
+                lambda bad=bad: manager.version_info("model", version=bad),
+                lambda bad=bad: manager.manifest("model", version=bad),
+                lambda bad=bad: manager.download_artifact("model", version=bad, to=tmp_path / "out"),
+            ):
+                with pytest.raises((VersionNotFound, InvalidName)):
+                    call()
         assert not (tmp_path / "out").exists()
 
-    @pytest.mark.parametrize("bad", ["../x", "/x", "a/../../x", "a//b/..", "a\0b"])
-    def test_bad_artifact_paths(self, manager: ArtifactManager, tree: Path, bad: str):
+    def test_bad_artifact_paths(self, manager: ArtifactManager, tree: Path):
         manager.ensure_created()
-        with pytest.raises(InvalidName):
-            manager.log_files("model", tree, artifact_path=Path(bad))
+        for bad in ("../x", "/x", "a/../../x", "a//b/..", "a\0b"):
+            with pytest.raises(InvalidName):
+                manager.log_files("model", tree, artifact_path=Path(bad))
         assert not manager.exists("model")
 
 
@@ -230,15 +230,17 @@ class Logging:
         assert contents(Path(str(manager.download_artifact("model", to=tmp_path / "out")))) == before
 
     @needs(Keeps.OBJECTS)
-    @pytest.mark.parametrize(
-        ("serializer", "obj"), [("json", {"a": [1, 2.5, None]}), ("messagepack", {"a": b"\0", "b": 1j}), (None, [1])]
-    )
-    def test_objects(self, subject: Subject, manager: ArtifactManager, serializer: str | None, obj: Any):
-        source = manager.log_artifact(obj, "thing", serializer=serializer, metadata={"mine": 1})
-        assert source.identifier == "default/thing"
-        assert subject.open().get_artifact("thing") == obj
-        assert manager.version_info("thing").metadata["mine"] == 1
-        assert manager.log_artifact(obj, "thing", serializer=serializer).version == 1
+    def test_objects(self, subject: Subject, manager: ArtifactManager):
+        for name, serializer, obj in (
+            ("text", "json", {"a": [1, 2.5, None]}),
+            ("binary", "messagepack", {"a": b"\0", "b": 1j}),
+            ("chosen", None, [1]),
+        ):
+            source = manager.log_artifact(obj, name, serializer=serializer, metadata={"mine": 1})
+            assert source.identifier == f"default/{name}"
+            assert subject.open().get_artifact(name) == obj
+            assert manager.version_info(name).metadata["mine"] == 1
+            assert manager.log_artifact(obj, name, serializer=serializer).version == 1
 
     @needs(Keeps.OBJECTS)
     def test_arrays_and_pickles(self, manager: ArtifactManager, tree: Path):

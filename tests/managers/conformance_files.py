@@ -12,8 +12,8 @@ import pytest
 from conformance import commit, needs
 from subjects import Keeps, Subject, contents, write
 
-from artifactfs import ArtifactManager, Entry, EntryKind
-from artifactfs.errors import ArtifactError, IntegrityError, InvalidName, PathNotFound
+from artifactfs import ArtifactManager, Entry, EntryKind, connect
+from artifactfs.errors import ArtifactError, IntegrityError, InvalidName, PathNotFound, UnsafeStore
 
 GIB = 1 << 30
 ODD_NAMES = [
@@ -132,18 +132,14 @@ class Files:
             ours, theirs = (path / found.relative_to(tree)).lstat(), found.lstat()
             assert (ours.st_mode, ours.st_mtime_ns) == (theirs.st_mode, theirs.st_mtime_ns), found
 
-    @pytest.mark.parametrize(
-        ("offset", "size_bytes"), [(0, None), (0, 10), (7, 300), (1_279_990, 100), (5_000_000, 3), (-5, 4), (9, 0)]
-    )
-    def test_ranges(self, manager: ArtifactManager, tree: Path, offset: int, size_bytes: int | None):
+    def test_ranges(self, manager: ArtifactManager, tree: Path):
         info = commit(manager, tree).info
         entry = manager.manifest("model").find("sub/deep/b.bin")
         assert entry is not None
-        whole = (tree / "sub/deep/b.bin").read_bytes()[max(0, offset) :]
-        assert (
-            manager.read_entry(info, entry, offset, size_bytes)
-            == whole[: len(whole) if size_bytes is None else size_bytes]
-        )
+        whole = (tree / "sub/deep/b.bin").read_bytes()
+        for offset, size in ((0, None), (0, 10), (7, 300), (1_279_990, 100), (5_000_000, 3), (-5, 4), (9, 0)):
+            expected = whole[max(0, offset) :][: len(whole) if size is None else size]
+            assert manager.read_entry(info, entry, offset, size) == expected, (offset, size)
 
     def test_local_ranges(self, subject: Subject, manager: ArtifactManager, tree: Path):
         info = commit(manager, tree).info
@@ -157,13 +153,12 @@ class Files:
                 file.seek(place.offset)
                 assert file.read(place.size_bytes) == (tree / entry.path).read_bytes()
 
-    @pytest.mark.parametrize("path", ["../../../../secret", "/etc/passwd", "sub/../../x", "."])
-    def test_entries_that_lead_out_give_nothing(self, manager: ArtifactManager, tree: Path, tmp_path: Path, path: str):
+    def test_entries_that_lead_out_give_nothing(self, manager: ArtifactManager, tree: Path, tmp_path: Path):
         (tmp_path / "secret").write_text("secret")
         info = commit(manager, tree).info
-        hostile = Entry(path, size_bytes=6)
-        with pytest.raises((InvalidName, IntegrityError)):
-            manager.read_entry(info, hostile)
+        for path in ("../../../../secret", "/etc/passwd", "sub/../../x", "."):
+            with pytest.raises((InvalidName, IntegrityError)):
+                manager.read_entry(info, Entry(path, size_bytes=6))
 
 
 class Damage:
@@ -172,7 +167,7 @@ class Damage:
     @pytest.fixture
     def damaged(self, subject: Subject, manager: ArtifactManager, tmp_path: Path) -> ArtifactManager:
         # Large enough to be an object of its own, so that only its bytes are damaged.
-        tree = write(tmp_path / "tree", big=self.MARK + os.urandom(2_000_000), small="intact")
+        tree = write(tmp_path / "tree", big=self.MARK + os.urandom(1_100_000), small="intact")
         commit(manager, tree)
         return manager
 
@@ -210,8 +205,7 @@ class Damage:
 
 class Threads:
     def test_writers_and_readers_at_once(self, subject: Subject, tmp_path: Path):
-        shared = subject.open()
-        commits = 4
+        shared, commits = subject.open(), subject.commits_of_a_thread
         commit(shared, write(tmp_path / "first", f="first"))
 
         def work(number: int) -> list[str]:
@@ -241,3 +235,31 @@ class Threads:
             done = list(pool.map(lambda tree: commit(subject.open(), tree, commit_id="once"), trees))
         assert {result.info.version for result in done} == {"v0"}
         assert subject.open().list_version_names("model") == ["v0"]
+
+    def test_writers_that_know_nothing_of_each_other(self, subject: Subject, tmp_path: Path):
+        """Each gets a number of its own; a store where that cannot be refuses all who do not promise to be alone."""
+        if Keeps.MANY_WRITERS not in subject.keeps:
+            if subject.opened_by_url is None:
+                pytest.skip(f"{subject.name} is one manager, which is alone by itself")
+            options = {**subject.opened_by_url, "single_writer": False}
+            with pytest.raises(UnsafeStore, match="single_writer"):
+                commit(connect(subject.open().url, **options), write(tmp_path / "t", f="1"))  # type: ignore[attr-defined]
+            assert not subject.open().exists("model")
+            return
+        trees = [write(tmp_path / f"t{number}", f=str(number)) for number in range(3)]
+        subject.open().ensure_created()
+        with ThreadPoolExecutor(len(trees)) as pool:
+            done = list(pool.map(lambda tree: commit(subject.open(), tree), trees))
+        assert sorted(result.info.version for result in done) == ["v0", "v1", "v2"]
+        found = contents_of_versions(subject.open())
+        assert {result.info.version: tree.name.encode()[1:] for result, tree in zip(done, trees, strict=True)} == found
+
+
+def contents_of_versions(manager: ArtifactManager) -> dict[str, bytes]:
+    """What is in ``f`` of each version."""
+    found = {}
+    for info in manager.list_versions("model"):
+        entry = manager.manifest("model", version=info.version).find("f")
+        assert entry is not None
+        found[info.version] = manager.read_entry(info, entry)
+    return found

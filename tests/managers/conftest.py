@@ -12,19 +12,15 @@ from subjects import SERVERS, SUBJECTS, Subject, on_server, write  # noqa: E402 
 
 from artifactfs import ArtifactManager  # noqa: E402
 
-ON_EVERY_SERVER = ("TestVersions", "TestAliases", "TestFiles", "TestDamage", "TestThreads")
-
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(*keeps): what the backend must keep for the test to apply")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """The whole suite without servers and on one; on the others the parts that depend on the backend."""
+    """The whole suite for every kind of store and on every server."""
     if "subject" in metafunc.fixturenames:
-        everywhere = metafunc.cls is None or metafunc.cls.__name__ in ON_EVERY_SERVER
-        servers = SERVERS if everywhere else SERVERS[:1]
-        metafunc.parametrize("subject", [*sorted(SUBJECTS), *servers], indirect=True)
+        metafunc.parametrize("subject", [*sorted(SUBJECTS), *SERVERS], indirect=True)
 
 
 @pytest.fixture

@@ -33,6 +33,7 @@ class Keeps(enum.Enum):
     COLONS = "':' in names of collections"
     DELETION = "delete_version"
     DIGESTS = "digests, so damage is noticed"
+    MANY_WRITERS = "the versions of writers that know nothing of each other"
     METADATA = "messages and metadata"
     MODES = "modes and times"
     OBJECTS = "log_artifact"
@@ -53,6 +54,7 @@ class Subject:
     stored: str
     keeps: frozenset[Keeps] = EVERYTHING
     threads: int = 8
+    commits_of_a_thread: int = 4
     local: bool = False
     sparse: bool = False
     """Whether a large sparse file given away costs no room."""
@@ -103,7 +105,7 @@ def _plain_memory(base: Path) -> Subject:
     url = f"memory://plain-{uuid.uuid4().hex}"
     # One manager for all: that nothing else writes is the caller's promise.
     manager = connect(f"plain+{url}", single_writer=True)
-    keeps = EVERYTHING - {Keeps.ANY_BYTES_IN_NAMES}
+    keeps = EVERYTHING - {Keeps.ANY_BYTES_IN_NAMES, Keeps.MANY_WRITERS}
     return Subject("plain-memory", lambda: manager, url, keeps, opened_by_url={"single_writer": True})
 
 
@@ -149,7 +151,7 @@ SERVERS = ("ceph", "azurite", "moto", "sftp", "webdav")
 
 
 def on_server(server: Server) -> Subject:
-    """A store of the object layout on a real server. What has nothing to do with the backend is tried elsewhere."""
+    """A store of the object layout on a real server."""
     url, options = server.fresh(), server.options
     opened = options if server.exclusive else {**options, "single_writer": True}
     manager = connect(url, **opened)
@@ -158,7 +160,9 @@ def on_server(server: Server) -> Subject:
         # One manager where nothing else may write.
         (lambda: connect(url, **opened)) if server.exclusive else lambda: manager,
         url,
-        threads=4 if server.exclusive else 1,
+        EVERYTHING if server.exclusive else EVERYTHING - {Keeps.MANY_WRITERS},
+        threads=4,
+        commits_of_a_thread=2,
         many_files=1000,
         options=options,
         # How to reach the SSH key is an option that catalogs leave out.

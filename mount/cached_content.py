@@ -34,6 +34,10 @@ class CachedContent:
         """None: whether the bytes are in the cache is not known without looking there."""
         return None
 
+    def in_memory(self, _size_bytes: int, _offset: int) -> memoryview | None:
+        """None: what is cached may be in pieces."""
+        return None
+
     def copy_to(self, _fd: int, _offset: int, _fd_offset: int, _size_bytes: int) -> int:
         """Nothing: what is cached may be in pieces, and goes through memory."""
         return 0

@@ -1,7 +1,7 @@
-"""Open files: of versions (`VersionFile`) and of staging (`StagedFile`), and the cache of open descriptors behind them.
+"""Open files: of versions (`VersionFile`) and of staging (`StagedFile`).
 
-Threading: a handle may be used from several threads at once; reads and writes carry their offset. The descriptor
-cache has one lock, never held while opening or reading a file.
+Threading: a handle may be used from several threads at once; reads and writes carry their offset. The lock of
+`VersionReader` is a leaf, never held while opening or reading a file.
 """
 
 from __future__ import annotations
@@ -11,18 +11,16 @@ import resource
 import threading
 from typing import TYPE_CHECKING, Any
 
-from cachetools import LRUCache
-
 from artifactfs.content.cache import ContentCache
 from artifactfs.content.integrity import check_digest
 from artifactfs.content.reader import CHECKED_BYTES, ContentReader
 from artifactfs.errors import IntegrityError
-from artifactfs.longpaths import reach
 from artifactfs.managers.base import ArtifactManager, LocalRange, VersionInfo
 from artifactfs.manifest import Entry
 from mount import disk
 from mount.cached_content import CachedContent
 from mount.control import Cache
+from mount.descriptors import Descriptor, DescriptorCache
 from mount.errno_map import is_other_disk
 from mount.errors import NoSuchOffset
 from mount.references import Reference
@@ -34,68 +32,11 @@ if TYPE_CHECKING:
 
 # As much as one request copies, so that it does not take long; the program asks again for the rest.
 COPY_BYTES = 16 << 20
+# Less is copied sooner than it is mapped.
+VIEWED_BYTES = 64 << 10
 # About 200 bytes each.
 _REMEMBERED_CHECKS = 250_000
 IS_ROOT = os.geteuid() == 0
-
-
-class _Descriptor:
-    __slots__ = ("evicted", "fd", "users")
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-        self.users = 0
-        self.evicted = False
-
-
-class _EvictingCache(LRUCache[str, _Descriptor]):
-    """Closes a descriptor when it falls out, or when its last user lets go after that. Used under the cache's lock."""
-
-    def popitem(self) -> tuple[str, _Descriptor]:
-        path, descriptor = super().popitem()
-        descriptor.evicted = True
-        if descriptor.users == 0:
-            os.close(descriptor.fd)
-        return path, descriptor
-
-
-class DescriptorCache:
-    """Open descriptors of a local store's objects, at most `size` idle ones; one is shared by all files in a pack."""
-
-    def __init__(self, size: int) -> None:
-        self._lock = threading.Lock()
-        self._open = _EvictingCache(size)
-
-    def acquire(self, path: str) -> _Descriptor:
-        """A descriptor of `path`, opened when needed; give it back by `release`. Raises OSError."""
-        with self._lock:
-            descriptor = self._open.get(path)
-            if descriptor is not None:
-                descriptor.users += 1
-                return descriptor
-        with reach(path) as place:
-            mine = _Descriptor(os.open(place, os.O_RDONLY | os.O_CLOEXEC))
-        with self._lock:
-            descriptor = self._open.get(path)
-            if descriptor is None:
-                descriptor = self._open[path] = mine
-            descriptor.users += 1
-        if descriptor is not mine:
-            os.close(mine.fd)
-        return descriptor
-
-    def release(self, descriptor: _Descriptor) -> None:
-        """Let go of what `acquire` gave."""
-        with self._lock:
-            descriptor.users -= 1
-            if descriptor.evicted and descriptor.users == 0:
-                os.close(descriptor.fd)
-
-    def close(self) -> None:
-        """Close everything that has no user."""
-        with self._lock:
-            while self._open:
-                self._open.popitem()
 
 
 class VersionReader:
@@ -178,14 +119,14 @@ class Content:
         entry: Entry,
         algorithm: str,
         where: LocalRange,
-        descriptor: _Descriptor,
+        descriptor: Descriptor,
     ) -> None:
         self._reader = reader
         self._info = info
         self._entry = entry
         self._algorithm = algorithm
         self._where = where
-        self._descriptor: _Descriptor | None = descriptor
+        self._descriptor: Descriptor | None = descriptor
 
     def read(self, size_bytes: int, offset: int) -> bytes:
         """At most `size_bytes` from `offset`; b"" past the end. Raises IntegrityError rather than give wrong bytes."""
@@ -224,6 +165,18 @@ class Content:
             check_digest(whole, entry.digest, self._algorithm, _label(self._info, entry))
             self._reader.note_checked(entry.digest, where)
         return whole if size_bytes == entry.size_bytes else whole[offset : offset + size_bytes]
+
+    def in_memory(self, size_bytes: int, offset: int) -> memoryview | None:
+        """The bytes that `read` would give, mapped into memory: to be handed to the kernel, not touched.
+
+        To touch them is to be killed (SIGBUS) when the file is cut meanwhile. None where `read` has to be asked: for
+        small files, and for whatever is wrong.
+        """
+        if self._entry.size_bytes < CHECKED_BYTES:
+            return None
+        assert self._descriptor is not None, "read after close"
+        size_bytes = min(size_bytes, self._entry.size_bytes - offset)
+        return self._descriptor.view(size_bytes, self._where.offset + offset) if size_bytes >= VIEWED_BYTES else None
 
     @property
     def size_bytes(self) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from artifactfs.managers.filesystem import FileSystemArtifactManager
+from mount.descriptors import Descriptor
 from mount.drivers.kernel import protocol
 from mount.drivers.kernel.session import Session
 from tests.kernel.serving import served
@@ -112,6 +113,30 @@ def test_passthrough_reads_and_maps_without_the_daemon(store: FileSystemArtifact
         assert 0 < seen["FUSE_READ"] <= 2 * len(SMALL)
         eventually(lambda: not session.context.files, what="all files to be released")
         assert not session.context.lending._ways
+
+
+def test_a_file_cut_while_it_is_handed_to_the_kernel(
+    store: FileSystemArtifactManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """V6: the program that reads it gets EIO, the daemon lives and serves the others."""
+    view = Descriptor.view
+
+    def view_and_cut(self: Descriptor, size_bytes: int, offset: int) -> memoryview | None:
+        seen = view(self, size_bytes, offset)
+        os.truncate(f"/proc/self/fd/{self.fd}", 0)
+        return seen
+
+    with served(store, tmp_path, refresh_s=3600):
+        for path in Path(store.url, "objects").rglob("*"):
+            if path.is_file():
+                path.chmod(0o644)
+        monkeypatch.setattr(Descriptor, "view", view_and_cut)
+        version = tmp_path / "mnt/c/a/v0"
+        failed = subprocess.run(["cat", version / "big"], capture_output=True, timeout=60)
+        assert b"Input/output error" in failed.stderr
+        assert "was cut while it was read" in caplog.text
+        for name, data in SMALL.items():
+            assert subprocess.run(["cat", version / name], stdout=subprocess.PIPE, check=True).stdout == data
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 from typing import Any
 
 from mount.drivers.kernel import protocol
+
+logger = logging.getLogger(__name__)
 
 # What becomes of the device at the end: unmounted, or aborted (FUSE_ABORT_ERROR was asked for).
 _ENDED = (errno.ENODEV, errno.ECONNABORTED)
@@ -49,9 +52,15 @@ class Channel:
                 if error.errno not in _GIVEN_UP:
                     raise
 
-    def reply(self, unique: int, body: bytes) -> None:
-        """Answer a request with one buffer."""
-        self._send((_header(_HEADER_BYTES + len(body), 0, unique), body))
+    def reply(self, unique: int, body: bytes | memoryview) -> None:
+        """Answer a request with one buffer; when that is a view of a file that was cut, with EIO. Raises OSError."""
+        try:
+            self._send((_header(_HEADER_BYTES + len(body), 0, unique), body))
+        except OSError as error:
+            if error.errno != errno.EFAULT or not isinstance(body, memoryview):
+                raise
+            # The kernel ends a request with EIO whose reply it cannot read.
+            logger.error("a file of the store was cut while it was read: the program is told EIO")
 
     def fail(self, unique: int, number: int) -> None:
         """Answer with an errno (positive)."""

@@ -1,4 +1,4 @@
-"""The cache of open descriptors: shared, bounded, and never closed under a reader."""
+"""Open descriptors: shared, bounded, never closed under a reader, and views of their bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mount.handles import DescriptorCache
+from mount.descriptors import Descriptor, DescriptorCache
 
 
 def open_files() -> int:
@@ -109,3 +109,58 @@ def test_many_threads(cache: DescriptorCache, paths: list[str]) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+MIB = 1 << 20
+
+
+def test_views_are_the_bytes_and_outlive_the_descriptor(tmp_path: Path) -> None:
+    """Wherever they begin and end; a reader that holds one is not disturbed when the file is closed or deleted."""
+    data = os.urandom(3 * MIB + 5)
+    path = tmp_path / "file"
+    path.write_bytes(data)
+    descriptor = Descriptor(os.open(path, os.O_RDONLY))
+    views = []
+    for offset, size_bytes in ((0, MIB), (1, 4096), (MIB + 4095, MIB), (3 * MIB, 5), (0, len(data))):
+        view = descriptor.view(size_bytes, offset)
+        if view is None:
+            assert os.uname().release < "5.14"
+            descriptor.close()
+            return
+        views.append((view, data[offset : offset + size_bytes]))
+    descriptor.close()
+    path.unlink()
+    assert all(view == expected for view, expected in views)
+
+
+def test_no_view_of_what_is_not_there(tmp_path: Path) -> None:
+    """Neither past the end nor after the file was cut, where a touch would kill."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(MIB))
+    descriptor = Descriptor(os.open(path, os.O_RDONLY))
+    assert descriptor.view(MIB, MIB) is None
+    os.truncate(path, MIB // 2)
+    assert descriptor.view(MIB, 0) is None
+    descriptor.close()
+    (tmp_path / "empty").touch()
+    empty = Descriptor(os.open(tmp_path / "empty", os.O_RDONLY))
+    assert empty.view(1, 0) is None
+    empty.close()
+
+
+def resident_files_bytes() -> int:
+    """How much of files this process has mapped and in memory."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("RssFile:")[2].split()[0]) << 10
+
+
+def test_what_stays_mapped_is_bounded(tmp_path: Path) -> None:
+    """Else reading a large file would make the daemon look as large."""
+    with open(tmp_path / "file", "wb") as file:
+        file.truncate(64 * MIB)
+    descriptor = Descriptor(os.open(tmp_path / "file", os.O_RDONLY))
+    before = resident_files_bytes()
+    for offset in range(0, 64 * MIB, MIB):
+        descriptor.view(MIB, offset)
+    assert resident_files_bytes() - before < 16 * MIB
+    descriptor.close()

@@ -200,6 +200,7 @@ def status(vfs: Vfs) -> control.Status:
         cache=vfs.reader.describe_cache(),
         exclusive_create=vfs.manager.exclusive_create,
         reads=vfs.reads,
+        inodes=vfs.count_inodes(),
         artifacts=[_shortened(staging.describe()) for staging in vfs.area.active()] if vfs.area else [],
     )
 

@@ -162,7 +162,7 @@ class Cache(msgspec.Struct, frozen=True):
 
 class Status(msgspec.Struct, frozen=True):
     """A whole mount. `cache` is None for a local store. `reads` tells how the driver gets bytes of versions
-    to programs.
+    to programs, `inodes` how many it holds for the kernel, a version counted as one; None where it cannot tell.
 
     `artifacts` lists those with something staged or pending; `left_off` counts what did not fit.
     """
@@ -185,6 +185,7 @@ class Status(msgspec.Struct, frozen=True):
     artifacts: list[ArtifactState] = msgspec.field(default_factory=list)
     left_off: int = 0
     reads: str = ""
+    inodes: int | None = None
 
 
 Message = TypeVar("Message", CommitRequest, ArtifactState, Status)

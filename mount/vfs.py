@@ -88,6 +88,8 @@ class Vfs:
         self._finder = Finder(manager, self.listing, area, self._memory)
         self.reads = ""
         """Set by the driver: by which way programs get the bytes of versions, and why."""
+        self.count_inodes: Callable[[], int | None] = lambda: None
+        """Set by the driver: how many inodes it holds for the kernel."""
         self.on_change: Callable[[Artifact], None] = lambda artifact: None
         """Set by the driver; called in a committer's thread, with no lock held, when a version or an alias appeared."""
 

@@ -156,6 +156,22 @@ def test_what_is_done_and_why_is_told(mount: Mount, tmp_path: Path) -> None:
         assert other.status().reads.startswith(expected)
 
 
+def test_how_many_inodes_are_held_is_told(mount: Mount) -> None:
+    """D6: each place and each version once, however many files of it are known."""
+    staging = mount.make("inodes/a")
+    for number in range(5):
+        (staging / str(number)).touch()
+    mount.commit("inodes/a")
+    before = mount.status().inodes
+    assert before is not None
+    assert len(os.listdir(staging.parent / "v0")) == 5
+    for number in range(5):
+        (staging.parent / "v0" / str(number)).stat()
+    after = mount.status().inodes
+    assert after is not None
+    assert before <= after <= before + 3
+
+
 def test_a_file_open_when_its_object_is_damaged_or_read_by_many_at_once(mount: Mount) -> None:
     """V6: a small file that is an object of its own is checked before it is lent to the kernel."""
     staging = mount.make("damage/a")

@@ -3,8 +3,8 @@
 One mount lasts for the whole soak; its daemon is looked at again and again (`Figures`). A second one, of the same store
 with a state directory of its own, is mounted, used and unmounted `Plan.mounts` times. The programs are those of
 `drive_clients`. It fails when a client finds something wrong, when one does not get on for `HANG_S`, when a mount
-leaves something behind, when the lasting daemon's descriptors, threads or memory grow without end, or when its log
-holds a warning.
+leaves something behind, when the lasting daemon's descriptors, threads or memory grow without end, when it keeps inodes
+that the kernel has let go of, or when its log holds a warning.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ KINDS = ("read", "read", "read", "walk", "follow", "write", "write", "elsewhere"
 # What may differ between the second quarter and the last one: caches that fill, and what is going on at the moment.
 MORE_DESCRIPTORS, MORE_THREADS, MORE_MIB = 16, 16, 48.0
 MORE_AT_REST = 4
+_DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,11 @@ class Figures:
     objects: list[int] = field(default_factory=list)
     threads: list[int] = field(default_factory=list)
     rss_mib: list[float] = field(default_factory=list)
+    inodes: list[int] = field(default_factory=list)
 
-    def sample(self, daemon: Process) -> None:
-        """Look now."""
+    def sample(self, daemon: Process, inodes: int | None) -> None:
+        """Look now. `inodes`: how many the daemon says it holds for the kernel; None where its driver cannot tell."""
+        self.inodes.append(inodes or 0)
         status = Path(f"/proc/{daemon.pid}/status").read_text().splitlines()
         values = {name: value.split() for name, _, value in (line.partition(":") for line in status)}
         targets = list(_open_files(daemon.pid))
@@ -67,7 +70,7 @@ class Figures:
     def __str__(self) -> str:
         kinds = (
             *(("descriptors", self.descriptors), ("of objects", self.objects)),
-            *(("threads", self.threads), ("MiB", self.rss_mib)),
+            *(("threads", self.threads), ("MiB", self.rss_mib), ("inodes", self.inodes)),
         )
         told = []
         for name, values in kinds:
@@ -214,7 +217,7 @@ class DriveSoak:
     def run(self) -> None:
         """Run it all. Fails, with what was found, after everything has been ended."""
         daemon = self._mount.daemon
-        self.figures.sample(daemon)
+        self._sample(daemon)
         try:
             self._clients = [self._start(kind, number) for number, kind in enumerate(KINDS)]
             self._keep_on(daemon)
@@ -263,9 +266,12 @@ class DriveSoak:
             client.check()
         self._disturb()
         if time.monotonic() >= self._next_sample:
-            self.figures.sample(daemon)
+            self._sample(daemon)
             self._next_sample = time.monotonic() + SAMPLE_EVERY_S
         time.sleep(0.05)
+
+    def _sample(self, daemon: Process) -> None:
+        self.figures.sample(daemon, self._mount.status().inodes)
 
     def _now(self) -> str:
         figures = self.figures
@@ -314,12 +320,21 @@ class DriveSoak:
     def _settle(self, daemon: Process) -> None:
         """With nobody there any more, nothing stays open but what the daemon keeps."""
         figures, most = self.figures, most_objects(daemon.pid)
+        may_drop = os.access(_DROP_CACHES, os.W_OK)
 
         def quiet() -> bool:
-            figures.sample(daemon)
-            return figures.descriptors[-1] <= figures.descriptors[0] + MORE_AT_REST and figures.objects[-1] <= most
+            if may_drop:
+                # The kernel keeps names for as long as it has room, and the daemon their inodes.
+                _DROP_CACHES.write_text("2\n")
+            self._sample(daemon)
+            return (
+                figures.descriptors[-1] <= figures.descriptors[0] + MORE_AT_REST
+                and figures.objects[-1] <= most
+                and (not may_drop or figures.inodes[-1] <= figures.inodes[0] + MORE_AT_REST)
+            )
 
-        eventually(quiet, HANG_S, f"{figures.descriptors[0]} descriptors open, and {most} of objects; {figures}")
+        wanted = f"{figures.descriptors[0]} descriptors open, {most} of objects, {figures.inodes[0]} inodes"
+        eventually(quiet, HANG_S, f"{wanted}; {figures}")
 
 
 def soak(mount: Mount, plan: Plan, report: Callable[[str], None]) -> str:

@@ -72,6 +72,7 @@ class Session:
                 return
             self.notifier.start(can_expire=bool(self.context.flags & protocol.FUSE_HAS_EXPIRE_ONLY))
             self.context.vfs.on_change = self._artifact_changed
+            self.context.vfs.count_inodes = self.context.inodes.__len__
             self._choose_reading()
             on_ready()
             read_ahead(self.context.settings.mountpoint)

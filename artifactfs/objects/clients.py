@@ -1,10 +1,11 @@
 """How the client libraries below fsspec are set: bounded in time, and trying once, since `objects.patience` repeats.
 
-What the caller gives is kept. Pure functions, safe from any thread.
+What the caller gives is kept. Safe from any thread.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,4 +33,29 @@ def tuned_options(protocol: str, given: Mapping[str, Any]) -> dict[str, Any]:
             options.setdefault(name, _CONNECT_TIMEOUT_S)
     elif protocol in ("webdav", "dav"):
         options.setdefault("timeout", _READ_TIMEOUT_S)
+        options.setdefault("retry", False)
     return options
+
+
+def try_once(protocol: str, fs: Any, options: Mapping[str, Any]) -> None:
+    """Have a file system, made with these tuned options, try once where no option tells it to."""
+    if hasattr(fs, "retries"):
+        fs.retries = 1
+    if protocol in ("az", "abfs", "abfss"):
+        _try_once_on_azure(fs, options)
+
+
+def _try_once_on_azure(fs: Any, options: Mapping[str, Any]) -> None:
+    """Its own attempts are 15 s and more apart, and adlfs passes neither that nor the time-outs on to what lists."""
+    from azure.storage.blob.aio import BlobServiceClient
+
+    with _lock:
+        made = fs.service_client
+        # fsspec gives the same file system to all who give the same options.
+        if not hasattr(fs, "tries_once"):
+            fs.tries_once = True
+            timeouts = {name: options[name] for name in ("connection_timeout", "read_timeout")}
+            fs.service_client = BlobServiceClient(made.url, credential=made.credential, retry_total=0, **timeouts)
+
+
+_lock = threading.Lock()

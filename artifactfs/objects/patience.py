@@ -15,8 +15,8 @@ from typing import TypeVar
 from artifactfs.errors import StoreFull, StoreUnreachable
 
 ATTEMPTS = 6
-PATIENCE_S = 45.0
-"""No attempt begins later than this after the first."""
+PATIENCE_S = 30.0
+"""No attempt begins later than this after the first, so that even a store that hangs is told of within a minute."""
 _FIRST_PAUSE_S = 0.1
 _THROTTLED_PAUSE_S = 0.4
 _THROTTLING = (

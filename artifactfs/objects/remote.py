@@ -31,7 +31,7 @@ from fsspec.asyn import AsyncFileSystem
 
 from artifactfs.errors import AlreadyExists, ArtifactError, NotFound
 from artifactfs.longpaths import reach
-from artifactfs.objects.clients import tuned_options
+from artifactfs.objects.clients import try_once, tuned_options
 from artifactfs.objects.hashing import HashedFile
 from artifactfs.objects.layout import MAX_RECORD_BYTES, TEMPORARY_PREFIX
 from artifactfs.objects.patience import ATTEMPTS, patiently, pause
@@ -87,8 +87,7 @@ class FsspecStore(ObjectStore):
         if self._protocol in _SFTP:
             options["skip_instance_cache"] = True
         fs, root = fsspec.url_to_fs(self.url, **options)
-        if hasattr(fs, "retries"):
-            fs.retries = 1
+        try_once(self._protocol, fs, options)
         if self._protocol in _SFTP:
             fs.ftp.get_channel().settimeout(CALL_TIMEOUT_S)
         return fs, str(root).rstrip("/")
@@ -197,25 +196,32 @@ class FsspecStore(ObjectStore):
             return None
 
     def listing(self, prefix: str) -> Listing:
-        def ls(fs: Any, path: str, bound: dict[str, float]) -> list[dict[str, Any]]:
+        files: list[str] = []
+        directories: list[str] = []
+        for name, item in self._ls(prefix):
+            if not name.startswith(TEMPORARY_PREFIX):
+                (directories if item.get("type") == "directory" else files).append(name)
+        return Listing(files, directories)
+
+    def _ls(self, prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """What is directly below `prefix`: names, and what the file system says of each."""
+
+        def ls(fs: Any, path: str, bound: dict[str, float]) -> tuple[str, list[dict[str, Any]]]:
             fs.invalidate_cache(path)
             try:
-                return list(fs.ls(path, detail=True, **bound))
+                return path, list(fs.ls(path, detail=True, **bound))
             except (FileNotFoundError, NotADirectoryError):
                 if not prefix:
                     self._require_bucket(fs, path, bound)
-                return []
+                return path, []
 
-        files: list[str] = []
-        directories: list[str] = []
-        root = self._call("open", lambda fs, path, bound: path, prefix)
-        for item in self._call("list", ls, prefix, timeout_s=LISTING_TIMEOUT_S):
+        top, items = self._call("list", ls, prefix, timeout_s=LISTING_TIMEOUT_S)
+        for item in items:
             path = str(item["name"]).rstrip("/")
             name = path.rpartition("/")[2]
             # Object stores list a folder's own marker among what is in it.
-            if name and path.lstrip("/") != root.strip("/") and not name.startswith(TEMPORARY_PREFIX):
-                (directories if item.get("type") == "directory" else files).append(name)
-        return Listing(files, directories)
+            if name and path.lstrip("/") != top.strip("/"):
+                yield name, item
 
     def _require_bucket(self, fs: Any, path: str, bound: dict[str, float]) -> None:
         """Tell an empty place from one that cannot be: raises NotFound where there is no such bucket."""
@@ -224,17 +230,36 @@ class FsspecStore(ObjectStore):
             raise NotFound(f"there is no bucket or container {bucket!r} for {self.url}: make it first")
 
     def walk(self, prefix: str) -> Iterator[StoredFile]:
-        def find(fs: Any, path: str, bound: dict[str, float]) -> dict[str, dict[str, Any]]:
+        def find(fs: Any, path: str, bound: dict[str, float]) -> tuple[str, dict[str, dict[str, Any]]] | None:
+            if not isinstance(fs, AsyncFileSystem) or type(fs)._find is AsyncFileSystem._find:
+                return None
             fs.invalidate_cache(path)
+            root = path[: len(path) - len(prefix)].strip("/")
             try:
-                return dict(fs.find(path, detail=True, **bound))
+                return root, dict(fs.find(path, detail=True, **bound))
             except FileNotFoundError:
-                return {}
+                return root, {}
 
-        root = self._call("open", lambda fs, path, bound: path.lstrip("/"), "")
-        for path, item in self._call("list", find, prefix, timeout_s=LISTING_TIMEOUT_S).items():
+        found = self._call("list", find, prefix, timeout_s=LISTING_TIMEOUT_S)
+        if found is None:
+            yield from self._walk_directories(prefix)
+            return
+        root, items = found
+        for path, item in items.items():
             key = path.lstrip("/")[len(root) :].lstrip("/")
             yield StoredFile(key, int(item.get("size") or 0), changed_ns(item))
+
+    def _walk_directories(self, prefix: str) -> Iterator[StoredFile]:
+        """fsspec's own ``find`` leaves out what could not be listed, without a word: gc would take it for absent."""
+        waiting = [prefix]
+        while waiting:
+            top = waiting.pop()
+            for name, item in self._ls(top):
+                key = f"{top}/{name}" if top else name
+                if item.get("type") == "directory":
+                    waiting.append(key)
+                else:
+                    yield StoredFile(key, int(item.get("size") or 0), changed_ns(item))
 
     def exists(self, key: str) -> bool:
         try:
@@ -281,7 +306,16 @@ class FsspecStore(ObjectStore):
     def _upload(self, fs: Any, source: str, path: str, size_bytes: int, bound: dict[str, float]) -> None:
         fs.put_file(source, path, **bound)
 
-    def _put_whole(self, fs: Any, path: str, write: Callable[[str], object]) -> None:
+    @staticmethod
+    def _is_there(fs: Any, path: str, bound: dict[str, float]) -> bool:
+        """``exists`` of many file systems says no to whatever goes wrong."""
+        try:
+            fs.info(path, **bound)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _put_whole(self, fs: Any, path: str, write: Callable[[str], object], *, replace: bool = True) -> None:
         if self._protocol in _WHOLE_PUTS:
             write(path)
             return
@@ -291,7 +325,7 @@ class FsspecStore(ObjectStore):
         try:
             write(temporary)
             if self._protocol in _WEBDAV:
-                fs.client.move(temporary, path, overwrite=True)
+                fs.client.move(temporary, path, overwrite=replace)
             else:
                 fs.mv(temporary, path)
         except BaseException:
@@ -319,9 +353,9 @@ class FsspecStore(ObjectStore):
 
     def _create(self, fs: Any, path: str, data: bytes, bound: dict[str, float]) -> None:
         if self.single_writer or self._protocol == "memory":
-            if fs.exists(path, **bound):
+            if self._is_there(fs, path, bound):
                 raise FileExistsError(path)
-            self._put_whole(fs, path, lambda to: fs.pipe_file(to, data, **bound))
+            self._put_whole(fs, path, lambda to: fs.pipe_file(to, data, **bound), replace=False)
         elif self._protocol in _SFTP:
             parent = path.rpartition("/")[0]
             fs.makedirs(parent, exist_ok=True)

@@ -1,8 +1,9 @@
 """A proxy between a client and a server that does on command what networks and servers do at their worst.
 
-It reads HTTP/1.1 as far as it must to tell requests apart, count them and spoil one answer; with ``http=False`` it only
-passes bytes on (SFTP). One thread accepts, one serves each connection. `_lock` guards the plan and the counts and is
-never held across I/O.
+It reads HTTP/1.1 as far as it must to tell requests apart, count them and spoil one answer. With ``http=False`` (SFTP)
+it passes on bytes that it cannot read: there each block is a Request, "up" to the server or "down" from it. One thread
+accepts, one serves each connection (two without HTTP). `_lock` guards the plan and the counts and is never
+held across I/O.
 """
 
 from __future__ import annotations
@@ -41,10 +42,15 @@ _REFUSALS = {
 
 
 class Request(NamedTuple):
-    """The first line of a request."""
+    """The first line of a request; without HTTP the direction of a block and its size."""
 
     method: str
     target: str
+
+    @property
+    def block_bytes(self) -> int:
+        """The size of a block; 0 for HTTP."""
+        return int(self.target) if self.method in ("up", "down") else 0
 
 
 @dataclass
@@ -52,6 +58,7 @@ class _Planned:
     fault: Fault
     matches: Callable[[Request], bool]
     times: int
+    after: int
 
 
 class FaultProxy:
@@ -62,7 +69,7 @@ class FaultProxy:
 
     def __init__(self, upstream_port: int, *, http: bool = True) -> None:
         self._upstream_port = upstream_port
-        self._http = http
+        self.is_http = http
         self.latency_s = 0.0
         self._lock = threading.Lock()
         self._plan: list[_Planned] = []
@@ -82,10 +89,23 @@ class FaultProxy:
 
     # -- commands -----------------------------------------------------------------------------------------------------
 
-    def plan(self, fault: Fault, *, times: int = 1, matches: Callable[[Request], bool] = lambda request: True) -> None:
-        """The next `times` requests that match meet this fault."""
+    def plan(
+        self,
+        fault: Fault,
+        *,
+        times: int = 1,
+        after: int = 0,
+        matches: Callable[[Request], bool] = lambda request: True,
+    ) -> None:
+        """The next `times` requests that match meet this fault, the first `after` of them left out."""
         with self._lock:
-            self._plan.append(_Planned(fault, matches, times))
+            self._plan.append(_Planned(fault, matches, times, after))
+
+    @property
+    def has_struck(self) -> bool:
+        """Whether all that was planned has happened."""
+        with self._lock:
+            return not any(planned.times for planned in self._plan)
 
     def clear(self) -> None:
         """Plan nothing any more."""
@@ -109,6 +129,8 @@ class FaultProxy:
 
     def restore(self) -> None:
         """Accept connections (again), at the same port."""
+        if self._listener is not None:
+            return
         self._listener = socket.create_server(("127.0.0.1", self.port), backlog=512)
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
@@ -146,12 +168,12 @@ class FaultProxy:
             for one in (client, server):
                 one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 stack.enter_context(self._tracked(one))
-            if self._http:
+            if self.is_http:
                 self._pass_http(client, server)
             else:
-                back = threading.Thread(target=self._pump, args=(server, client), daemon=True)
+                back = threading.Thread(target=self._pump, args=(server, client, "down"), daemon=True)
                 back.start()
-                self._pump(client, server)
+                self._pump(client, server, "up")
                 back.join()
 
     @contextlib.contextmanager
@@ -164,10 +186,23 @@ class FaultProxy:
             with self._lock:
                 self._sockets.discard(one)
 
-    def _pump(self, source: socket.socket, target: socket.socket) -> None:
+    def _pump(self, source: socket.socket, target: socket.socket, direction: str) -> None:
         with contextlib.suppress(OSError):
             while block := source.recv(_BLOCK_BYTES):
                 self._over.wait(self.latency_s)
+                fault = self._next_fault(Request(direction, str(len(block))))
+                half = len(block) // 2
+                if fault is Fault.CORRUPT:
+                    block = block[:half] + bytes([block[half] ^ 1]) + block[half + 1 :]
+                elif fault is Fault.CUT:
+                    target.sendall(block[:half])
+                    break
+                elif fault is Fault.STALL:
+                    while source.recv(_BLOCK_BYTES):
+                        pass  # until a side gives up
+                    break
+                elif fault is not None:
+                    break
                 target.sendall(block)
         for one in (source, target):
             with contextlib.suppress(OSError):
@@ -178,6 +213,9 @@ class FaultProxy:
             self._requests.append(request)
             for planned in self._plan:
                 if planned.times and planned.matches(request):
+                    if planned.after:
+                        planned.after -= 1
+                        continue
                     planned.times -= 1
                     return planned.fault
         return None

@@ -35,7 +35,7 @@ WRITERS_WAIT_S = 2.0
 
 
 def get(vfs: Vfs, node: Node, name: str) -> bytes:
-    """The value of an attribute. Raises NoSuchAttribute."""
+    """The value of an attribute. Raises NoSuchAttribute, AttributeUnsupported."""
     if isinstance(node, Root) and name == control.STATUS:
         return _fitting(status(vfs))
     if name == control.DIGEST and isinstance(node, StagedNode):
@@ -46,6 +46,8 @@ def get(vfs: Vfs, node: Node, name: str) -> bytes:
         value = _of_version(vfs, node, name)
         if value is not None:
             return value.encode()
+    if not name.startswith("user."):
+        raise AttributeUnsupported(name)
     raise NoSuchAttribute(f"no attribute {name}")
 
 

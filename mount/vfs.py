@@ -449,7 +449,7 @@ class Vfs:
     # -- the control surface ----------------------------------------------------------------------------------------
 
     def getxattr(self, node: Node, name: str) -> bytes:
-        """The value of an extended attribute. Raises NoSuchAttribute."""
+        """The value of an extended attribute. Raises NoSuchAttribute, AttributeUnsupported."""
         return attributes.get(self, node, name)
 
     def setxattr(self, node: Node, name: str, value: bytes) -> None:

@@ -9,11 +9,14 @@ import logging
 
 from artifactfs.errors import NotFound
 from mount.errno_map import errno_of, is_expected
-from mount.errors import NoSuchAttribute
+from mount.errors import AttributeUnsupported, NoSuchAttribute
 
 logger = logging.getLogger("mount.drivers")
 
 _EIO = errno_of(Exception())
+
+
+_USUAL = (NotFound, NoSuchAttribute, AttributeUnsupported, FileNotFoundError)
 
 
 def errno_after(error: Exception, request: str, about: object) -> int:
@@ -23,6 +26,6 @@ def errno_after(error: Exception, request: str, about: object) -> int:
         logger.error("%s %s: unexpected error", request, about, exc_info=error)
     elif number == _EIO:
         logger.error("%s %s: %s", request, about, error)
-    elif logger.isEnabledFor(logging.DEBUG) and not isinstance(error, (NotFound, NoSuchAttribute, FileNotFoundError)):
+    elif logger.isEnabledFor(logging.DEBUG) and not isinstance(error, _USUAL):
         logger.debug("%s %s: %s", request, about, error)
     return number

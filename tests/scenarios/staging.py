@@ -383,6 +383,9 @@ def extended_attributes(drive: Drive) -> None:
             drive.setxattr(path, "user.comment", b"x")
         with refused(errno.ENODATA, errno.ENOTSUP):
             drive.getxattr(path, "user.comment")
+        for name in ("system.posix_acl_access", "security.selinux"):
+            with refused(errno.ENOTSUP):
+                drive.getxattr(path, name)
     assert drive.contents(top) == {"f": b"x"}
 
 

@@ -27,7 +27,7 @@ from mount.drivers.kernel.protocol import (
 )
 from mount.drivers.kernel.replies import FOREVER, NOT_AT_ALL, Validity, attr_out, statfs_out, statx_out
 from mount.drivers.kernel.staged_inodes import StagedInode
-from mount.errors import AttributeTooLong, NoSuchAttribute
+from mount.errors import AttributeTooLong, AttributeUnsupported, NoSuchAttribute
 from mount.handles import StagedFile
 from mount.tree import Attrs, Node, StagedNode
 from mount.vfs import Vfs
@@ -112,8 +112,9 @@ class Metadata:
         size, _ = protocol.fuse_getxattr_in.read(request.body)
         name = request.name(protocol.fuse_getxattr_in.size)
         if not name.startswith("user."):
-            # Asked for again and again by the kernel itself and by ls: capabilities, access lists, labels.
-            raise NoSuchAttribute(name)
+            # Capabilities, access lists, labels. Where they are said to be none, ls asks for two of each file: half of
+            # the time of ls -lR. Where they are not supported, it asks once for each device.
+            raise AttributeUnsupported(name)
         inode = self._context.staged_inode(request.nodeid)
         if inode is not None and inode.name is None:
             raise NoSuchAttribute(name)

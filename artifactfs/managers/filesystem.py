@@ -387,6 +387,10 @@ def open_store(url: str, *, single_writer: bool = False, **storage_options: Any)
         from artifactfs.objects.s3 import S3Store
 
         return S3Store(url, single_writer=single_writer, **storage_options)
+    if scheme.lower() in ("az", "abfs", "abfss"):
+        from artifactfs.objects.azure import AzureStore
+
+        return AzureStore(url, single_writer=single_writer, **storage_options)
     from artifactfs.objects.remote import FsspecStore
 
     return FsspecStore(url, single_writer=single_writer, **storage_options)

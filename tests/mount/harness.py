@@ -45,10 +45,14 @@ def eventually(predicate: Callable[[], Found], timeout_s: float = EVENTUALLY_S, 
 
 
 def artifactfs(
-    *arguments: str | os.PathLike[str], check: bool = True, timeout_s: float = COMMAND_TIMEOUT_S, **options: Any
+    *arguments: str | os.PathLike[str],
+    check: bool = True,
+    timeout_s: float = COMMAND_TIMEOUT_S,
+    within: Sequence[str] = (),
+    **options: Any,
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command; with `check` it must succeed."""
-    command = [PROGRAM, *map(os.fspath, arguments)]
+    """Run the command, by the command `within` if there is one; with `check` it must succeed."""
+    command = [*within, PROGRAM, *map(os.fspath, arguments)]
     options = {"stdin": subprocess.DEVNULL, **options}
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False, **options)
     if check and done.returncode != 0:
@@ -67,6 +71,8 @@ class Mount:
         self.state_dir = directory / "state"
         self.cache_dir = directory / "cache"
         self.driver = driver
+        self.within: Sequence[str] = ()
+        """A command that runs ``artifactfs mount``, and so the daemon, somewhere else."""
         self.arguments: list[str] = []
         self._expected: list[re.Pattern[str]] = []
         self._daemons: list[Process] = []
@@ -81,7 +87,7 @@ class Mount:
         if arguments:
             self.arguments = list(arguments)
         common = ["--driver", self.driver, "--state-dir", str(self.state_dir), "--cache-dir", str(self.cache_dir), "-v"]
-        done = artifactfs("mount", self.store, self.path, *common, *self.arguments, check=check)
+        done = artifactfs("mount", self.store, self.path, *common, *self.arguments, check=check, within=self.within)
         if done.returncode == 0:
             self._daemons.append(self.daemon)
         return done

@@ -32,12 +32,14 @@ def moto(start_server: StartServer) -> Server:
     return start_server("moto")
 
 
+@pytest.mark.parametrize("name", ["moto", "azurite"])
 def test_a_small_store_costs_few_requests(
-    moto: Server, make_proxy: MakeProxy, prepare_mount: MakeMount, tmp_path: Path
+    name: str, start_server: StartServer, make_proxy: MakeProxy, prepare_mount: MakeMount, tmp_path: Path
 ) -> None:
     """O7: mounting and listing a collection of 100 artifacts takes three requests, opening a version one."""
-    url = moto.fresh()
-    direct = connect(url, collection="c", **moto.options)
+    server = start_server(name)
+    url = server.fresh()
+    direct = connect(url, collection="c", **server.options)
     (tmp_path / "t").mkdir()
 
     def commit(number: int) -> None:
@@ -47,9 +49,9 @@ def test_a_small_store_costs_few_requests(
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(commit, range(100)))
-    proxy = make_proxy(moto)
+    proxy = make_proxy(server)
     mount = prepare_mount(url)
-    mount.mount("--refresh", "600", "--commit-after", "never", *moto.arguments(proxy.port))
+    mount.mount("--refresh", "600", "--commit-after", "never", *server.arguments(proxy.port))
     assert len(list((mount / "c").iterdir())) == 100
     assert len(proxy.requests) <= 3, proxy.requests
     assert sorted(path.name for path in (mount / "c/a7").iterdir()) == ["latest", "staging", "v0"]

@@ -62,14 +62,15 @@ class _Planned:
 
 
 class FaultProxy:
-    """Listens at `port` and passes on to `upstream_port`, both of 127.0.0.1. A context manager.
+    """Listens at `port` of `address` and passes on to `upstream_port` of 127.0.0.1. A context manager.
 
     `latency_s` is added before each request (each block without HTTP) is passed on.
     """
 
-    def __init__(self, upstream_port: int, *, http: bool = True) -> None:
+    def __init__(self, upstream_port: int, *, http: bool = True, address: str = "127.0.0.1") -> None:
         self._upstream_port = upstream_port
         self.is_http = http
+        self._address = address
         self.latency_s = 0.0
         self._lock = threading.Lock()
         self._plan: list[_Planned] = []
@@ -131,7 +132,7 @@ class FaultProxy:
         """Accept connections (again), at the same port."""
         if self._listener is not None:
             return
-        self._listener = socket.create_server(("127.0.0.1", self.port), backlog=512)
+        self._listener = socket.create_server((self._address, self.port), backlog=512)
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 

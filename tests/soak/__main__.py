@@ -8,7 +8,6 @@ import logging
 import random
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     hosts.add_argument("--hosts", type=int, default=6)
     hosts.add_argument("--versions", type=int, default=50, help="of each host")
     hosts.add_argument("--cut", type=float, default=120.0, metavar="SECONDS", help="how long the network is away")
+    hosts.add_argument("--servers", default="moto,ceph", metavar="NAME,…")
     hosts.set_defaults(run=_hosts)
 
     machine = soaks.add_parser("state-machine", parents=[common], help="random histories of a whole drive")
@@ -134,32 +134,19 @@ def _fsx(options: argparse.Namespace) -> None:
 
 
 def _hosts(options: argparse.Namespace) -> None:
-    import artifactfs
     from tests.servers.fixtures import KINDS
-    from tests.soak.hosts import check_versions, commit_at_once, cut_off
+    from tests.soak.hosts import Plan, soak
+    from tests.soak.network import why_no_hosts
 
-    for name in ("moto", "ceph"):
-        with contextlib.ExitStack() as stack:
-            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="artifactfs-soak-")))
+    reason = why_no_hosts()
+    _say(f"hosts in network namespaces of their own: {f'no, {reason}' if reason else 'yes'}")
+    plan = Plan(options.hosts, options.versions, options.cut, options.driver, namespaces=reason is None)
+    for name in options.servers.split(","):
+        with tempfile.TemporaryDirectory(prefix="artifactfs-soak-") as place:
+            directory = Path(place)
             (directory / name).mkdir()
-            server = stack.enter_context(KINDS[name](directory / name))
-            url = server.fresh()
-            hosts = [Mount(directory / f"host{i}", url, driver=options.driver) for i in range(options.hosts)]
-            wrong: list[str] = []
-            try:
-                for host in hosts:
-                    host.mount("--commit-after", "0.05", "--refresh", "0.5", *server.arguments())
-                started = time.monotonic()
-                wrote = commit_at_once(hosts, options.versions)
-                versions = check_versions(artifactfs.connect(url, **server.options), wrote)
-                _say(f"{name}: {versions[0]} to {versions[-1]} whole, {time.monotonic() - started:.0f} s")
-                cut_off(Mount(directory / "cut", server.fresh(), driver=options.driver), server, options.cut)
-                _say(f"{name}: a network away for {options.cut:g} s")
-            finally:
-                for host in hosts:
-                    wrong += host.tear_down()
-            if wrong:
-                raise SystemExit("\n".join(wrong))
+            with KINDS[name](directory / name) as server:
+                soak(server, directory, plan, _say)
 
 
 def _state_machine(options: argparse.Namespace) -> None:

@@ -2,19 +2,81 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 from threading import Event
 
+import artifactfs
 from artifactfs.managers.base import ArtifactManager
 from tests.mount.harness import PROGRAM, Mount, eventually
 from tests.servers import Server
 from tests.servers.proxy import FaultProxy
+from tests.soak.network import host
 
 LABEL = "c/a"
 _PATIENCE_S = 300.0
+_READ_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many hosts, versions of each, for how many seconds the network is away; whether hosts are namespaces."""
+
+    hosts: int
+    versions: int
+    cut_s: float
+    driver: str
+    namespaces: bool
+
+
+def soak(server: Server, directory: Path, plan: Plan, say: Callable[[object], None]) -> None:
+    """All hosts commit at once to one artifact on that server, then one of them loses the network for a while."""
+    url = server.fresh()
+    hosts = [Mount(directory / f"host{i}", url, driver=plan.driver) for i in range(plan.hosts)]
+    wrong: list[str] = []
+    with contextlib.ExitStack() as stack:
+        try:
+            for mount in hosts:
+                if plan.namespaces:
+                    arguments = _move(mount, server, stack)
+                else:
+                    arguments = server.arguments()
+                mount.mount("--commit-after", "0.05", "--refresh", "0.5", *arguments)
+            started = time.monotonic()
+            wrote = commit_at_once(hosts, plan.versions)
+            took_s = time.monotonic() - started
+            versions = check_versions(artifactfs.connect(url, **server.options), wrote)
+            for mount in hosts:
+                eventually(
+                    lambda mount=mount: {path.name for path in (mount / LABEL).iterdir()} >= set(versions),
+                    what="every host to show every version",
+                )
+            say(
+                f"{server.name}: {len(hosts)} hosts, {len(hosts) // 2} of them killed midway and mounted again: "
+                f"{len(wrote)} trees written, {len(versions)} versions ({versions[0]} to {versions[-1]}), all whole, "
+                f"none twice, {took_s:.0f} s"
+            )
+        finally:
+            for mount in hosts:
+                wrong += mount.tear_down()
+    if wrong:
+        raise SystemExit("\n".join(wrong))
+    counts = cut_off(Mount(directory / "cut", server.fresh(), driver=plan.driver), server, plan.cut_s)
+    say(f"{server.name}: the network away for {plan.cut_s:g} s: {counts}; the commit ended by itself, once")
+
+
+def _move(mount: Mount, server: Server, stack: contextlib.ExitStack) -> list[str]:
+    """Give the mount a network namespace, from which a relay leads to the server; how it is told to go there."""
+    place = stack.enter_context(host())
+    relay = stack.enter_context(FaultProxy(server.port, http=False, address=place.gateway))
+    mount.within = place.within
+    return [*server.arguments(), "--storage-option", f"endpoint_url=http://{place.gateway}:{relay.port}"]
 
 
 def commit_at_once(hosts: Sequence[Mount], versions: int) -> list[str]:
@@ -54,7 +116,23 @@ def check_versions(manager: ArtifactManager, wrote: Sequence[str]) -> list[str]:
     return versions
 
 
-def cut_off(mount: Mount, server: Server, seconds: float) -> None:
+@dataclass
+class Counts:
+    """What readers met while the network was away."""
+
+    held: int = 0
+    held_longest_s: float = 0.0
+    refused: int = 0
+    refused_longest_s: float = 0.0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.held} reads of cached files, the slowest {self.held_longest_s:.2f} s; {self.refused} reads of "
+            f"others were EIO, the slowest after {self.refused_longest_s:.1f} s, and served afterwards"
+        )
+
+
+def cut_off(mount: Mount, server: Server, seconds: float) -> Counts:
     """Take the network away from a mount for so long, while its files are read and a commit is under way.
 
     What is cached is read all the while, the rest is EIO; afterwards it is read, and the commit has ended by itself.
@@ -63,7 +141,7 @@ def cut_off(mount: Mount, server: Server, seconds: float) -> None:
     mount.expect_warning("the store does not answer|cannot commit|did not give|cannot read|FUSE_")
     with FaultProxy(server.port) as proxy:
         try:
-            options = ("--refresh", "0.2", "--commit-after", "never", "--read-timeout", "5")
+            options = ("--refresh", "0.2", "--commit-after", "never", "--read-timeout", f"{_READ_TIMEOUT_S:g}")
             mount.mount(*options, *server.arguments(proxy.port))
             staging = mount.make(LABEL)
             (staging / "held").write_bytes(held)
@@ -74,7 +152,7 @@ def cut_off(mount: Mount, server: Server, seconds: float) -> None:
             (staging / "late").write_bytes(late)
             with subprocess.Popen([PROGRAM, "commit", mount / LABEL], stdout=subprocess.PIPE, text=True) as commit:
                 eventually(lambda: mount.state(LABEL).pending, what="the commit to be under way")
-                _without_network(mount, held, seconds)
+                counts = _without_network(mount, held, seconds)
                 proxy.restore()
                 said, _ = commit.communicate(timeout=_PATIENCE_S + 2 * seconds)
             assert said.startswith(f"{LABEL} v1:"), said
@@ -85,18 +163,36 @@ def cut_off(mount: Mount, server: Server, seconds: float) -> None:
         finally:
             wrong = mount.tear_down()
     assert not wrong, wrong
+    return counts
 
 
-def _without_network(mount: Mount, held: bytes, seconds: float) -> None:
-    over = Event()
-    waited = 0.0
-    while True:
-        assert (mount / LABEL / "v0/held").read_bytes() == held
-        assert _error_of(lambda: (mount / LABEL / "v0/other").read_bytes()) == errno.EIO
-        if waited >= seconds:
-            return
-        over.wait(1.0)
-        waited += 1.0
+def _without_network(mount: Mount, held: bytes, seconds: float) -> Counts:
+    """A reader of what is cached and one of what is not, each on its own, for so long and at least once."""
+    over, counts, end = Event(), Counts(), time.monotonic() + seconds
+
+    def read_cached() -> None:
+        while not over.is_set():
+            started = time.monotonic()
+            assert (mount / LABEL / "v0/held").read_bytes() == held
+            counts.held += 1
+            counts.held_longest_s = max(counts.held_longest_s, time.monotonic() - started)
+            over.wait(0.05)
+
+    with ThreadPoolExecutor(1) as pool:
+        reader = pool.submit(read_cached)
+        try:
+            while not counts.refused or time.monotonic() < end:
+                started = time.monotonic()
+                assert _error_of(lambda: (mount / LABEL / "v0/other").read_bytes()) == errno.EIO
+                counts.refused += 1
+                counts.refused_longest_s = max(counts.refused_longest_s, time.monotonic() - started)
+                over.wait(0.2)
+        finally:
+            over.set()
+        reader.result()
+    assert counts.refused_longest_s < _READ_TIMEOUT_S + 5, "EIO within the bound"
+    assert counts.held_longest_s < _READ_TIMEOUT_S, "readers of what is cached never notice"
+    return counts
 
 
 def _error_of(action: Callable[[], object]) -> int | None:

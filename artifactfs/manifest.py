@@ -307,15 +307,36 @@ class Manifest:
             return kind, 0o777, len(self._targets[index]), self._mtimes[index]
         return kind, self._modes[index], self._sizes[index], self._mtimes[index]
 
+    def content_at(self, index: int) -> tuple[bytes, bytes, int, int] | None:
+        """(raw digest, raw name of the object, offset, size in bytes) of the file at a position.
+
+        None for what is no file, lies in no object, or has no digest. Cheaper than the whole entry. Raises IndexError.
+        """
+        number = self._object_index[index]
+        if number == _NO_OBJECT or self._kinds[index] != EntryKind.FILE:
+            return None
+        width = len(self._digests) // len(self._paths)
+        digest = self._digests[index * width : (index + 1) * width]
+        if not digest.strip(b"\0"):
+            return None
+        return digest, self._objects[number], self._offsets[index], self._sizes[index]
+
+    def raw_path(self, index: int) -> bytes:
+        """As `path`, as it is stored."""
+        return self._paths[index]
+
     def path(self, index: int) -> str:
         """Where the entry at a position lies; cheaper than the whole entry. Raises IndexError."""
         return os.fsdecode(self._paths[index])
 
     def index(self, path: str) -> int | None:
         """The position of `path`, None when no entry has it. Stable for the life of the version."""
-        raw = os.fsencode(path)
-        i = bisect_left(self._paths, raw)
-        return i if i < len(self._paths) and self._paths[i] == raw else None
+        return self.raw_index(os.fsencode(path))
+
+    def raw_index(self, path: bytes) -> int | None:
+        """As `index`, of a path as it is stored."""
+        i = bisect_left(self._paths, path)
+        return i if i < len(self._paths) and self._paths[i] == path else None
 
     def find(self, path: str) -> Entry | None:
         """The entry at `path`, None when there is none (an implied directory has none)."""

@@ -229,12 +229,25 @@ class Content:
 class VersionFile:
     """An open file of a version. It stays on the version it was opened on, whatever is committed or deleted later."""
 
-    __slots__ = ("content", "node", "read")
+    __slots__ = ("_content", "_node")
 
     def __init__(self, node: VersionNode, content: Content | CachedContent) -> None:
-        self.node = node
-        self.content = content
-        self.read = content.read
+        self._node = node
+        self._content = content
+
+    @property
+    def node(self) -> VersionNode:
+        """Where it lies."""
+        return self._node
+
+    @property
+    def content(self) -> Content | CachedContent:
+        """Its bytes."""
+        return self._content
+
+    def read(self, size_bytes: int, offset: int) -> bytes:
+        """At most `size_bytes` from `offset`; b"" past the end. Raises IntegrityError rather than give wrong bytes."""
+        return self.content.read(size_bytes, offset)
 
     def seek(self, offset: int, whence: int) -> int:
         """lseek(2) with SEEK_DATA or SEEK_HOLE: all of it counts as data. Raises NoSuchOffset past the end."""

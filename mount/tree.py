@@ -130,7 +130,9 @@ class StagedNode(NamedTuple):
 
 Node = Root | Collection | Artifact | Alias | VersionNode | StagedNode
 
-KIND_MODES = {EntryKind.FILE: stat.S_IFREG, EntryKind.DIRECTORY: stat.S_IFDIR, EntryKind.SYMLINK: stat.S_IFLNK}
+_TYPES = {EntryKind.FILE: stat.S_IFREG, EntryKind.DIRECTORY: stat.S_IFDIR, EntryKind.SYMLINK: stat.S_IFLNK}
+KIND_MODES = tuple(_TYPES[kind] for kind in EntryKind)
+"""The file type bits of each kind: a tuple, because to hash a member of an enum costs more than all else about it."""
 
 
 def ino_of(*parts: str) -> int:

@@ -30,6 +30,7 @@ from mount.handles import Handle, StagedFile, VersionReader
 from mount.listing import Listing, memory_of
 from mount.references import ATTRIBUTE_BLOCKS
 from mount.settings import MountSettings
+from mount.small_files import SmallFiles
 from mount.staging import ArtifactStaging, StagingArea
 from mount.tree import (
     BLOCK_BYTES,
@@ -85,6 +86,7 @@ class Vfs:
         self._store_created_ns = created_ns or int(self.started_at * 1e9)
         self.listing = Listing(manager, settings.refresh_s, self._memory)
         self.reader = VersionReader(manager, settings) if area is None else area.reader
+        self.small_files = SmallFiles(self.reader)
         self._finder = Finder(manager, self.listing, area, self._memory)
         self.reads = ""
         """Set by the driver: by which way programs get the bytes of versions, and why."""
@@ -95,6 +97,7 @@ class Vfs:
 
     def close(self) -> None:
         """Let go of open descriptors, and fetch nothing more."""
+        self.small_files.close()
         self.reader.close()
         self.listing.close()
         if self._memory is not None:

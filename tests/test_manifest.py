@@ -85,6 +85,17 @@ def test_contents_and_places(found: list[Entry]):
     assert [
         (digest.hex(), manifest.objects[number], offset, size) for digest, number, offset, size in manifest.contents()
     ] == [(entry.digest, entry.object, entry.offset, entry.size_bytes) for entry in placed]
+    for position, entry in enumerate(by_bytes(found)):
+        where = manifest.content_at(position)
+        if entry.object is None or entry.digest is None:
+            assert where is None
+        else:
+            digest, name, offset, size_bytes = where
+            assert (digest.hex(), name.hex(), offset, size_bytes) == (
+                *(entry.digest, entry.object),
+                *(entry.offset, entry.size_bytes),
+            )
+        assert manifest.raw_index(manifest.raw_path(position)) == position
     assert [row for row, _, _ in manifest.places()] == [
         i for i, entry in enumerate(by_bytes(found)) if entry.kind is EntryKind.FILE
     ]

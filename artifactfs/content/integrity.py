@@ -19,11 +19,20 @@ def hasher(algorithm: str) -> Any:
     raise FormatError(f"unknown digest algorithm {algorithm!r}: upgrade artifactfs")
 
 
+def raw_digest_of(data: bytes | bytearray | memoryview, algorithm: str) -> bytes:
+    """The digest of `data`; `algorithm` as in `hasher`. Raises FormatError."""
+    if algorithm == "blake3":
+        # In one call: for a small file two more cost half of what hashing does.
+        return blake3(data).digest()
+    running = hasher(algorithm)
+    running.update(data)
+    digest: bytes = running.digest()
+    return digest
+
+
 def digest_of(data: bytes | bytearray, algorithm: str) -> str:
     """The hex digest of `data`; `algorithm` as in `hasher`. Raises FormatError."""
-    digest = hasher(algorithm)
-    digest.update(data)
-    return str(digest.hexdigest())
+    return raw_digest_of(data, algorithm).hex()
 
 
 def check_digest(data: bytes | bytearray, digest: str, algorithm: str, label: str) -> None:

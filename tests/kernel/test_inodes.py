@@ -217,6 +217,37 @@ def test_nodes_of_versions_need_no_table(vfs: Vfs) -> None:
     assert inodes.enter(nodes[1]) not in ids
 
 
+def test_what_is_prefilled_is_known_until_it_is_forgotten(vfs: Vfs) -> None:
+    """For each entry by itself; with the version all of it goes."""
+    inodes = table()
+    a, b, deep = (inodes.enter(vfs.resolve(f"/c/a/v0/{path}")) for path in ("a", "b", "deep"))
+    for nodeid in (a, b):
+        assert not inodes.is_prefilled(nodeid)
+        inodes.note_prefilled(nodeid)
+        assert inodes.is_prefilled(nodeid)
+    inodes.forget(deep, 1)
+    inodes.forget(a, 1)
+    assert not inodes.is_prefilled(a)
+    assert inodes.is_prefilled(b)
+    inodes.forget(b, 1)
+    assert not inodes.is_prefilled(inodes.enter(vfs.resolve("/c/a/v0/b")))
+
+
+def test_entries_and_directories_are_found_without_a_node(vfs: Vfs) -> None:
+    """As their nodes are: the version and the position of what is listed, and the paths of directories as stored."""
+    inodes = table()
+    for path in ("", "a", "deep", "deep/c", "deep/er", "deep/er/d"):
+        node = vfs.resolve(f"/c/a/v0/{path}".rstrip("/"))
+        assert isinstance(node, VersionNode)
+        nodeid = inodes.enter(node)
+        assert inodes.entry(nodeid) == (None if node.position is None else (node.version, node.position))
+        assert inodes.directory(nodeid) == (node.version, os.fsencode(path))
+    for nothing in (FIRST_VERSION << 5, nodeid + 1000):
+        with pytest.raises(Stale):
+            inodes.directory(nothing)
+    assert inodes.entry(FIRST_VERSION << 5) is None
+
+
 def test_places_are_found_by_what_they_are() -> None:
     """A collection is one inode however often it is looked up; an alias that moved is another."""
     inodes = table()

@@ -43,6 +43,7 @@ SIZES = {
     "fuse_notify_inval_entry_out": 16,
     "fuse_notify_inval_inode_out": 24,
     "fuse_notify_delete_out": 24,
+    "fuse_notify_store_out": 24,
     "fuse_syncfs_in": 8,
 }
 # Room for later use, which later headers gave names to.

@@ -10,6 +10,7 @@
     workers       threads          interrupts    programs that are killed while they wait
     names, files, directories, metadata          the requests
     reading       by which way bytes of versions get to programs
+    prefill       small files, which come with being opened
     context       what those share               replies       the bodies of answers
     inodes, staged_inodes                        node ids
     notifier      what the kernel's caches may believe no longer

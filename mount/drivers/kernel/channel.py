@@ -75,7 +75,7 @@ class Channel:
 
     # -- notifications -------------------------------------------------------------------------------------------------
 
-    def notify(self, code: int, *parts: bytes) -> bool:
+    def notify(self, code: int, *parts: bytes | memoryview) -> bool:
         """Send one; False when the kernel has nothing cached that it concerns. May block. Raises OSError."""
         size = _HEADER_BYTES + sum(map(len, parts))
         try:
@@ -85,6 +85,14 @@ class Channel:
                 return False
             raise
         return True
+
+    def store(self, nodeid: int, data: memoryview) -> bool:
+        """Put bytes into the page cache as the beginning of a file; False when the kernel does not know the inode.
+
+        Waits for READs of that file that are under way. Raises OSError.
+        """
+        head = protocol.fuse_notify_store_out.pack(nodeid, 0, len(data), 0)
+        return self.notify(protocol.FUSE_NOTIFY_STORE, head, data)
 
     # -- passthrough ---------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from mount.drivers.kernel import protocol
 from mount.drivers.kernel.channel import Channel
 from mount.drivers.kernel.inodes import FIRST_STAGED, FIRST_VERSION, Inodes
+from mount.drivers.kernel.prefill import Prefill
 from mount.drivers.kernel.protocol import Malformed
 from mount.drivers.kernel.reading import Lending, Reading, UnopenedFiles
 from mount.drivers.kernel.replies import FOREVER, NOT_AT_ALL, Validity, entry_out
@@ -22,7 +23,7 @@ from mount.drivers.kernel.staged_inodes import Anchor, StagedInode
 from mount.errors import Stale
 from mount.handles import Handle, StagedFile
 from mount.settings import MountSettings
-from mount.tree import Attrs, Caller, Node, StagedNode, VersionNode, join
+from mount.tree import Attrs, Caller, LoadedVersion, Node, StagedNode, VersionNode, join
 from mount.vfs import Vfs
 
 STAGED_ATTRS = Validity.of(1.0)
@@ -30,13 +31,17 @@ STAGED_ATTRS = Validity.of(1.0)
 
 
 class Request:
-    """One request; `body` is what follows the header, valid until the handler returns."""
+    """One request; `body` is what follows the header, `room` the rest of the buffer: for the body of a reply.
 
-    __slots__ = ("body", "gid", "nodeid", "opcode", "pid", "uid", "unique")
+    Both are valid until the reply is sent.
+    """
 
-    def __init__(self, header: tuple[int, ...], body: memoryview) -> None:
+    __slots__ = ("body", "gid", "nodeid", "opcode", "pid", "room", "uid", "unique")
+
+    def __init__(self, header: tuple[int, ...], body: memoryview, room: memoryview) -> None:
         _, self.opcode, self.unique, self.nodeid, self.uid, self.gid, self.pid, _, _ = header
         self.body = body
+        self.room = room
 
     @property
     def caller(self) -> Caller:
@@ -45,10 +50,14 @@ class Request:
 
     def name(self, skip: int = 0) -> str:
         """The one name that follows `skip` bytes. Raises Malformed."""
+        return os.fsdecode(self.raw_name(skip))
+
+    def raw_name(self, skip: int = 0) -> bytes:
+        """As `name`, as it came."""
         raw = bytes(self.body[skip:])
         if raw[-1:] != b"\0":
             raise Malformed("a name without an end")
-        return os.fsdecode(raw[:-1])
+        return raw[:-1]
 
 
 class NeverAskAgain(Exception):
@@ -85,7 +94,8 @@ class Context:
         self.flags = 0
         self.reading = Reading.ORDINARY
         self.lending = Lending(channel)
-        self.unopened = UnopenedFiles(vfs)
+        self.prefill = Prefill(channel, self.inodes, vfs.small_files)
+        self.unopened = UnopenedFiles(vfs, self.inodes)
 
     def close(self) -> None:
         """Let go of everything that is open: after the end, nobody will ask for it."""
@@ -162,6 +172,14 @@ class Context:
             valid = NOT_AT_ALL if node.pending is not None else Validity.of(self.vfs.lifetime_s(node))
             return entry_out(self.inodes.enter(node), attrs, valid, NOT_AT_ALL)
         return entry_out(self.inodes.enter(node), attrs, Validity.of(self.vfs.lifetime_s(node)), FOREVER)
+
+    def entry_at(self, version: LoadedVersion, base: int, position: int) -> tuple[bytes, Attrs]:
+        """The entry of what the manifest has at a position, and what is in it; counts a lookup. No object is made.
+
+        `base` is that of `Inodes.version_base`.
+        """
+        attrs = self.vfs.attrs_at(version, position)
+        return entry_out(self.inodes.enter_at(base, position), attrs, FOREVER, FOREVER), attrs
 
     def staged_entry(self, spot: Spot, name: str, *, open_for_writing: bool = False) -> tuple[StagedInode, bytes]:
         """The inode and entry of a name in a staged directory, with the tree's lock held. Counts a lookup."""

@@ -98,14 +98,14 @@ class _VersionNames(_Listing):
         context = self._context
         position = self._positions[index]
         if position is not None:
-            attrs = context.vfs.attrs_at(self._node.version, position)
-            nodeid = context.inodes.enter_at(self._base, position)
+            entry, attrs = context.entry_at(self._node.version, self._base, position)
         elif index < len(_OWN_NAMES):
             return NO_ENTRY, ROOT_INO, _DIRECTORY
         else:
             node = self._child(index)
-            attrs, nodeid = context.vfs.getattr(node), context.inodes.enter(node)
-        return entry_out(nodeid, attrs, FOREVER, FOREVER), attrs.ino, attrs.mode
+            attrs = context.vfs.getattr(node)
+            entry = entry_out(context.inodes.enter(node), attrs, FOREVER, FOREVER)
+        return entry, attrs.ino, attrs.mode
 
 
 class OpenDirectory:

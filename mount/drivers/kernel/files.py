@@ -24,6 +24,7 @@ from mount.drivers.kernel.protocol import (
 from mount.drivers.kernel.reading import Reading
 from mount.drivers.kernel.staged_inodes import StagedInode
 from mount.handles import Handle, StagedFile, VersionFile
+from mount.small_files import SmallFile
 from mount.tree import StagedNode
 
 _open_in = protocol.fuse_open_in
@@ -51,23 +52,29 @@ class Files:
         flags, open_flags = _open_in.read(request.body)
         inode = self._context.staged_inode(request.nodeid)
         if inode is None:
-            return self._open_version(request.nodeid, flags)
+            return self._open_version(request, flags)
         staged = self._open_staged(inode, flags)
         if open_flags & FUSE_OPEN_KILL_SUIDGID:
             drop_set_ids(staged)
         return self._opened(staged, inode)
 
-    def _open_version(self, nodeid: int, flags: int) -> bytes:
-        context = self._context
+    def _open_version(self, request: Request, flags: int) -> bytes:
+        context, nodeid = self._context, request.nodeid
         if context.reading is Reading.UNOPENED:
             raise NeverAskAgain
-        handle = self._vfs.open(self._inodes.node(nodeid), flags)
-        number = self._add(handle, None)
-        if context.reading is Reading.PASSTHROUGH:
+        handle: Handle | None = None
+        if not flags & (os.O_ACCMODE | os.O_TRUNC):
+            handle = context.prefill.open(nodeid, flags, request.room)
+        if handle is not None:
+            backing = None
+        else:
+            handle = self._vfs.open(self._inodes.node(nodeid), flags)
             assert isinstance(handle, VersionFile)
-            backing = context.lending.enter(nodeid, handle)
-            if backing is not None:
-                return _open_out(number, FOPEN_PASSTHROUGH | FOPEN_NOFLUSH, backing)
+            backing = context.lending.enter(nodeid, handle) if context.reading is Reading.PASSTHROUGH else None
+        context.prefill.opened(nodeid)
+        number = self._add(handle, None)
+        if backing is not None:
+            return _open_out(number, FOPEN_PASSTHROUGH | FOPEN_NOFLUSH, backing)
         return _open_out(number, FOPEN_KEEP_CACHE | FOPEN_NOFLUSH, 0)
 
     def _open_staged(self, inode: StagedInode, flags: int) -> StagedFile:
@@ -129,8 +136,10 @@ class Files:
         number, *_ = protocol.fuse_release_in.read(request.body)
         file = self._context.files.pop(number, None)
         if file is not None:
-            if file.inode is None and self._context.reading is Reading.PASSTHROUGH:
-                self._context.lending.leave(request.nodeid)
+            if file.inode is None:
+                self._context.prefill.released(request.nodeid)
+                if self._context.reading is Reading.PASSTHROUGH and not isinstance(file.handle, SmallFile):
+                    self._context.lending.leave(request.nodeid)
             self._context.close_file(file)
         return b""
 
@@ -147,14 +156,15 @@ class Files:
                 return view
         return handle.read(size, offset)
 
-    def read_at_once(self, request: Request) -> bytes | bytearray | None:
+    def read_at_once(self, request: Request) -> bytes | bytearray | memoryview | None:
         """FUSE_READ of a small file of a local store that lies in memory; None where that cannot be told at once."""
         number, offset, size, *_ = _read_in.read(request.body)
         context = self._context
         if number == 0 and context.reading is Reading.UNOPENED:
-            node = self._inodes.node(request.nodeid)
-            return context.unopened.read_at_once(request.nodeid, node, size, offset)
+            return context.unopened.read_at_once(request.nodeid, size, offset, request.room)
         handle = context.file(number).handle
+        if offset == 0 and isinstance(handle, SmallFile) and handle.size_bytes <= size:
+            return handle.read_whole(request.room)
         return handle.content.read_at_once(size, offset) if isinstance(handle, VersionFile) else None
 
     def write(self, request: Request) -> bytes:

@@ -16,6 +16,7 @@ Threading: safe from any thread. `_lock` guards the tables and the counts and is
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 from collections.abc import Callable, Hashable
 from typing import NamedTuple
@@ -51,21 +52,24 @@ class _Place:
 class _Version:
     """A version the kernel knows files of."""
 
-    __slots__ = ("base", "directories", "loaded", "lookups", "numbers")
+    __slots__ = ("base", "directories", "loaded", "lookups", "numbers", "prefilled")
 
     def __init__(self, number: int, loaded: LoadedVersion) -> None:
         self.base = number << VERSION_BITS
         self.loaded = loaded
         self.lookups = 0
-        self.directories: list[str] = []
+        # Paths as the manifest stores them.
+        self.directories: list[bytes] = []
         self.numbers: dict[str, int] = {}
+        # A bit for each entry; empty while there is none.
+        self.prefilled = bytearray()
 
     def directory(self, path: str) -> int:
         """The number of an implied directory."""
         number = self.numbers.get(path)
         if number is None:
             number = self.numbers[path] = len(self.directories)
-            self.directories.append(path)
+            self.directories.append(os.fsencode(path))
         return number
 
 
@@ -110,8 +114,24 @@ class Inodes:
         loaded, position = version.loaded, rest >> 1
         try:
             if rest & 1:
-                return VersionNode(loaded, version.directories[position], None)
+                return VersionNode(loaded, os.fsdecode(version.directories[position]), None)
             return VersionNode(loaded, loaded.manifest.path(position), position)
+        except IndexError:
+            raise Stale(f"no inode {nodeid}") from None
+
+    def entry(self, nodeid: int) -> tuple[LoadedVersion, int] | None:
+        """The version and the position of an entry of a manifest; None for any other inode."""
+        version = self._versions.get(nodeid >> VERSION_BITS)
+        return (version.loaded, (nodeid & _POSITION_MASK) >> 1) if version is not None and not nodeid & 1 else None
+
+    def directory(self, nodeid: int) -> tuple[LoadedVersion, bytes]:
+        """The version that an inode lies in, and its path there as the manifest stores it. Raises Stale."""
+        version = self._versions.get(nodeid >> VERSION_BITS)
+        if version is None:
+            raise Stale(f"no inode {nodeid}")
+        loaded, position = version.loaded, (nodeid & _POSITION_MASK) >> 1
+        try:
+            return loaded, version.directories[position] if nodeid & 1 else loaded.manifest.raw_path(position)
         except IndexError:
             raise Stale(f"no inode {nodeid}") from None
 
@@ -173,6 +193,21 @@ class Inodes:
             self._versions[base >> VERSION_BITS].lookups += 1
         return base | position << 1
 
+    def is_prefilled(self, nodeid: int) -> bool:
+        """Whether `note_prefilled` was called for an entry since the kernel last forgot it."""
+        version = self._versions[nodeid >> VERSION_BITS]
+        byte, bit = divmod((nodeid & _POSITION_MASK) >> 1, 8)
+        return bool(version.prefilled and version.prefilled[byte] >> bit & 1)
+
+    def note_prefilled(self, nodeid: int) -> None:
+        """The kernel was given the bytes of an entry that it knows."""
+        byte, bit = divmod((nodeid & _POSITION_MASK) >> 1, 8)
+        with self._lock:
+            version = self._versions[nodeid >> VERSION_BITS]
+            if not version.prefilled:
+                version.prefilled = bytearray(len(version.loaded.manifest) // 8 + 1)
+            version.prefilled[byte] |= 1 << bit
+
     def forget(self, nodeid: int, count: int) -> None:
         """The kernel lets go of so many lookups. What it was never told of is ignored."""
         if FIRST_STAGED <= nodeid < FIRST_VERSION:
@@ -180,7 +215,7 @@ class Inodes:
             return
         with self._lock:
             if nodeid >= FIRST_VERSION:
-                self._forget_version(nodeid >> VERSION_BITS, count)
+                self._forget_version(nodeid, count)
                 return
             place = self._places.get(nodeid)
             if place is None or nodeid == FUSE_ROOT_ID:
@@ -191,10 +226,14 @@ class Inodes:
                 if isinstance(place.key, TreeTop):
                     self._anchors.pop(place.key, None)
 
-    def _forget_version(self, number: int, count: int) -> None:
+    def _forget_version(self, nodeid: int, count: int) -> None:
+        number = nodeid >> VERSION_BITS
         version = self._versions.get(number)
         if version is None:
             return
+        byte, bit = divmod((nodeid & _POSITION_MASK) >> 1, 8)
+        if not nodeid & 1 and byte < len(version.prefilled):
+            version.prefilled[byte] &= ~(1 << bit)
         version.lookups -= count
         if version.lookups <= 0:
             del self._versions[number]

@@ -33,17 +33,26 @@ class Names:
 
     def lookup(self, request: Request) -> bytes:
         """FUSE_LOOKUP."""
-        nodeid, name = request.nodeid, request.name()
-        parent = self._inodes.node(nodeid)
+        nodeid = request.nodeid
         if nodeid >= FIRST_VERSION:
-            try:
-                return self._context.entry(self._vfs.lookup(parent, name))
-            except NotFound:
-                return _IN_VERSION_NO_SUCH_NAME
+            return self._lookup_in_version(nodeid, request.raw_name())
+        name, parent = request.name(), self._inodes.node(nodeid)
         if isinstance(parent, StagedNode):
             with parent.tree.lock:
                 return self._context.staged_entry(self._context.spot(nodeid), name)[1]
         return self._context.entry(self._vfs.lookup(parent, name))
+
+    def _lookup_in_version(self, nodeid: int, name: bytes) -> bytes:
+        """What the manifest lists is found there, and no object is made for it."""
+        inodes = self._inodes
+        version, directory = inodes.directory(nodeid)
+        position = version.manifest.raw_index(directory + b"/" + name if directory else name)
+        if position is not None:
+            return self._context.entry_at(version, inodes.version_base(nodeid), position)[0]
+        try:
+            return self._context.entry(self._vfs.lookup(inodes.node(nodeid), os.fsdecode(name)))
+        except NotFound:
+            return _IN_VERSION_NO_SUCH_NAME
 
     def readlink(self, request: Request) -> bytes:
         """FUSE_READLINK."""

@@ -161,6 +161,7 @@ fuse_syncfs_in = Layout("fuse_syncfs_in", "padding:Q")  # 7.34
 
 fuse_notify_inval_inode_out = Layout("fuse_notify_inval_inode_out", "ino:Q off:q len:q")
 fuse_notify_inval_entry_out = Layout("fuse_notify_inval_entry_out", "parent:Q namelen:I flags:I")  # flags 7.38
+fuse_notify_store_out = Layout("fuse_notify_store_out", "nodeid:Q offset:Q size:I padding:I")
 fuse_notify_delete_out = Layout("fuse_notify_delete_out", "parent:Q child:Q namelen:I padding:I")
 
 fuse_backing_map = Layout("fuse_backing_map", "fd:i flags:I padding:Q")  # 7.40
@@ -239,6 +240,7 @@ OPCODES = {
 
 FUSE_NOTIFY_INVAL_INODE = 2
 FUSE_NOTIFY_INVAL_ENTRY = 3
+FUSE_NOTIFY_STORE = 4
 FUSE_NOTIFY_DELETE = 6
 
 FUSE_EXPIRE_ONLY = 1 << 0  # 7.38, in fuse_notify_inval_entry_out.flags

@@ -25,6 +25,7 @@ from cachetools import LRUCache
 from artifactfs.errors import ArtifactError
 from mount.drivers.kernel import protocol
 from mount.drivers.kernel.channel import Channel
+from mount.drivers.kernel.inodes import Inodes
 from mount.handles import VersionFile
 from mount.settings import MountSettings
 from mount.tree import Node
@@ -153,8 +154,9 @@ class _Held:
 class UnopenedFiles:
     """The files read on a mount where the kernel opens without asking, by node id."""
 
-    def __init__(self, vfs: Vfs) -> None:
+    def __init__(self, vfs: Vfs, inodes: Inodes) -> None:
         self._vfs = vfs
+        self._inodes = inodes
         self._is_local = vfs.manager.local_root is not None
         self._lock = threading.Lock()
         self._held: LRUCache[int, _Held] = LRUCache(_REMEMBERED_FILES)
@@ -171,18 +173,25 @@ class UnopenedFiles:
                 self._held[nodeid] = held
         return held
 
-    def read_at_once(self, nodeid: int, node: Node, size_bytes: int, offset: int) -> bytes | bytearray | None:
+    def read_at_once(
+        self, nodeid: int, size_bytes: int, offset: int, room: memoryview
+    ) -> bytes | bytearray | memoryview | None:
         """As `VersionFile.read`, unless something has to be waited for: then None. Raises IntegrityError.
 
-        A small file is read once, whole, and not held: its bytes are in the page cache from then on.
+        A small file is read once, whole, and not held: its bytes are in the page cache from then on. They are put into
+        `room` where they fit.
         """
+        found = self._inodes.entry(nodeid) if offset == 0 else None
+        small = self._vfs.small_files.open(*found) if found is not None else None
+        if small is not None and small.size_bytes <= size_bytes:
+            return small.read_whole(room)
         with self._lock:
             held = self._held.get(nodeid)
         if held is not None:
             return held.file.content.read_at_once(size_bytes, offset)
         if not self._is_local:
             return None
-        file = self._vfs.open(node, os.O_RDONLY)
+        file = self._vfs.open(self._inodes.node(nodeid), os.O_RDONLY)
         assert isinstance(file, VersionFile), "only versions are read without being opened"
         try:
             return file.content.read_at_once(size_bytes, offset)

@@ -141,7 +141,8 @@ class Session:
         if handler is None:
             self.channel.fail(unique, NEVER_ASK_AGAIN)
             return True
-        request = Request(header, memoryview(buffer)[_HEADER_BYTES:size])
+        view = memoryview(buffer)
+        request = Request(header, view[_HEADER_BYTES:size], view[size:])
         if handler.is_quick or (handler.is_quick_on_versions and nodeid >= FIRST_VERSION):
             self._answer(handler.handle, request)
         elif handler.try_at_once is not None and self._answer(handler.try_at_once, request):
@@ -220,6 +221,7 @@ class Session:
             protocol.FUSE_RMDIR: _Handler(names.rmdir),
             protocol.FUSE_RENAME: _Handler(names.rename),
             protocol.FUSE_LINK: _Handler(names.link),
+            # Of versions, by the thread that leads only: `prefill` needs that.
             protocol.FUSE_OPEN: _Handler(files.open, is_quick_on_versions=True),
             protocol.FUSE_READ: _Handler(files.read, try_at_once=files.read_at_once, may_be_given_up=True),
             protocol.FUSE_WRITE: _Handler(files.write),

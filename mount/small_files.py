@@ -1,0 +1,156 @@
+"""Small files that lie in objects of a local store: found by the manifest's columns, read whole, checked, at once.
+
+A cold epoch over a version is made of such reads, and to make an object or a system call too many for each file is
+what costs most. So nothing is opened for a file: the object that it shares with others stays open, and the bytes go
+into a buffer of the caller's. What is unusual (a disk that has to be waited for, bytes that are missing or wrong) is
+left to the ordinary way, which waits and tells.
+
+Beside `handles`, which opens every file of every store. Threading: safe from any thread. `_lock` is held to change the
+table of open objects, not to look into it, and not while one is opened or read; the lock of `DescriptorCache` is taken
+under it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from cachetools import FIFOCache
+
+from artifactfs.content.integrity import raw_digest_of
+from artifactfs.content.reader import CHECKED_BYTES
+from artifactfs.errors import ArtifactError
+from artifactfs.managers.base import LocalRange
+from mount.handles import Content, VersionFile, VersionReader
+from mount.tree import LoadedVersion, VersionNode
+
+# Each holds hundreds of small files; programs read them in the order of their names, or at random.
+_OPEN_OBJECTS = 256
+
+
+class _OpenObject:
+    """A local file that is an object of the store. It is given back with the last reference to it."""
+
+    __slots__ = ("_reader", "descriptor", "path")
+
+    def __init__(self, reader: VersionReader, path: str) -> None:
+        """Raises OSError."""
+        self._reader = reader
+        self.path = path
+        self.descriptor = reader.descriptors.acquire(path)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            self._reader.descriptors.release(self.descriptor)
+
+
+class SmallFile(VersionFile):
+    """An open small file. What is rarely asked for, its node and its content, is made when it is.
+
+    It holds the object it lies in for as long as there is a reference to it, closed or not.
+    """
+
+    __slots__ = ("_digest", "_made", "_object", "_offset", "_position", "_reader", "_version", "size_bytes")
+
+    def __init__(
+        self,
+        reader: VersionReader,
+        version: LoadedVersion,
+        position: int,
+        digest: bytes,
+        where: _OpenObject,
+        offset: int,
+        size_bytes: int,
+    ) -> None:
+        self._reader = reader
+        self._version = version
+        self._position = position
+        self._digest = digest
+        self._object = where
+        self._offset = offset
+        self.size_bytes = size_bytes
+        self._made: Content | None = None
+
+    def read_whole(self, buffer: memoryview) -> memoryview | None:
+        """All bytes of the file, checked against their digest: the beginning of `buffer`.
+
+        None where they do not fit, where a disk would have to be waited for, and where they are not what they should
+        be: `content` waits, or tells.
+        """
+        whole = buffer[: self.size_bytes]
+        try:
+            done = os.preadv(self._object.descriptor.fd, (whole,), self._offset, os.RWF_NOWAIT)
+        except OSError:
+            # Not in the page cache, or a file system that cannot tell.
+            return None
+        if done < self.size_bytes:
+            return None
+        return whole if raw_digest_of(whole, self._version.manifest.algorithm) == self._digest else None
+
+    @property
+    def node(self) -> VersionNode:
+        """As `VersionFile.node`."""
+        return VersionNode(self._version, self._version.manifest.path(self._position), self._position)
+
+    @property
+    def content(self) -> Content:
+        """As `VersionFile.content`."""
+        if self._made is None:
+            manifest, where = self._version.manifest, self._object
+            entry, in_object = manifest[self._position], LocalRange(where.path, self._offset, self.size_bytes)
+            # Never closed: the descriptor is the object's.
+            self._made = Content(
+                self._reader, self._version.info, entry, manifest.algorithm, in_object, where.descriptor
+            )
+        return self._made
+
+    def close(self) -> None:
+        """As `VersionFile.close`; nothing is held that does not go with the last reference."""
+
+
+class SmallFiles:
+    """See the module docstring."""
+
+    def __init__(self, reader: VersionReader) -> None:
+        self._reader = reader
+        self._is_local = reader.manager.local_root is not None
+        self._lock = threading.Lock()
+        # The order in which they were opened is kept, not that of their use: so to find one changes nothing.
+        self._objects: FIFOCache[bytes, _OpenObject] = FIFOCache(_OPEN_OBJECTS)
+
+    def open(self, version: LoadedVersion, position: int) -> SmallFile | None:
+        """The file at a position of a version, below CHECKED_BYTES. None where the ordinary way has to be asked."""
+        if not self._is_local:
+            return None
+        try:
+            place = version.manifest.content_at(position)
+        except IndexError:
+            return None
+        if place is None:
+            return None
+        digest, name, offset, size_bytes = place
+        if not 0 < size_bytes < CHECKED_BYTES:
+            return None
+        try:
+            where = self._objects[name]
+        except KeyError:
+            found = self._open_object(version, position, offset)
+            if found is None:
+                return None
+            where = found
+            with self._lock:
+                self._objects[name] = where
+        return SmallFile(self._reader, version, position, digest, where, offset, size_bytes)
+
+    def _open_object(self, version: LoadedVersion, position: int, offset: int) -> _OpenObject | None:
+        try:
+            where = self._reader.manager.local_range(version.info, version.manifest[position])
+            return _OpenObject(self._reader, where.path) if where is not None and where.offset == offset else None
+        except (ArtifactError, OSError):
+            # The ordinary way meets it too.
+            return None
+
+    def close(self) -> None:
+        """Let go of all objects that no file has open."""
+        with self._lock:
+            self._objects.clear()

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from artifactfs.content.cache import ContentCache
@@ -24,12 +24,11 @@ from artifactfs.errors import IntegrityError
 
 logger = logging.getLogger(__name__)
 
-Fetch = Callable[[int, int], bytes]
-"""(offset, size in bytes) → those bytes of the blob from the store; fewer only at its end."""
+Fetch = Callable[[int, int], Iterator[bytes]]
+"""(offset, size in bytes) → those bytes of the blob from the store, in pieces of any size; fewer only at its end."""
 
 # The length of a pack is not known; it is at most this where artifactfs wrote it.
 _PACK_GRANULES = 16
-_HASHED_AT_ONCE = 8
 
 
 class Blob:
@@ -220,15 +219,12 @@ class Blob:
 
     def _catch_up(self) -> None:
         while self._hashed < self.granules:
-            end = min(self._hashed + _HASHED_AT_ONCE, self.granules)
-            while end > self._hashed and not self.has(self._hashed, end):
-                end -= 1
             start = self._hashed << GRANULE_SHIFT
-            data = self.read(start, min(end << GRANULE_SHIFT, self.size_bytes) - start) if end > self._hashed else None
+            data = self.read(start, min(GRANULE_BYTES, self.size_bytes - start))
             if data is None:
                 return
             self._hasher.update(data)
-            self._hashed = end
+            self._hashed += 1
 
     @property
     def is_verified(self) -> bool:

@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from artifactfs.content.blobs import Blob, SmallBlob
 from artifactfs.content.segments import GRANULE_BYTES
@@ -33,23 +33,25 @@ _IDLE_S = 10.0
 class Request:
     """Granules of one blob that are being fetched, and then put into the cache.
 
-    `done` is set when `data` has come, or the `error`: readers take it from here and do not wait for the disk. `over`
-    is set when it is cached. `is_ahead`: nobody waited for it when it was made.
+    `pieces` are the granules that have come so far: readers take them from here and do not wait for the disk. One that
+    is cached becomes None, so that the same little memory is used again and again. `is_ahead`: nobody waited for it
+    when it was made. `_changed` guards `pieces` and what follows it, and is held across no I/O.
     """
 
     __slots__ = (
+        "_changed",
+        "_seen_to",
         "blob",
         "damages",
-        "data",
-        "done",
         "end",
         "error",
         "first",
+        "has_come",
         "is_ahead",
         "is_given_up",
         "is_started",
         "is_urgent",
-        "over",
+        "pieces",
     )
 
     def __init__(self, blob: Blob | SmallBlob, first: int, end: int, damages: int, is_urgent: bool) -> None:
@@ -61,10 +63,49 @@ class Request:
         self.is_urgent = is_urgent
         self.is_started = False
         self.is_given_up = False
-        self.done = threading.Event()
-        self.over = threading.Event()
-        self.data = b""
+        self._changed = threading.Condition(threading.Lock())
+        self.pieces: list[bytes | None] = []
+        self._seen_to = 0
+        self.has_come = False
         self.error: Exception | None = None
+
+    def take(self, piece: bytes) -> None:
+        """The next granule has come."""
+        with self._changed:
+            self.pieces.append(piece)
+            self.has_come = self.has(self.end)
+            self._changed.notify_all()
+
+    def see_to(self, is_cached: bool) -> None:
+        """The last granule that came is cached, or cannot be."""
+        with self._changed:
+            if is_cached:
+                self.pieces[-1] = None
+            self._seen_to = len(self.pieces)
+            self._changed.notify_all()
+
+    def finish(self, error: Exception | None) -> None:
+        """Nothing more will come, nor be done."""
+        with self._changed:
+            if not self.has_come:
+                self.has_come, self.error = True, error
+            self._seen_to = len(self.pieces)
+            self._changed.notify_all()
+
+    def has(self, end: int) -> bool:
+        """Whether the granules before `end` have come."""
+        return self.first + len(self.pieces) >= end
+
+    def wait(self, end: int, timeout_s: float) -> bool:
+        """Until the granules before `end` have come, or no more will; False when neither is so in time."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.has_come or self.has(end), timeout_s)
+
+    def settle(self, timeout_s: float) -> bool:
+        """Until what has come so far is cached, or cannot be; False when that is not so in time."""
+        with self._changed:
+            come = len(self.pieces)
+            return self._changed.wait_for(lambda: self._seen_to >= come, timeout_s)
 
 
 class Fetcher:
@@ -132,14 +173,15 @@ class Fetcher:
         """How many threads there are."""
         return self._threads
 
-    def wait(self, requests: Iterable[Request]) -> None:
-        """Until all are done. Raises what fetching raised; StoreTimeout."""
+    def wait(self, requests: Iterable[Request], end: int) -> None:
+        """Until all granules before `end` have come. Raises what fetching raised; StoreTimeout."""
         deadline = time.monotonic() + self.timeout_s
         for request in requests:
-            if not request.done.wait(max(0.0, deadline - time.monotonic())):
+            until = min(end, request.end)
+            if not request.wait(until, max(0.0, deadline - time.monotonic())):
                 self._give_up(request)
                 raise StoreTimeout(f"the store did not give {request.blob.label} within {self.timeout_s:g} s")
-            if request.error is not None:
+            if request.error is not None and not request.has(until):
                 raise _copy(request.error) from request.error
 
     def settle(self, blob: Blob) -> None:
@@ -149,13 +191,13 @@ class Fetcher:
             requests = {id(found): found for g in granules if (found := self._under_way.get((blob.key, g)))}
         deadline = time.monotonic() + self.timeout_s
         for request in requests.values():
-            if request.done.is_set() and not request.over.wait(max(0.0, deadline - time.monotonic())):
+            if not request.settle(max(0.0, deadline - time.monotonic())):
                 raise StoreTimeout(f"the cache did not take {blob.label} within {self.timeout_s:g} s")
 
     def _give_up(self, request: Request) -> None:
         """Nobody is to join a request that has taken too long; the next reader makes its own."""
         with self._lock:
-            if not request.is_given_up and not request.done.is_set():
+            if not request.is_given_up and not request.has_come:
                 request.is_given_up = True
                 self._stuck += request.is_started
                 self._forget(request)
@@ -177,18 +219,20 @@ class Fetcher:
 
     def _run(self) -> None:
         while (request := self._next()) is not None:
+            problem: Exception | None = None
             try:
                 self._fetch(request)
             except Exception as error:  # noqa: BLE001 - told to those who wait
-                request.error = error
-                if request.done.is_set() or request.first == request.end:
+                problem = error
+                if request.has_come or request.first == request.end:
                     # Nobody waits any more: who reads on fetches anew what was dropped.
                     logger.warning("%s", error)
+                elif not request.is_urgent:
+                    logger.info("could not fetch %s ahead: %s", request.blob.label, error)
             with self._lock:
                 self._forget(request)
                 self._stuck -= request.is_given_up
-            request.done.set()
-            request.over.set()
+            request.finish(problem)
 
     def _next(self) -> Request | None:
         """The next request to be made; None when this thread is to end."""
@@ -214,34 +258,35 @@ class Fetcher:
             return
         if self._has_come(request):
             return
-        try:
-            data = blob.fetch(first * GRANULE_BYTES, blob.request_bytes(first, end))
-            blob.check_length(first, end, data)
-        except ArtifactError as error:
-            if not request.is_urgent:
-                logger.info("could not fetch %s ahead: %s", blob.label, error)
-            raise
-        view = memoryview(data)
+        granule = first
+        for piece in _granules(blob.fetch(first * GRANULE_BYTES, blob.request_bytes(first, end))):
+            blob.check_length(granule, min(granule + 1, end), piece)
+            self._take(request, granule, piece)
+            granule += 1
+        if granule < end:
+            blob.check_length(granule, end, b"")
         with self._lock:
             self.requests += 1
-            self.fetched_bytes += len(data)
-        request.data = data
-        request.done.set()
+
+    def _take(self, request: Request, granule: int, piece: bytes) -> None:
+        """One granule has come: tell who waits for it, then cache it. Raises IntegrityError when it is the damage."""
+        blob, view = request.blob, memoryview(piece)
+        request.take(piece)
+        with self._lock:
+            self.fetched_bytes += len(piece)
         try:
             # What was asked for before the whole was found damaged may be the damage.
-            is_stored = blob.is_as_known(request.damages) and blob.store(first, view)
+            is_stored = blob.is_as_known(request.damages) and blob.store(granule, view)
             if is_stored and not blob.is_as_known(request.damages):
-                blob.forget(first, end)
+                blob.forget(granule, granule + 1)
                 is_stored = False
         except OSError as error:
             # The bytes are good: who waits for them gets them, from memory.
             logger.info("could not cache %s: %s", blob.label, error)
             is_stored = False
-        with self._lock:
-            self._forget(request)
-        request.over.set()
+        request.see_to(is_stored)
         if is_stored:
-            blob.check(first, view)
+            blob.check(granule, view)
 
     def _has_come(self, request: Request) -> bool:
         """Whether another request brought it between the look into the cache and the making of this one."""
@@ -250,6 +295,19 @@ class Fetcher:
         except OSError as error:
             logger.info("could not look for %s in the cache: %s", request.blob.label, error)
             return False
+
+
+def _granules(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes by the granule; the last one may be short."""
+    rest = b""
+    for piece in pieces:
+        joined = rest + piece if rest else piece
+        whole = len(joined) // GRANULE_BYTES * GRANULE_BYTES
+        for start in range(0, whole, GRANULE_BYTES):
+            yield joined[start : start + GRANULE_BYTES]
+        rest = joined[whole:]
+    if rest:
+        yield rest
 
 
 def _copy(error: Exception) -> Exception:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
+from collections.abc import Iterator
 from functools import partial
 
 from blake3 import blake3
@@ -101,7 +102,10 @@ class ContentReader:
             return self._shared(
                 f"blake3-{entry.object}", entry.offset + entry.size_bytes, fetch, label, digest, is_exact=is_file
             )
-        read = partial(self.manager.read_entry, info, entry)
+
+        def read(offset: int, size_bytes: int) -> Iterator[bytes]:
+            yield self.manager.read_entry(info, entry, offset, size_bytes)
+
         if entry.digest is None:
             place = f"{self._store}\0{label}\0{entry.size_bytes}\0{entry.mtime_ns}"
             name = blake3(place.encode("utf-8", "surrogateescape")).hexdigest()
@@ -147,7 +151,7 @@ class ContentReader:
                 logger.info("reading %s past the cache: %s", blob.label, error)
                 return self._read_past_cache(blob, start, size_bytes)
             try:
-                self.fetcher.wait(requests)
+                self.fetcher.wait(requests, end)
             except StoreTimeout:
                 raise
             except ArtifactError:
@@ -162,7 +166,7 @@ class ContentReader:
 
     def _read_past_cache(self, blob: Blob | SmallBlob, start: int, size_bytes: int) -> bytes:
         """The cache cannot be written, or loses things faster than they are read."""
-        data = blob.fetch(start, size_bytes)
+        data = b"".join(blob.fetch(start, size_bytes))
         if len(data) != size_bytes:
             raise IntegrityError(f"{blob.label} is damaged: the store gave {len(data)} bytes of {size_bytes}")
         return data
@@ -233,18 +237,22 @@ def label_of(info: VersionInfo, entry: Entry) -> str:
 
 
 def _assembled(blob: Blob | SmallBlob, start: int, end: int, requests: list[Request]) -> bytes | None:
-    """Bytes of a blob, from requests that are done and, between them, from the cache; None when some have gone."""
+    """Bytes of a blob, as they came with requests and, for the others, from the cache; None when some have gone."""
     pieces: list[bytes] = []
     for request in sorted(requests, key=lambda request: request.first):
-        first = request.first << GRANULE_SHIFT
-        if first > start:
-            between = blob.read(start, min(first, end) - start)
-            if between is None:
-                return None
-            pieces.append(between)
-            start += len(between)
-        if start < end:
-            piece = request.data[start - first : end - first]
+        for granule, data in enumerate(list(request.pieces), request.first):
+            begin = granule << GRANULE_SHIFT
+            if data is None or start >= begin + len(data):
+                continue
+            if begin >= end:
+                break
+            if begin > start:
+                between = blob.read(start, begin - start)
+                if between is None:
+                    return None
+                pieces.append(between)
+                start = begin
+            piece = data[start - begin : end - begin]
             pieces.append(piece)
             start += len(piece)
     if start < end:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -442,8 +442,8 @@ class ArtifactManager(ABC):
         """
         return self._browsing.read_entry(info, entry, offset, size_bytes)
 
-    def read_object(self, name: str, offset: int, size_bytes: int) -> bytes:
-        """At most `size_bytes` from `offset` of the stored object that entries name; fewer only at its end.
+    def read_object(self, name: str, offset: int, size_bytes: int) -> Iterator[bytes]:
+        """At most `size_bytes` from `offset` of the stored object that entries name, piece by piece; fewer at its end.
 
         Not checked against a digest. Raises IntegrityError (it is missing), StoreUnreachable, AccessDenied, Unsupported
         (the entries of this backend name no objects).

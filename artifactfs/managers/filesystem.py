@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -178,10 +178,10 @@ class FileSystemArtifactManager(StoredManager):
             return read_whole(self.store, entry)
         return read_range(self.store, entry, offset, count)
 
-    def read_object(self, name: str, offset: int, size_bytes: int) -> bytes:
+    def read_object(self, name: str, offset: int, size_bytes: int) -> Iterator[bytes]:
         """Bytes of an object, not checked: a part of one has no digest."""
         try:
-            return self.store.get_range(layout.object_key(name), offset, size_bytes)
+            yield from self.store.get_pieces(layout.object_key(name), offset, size_bytes)
         except NotFound as error:
             raise IntegrityError(f"object {name} is missing from {self.url}") from error
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from artifactfs.errors import StoreFull, StoreUnreachable
@@ -27,6 +27,8 @@ _THROTTLING = (
     "serverbusy",
     "code: 503",
     "code: 429",
+    "(503)",
+    "(429)",
 )
 
 T = TypeVar("T")
@@ -43,6 +45,24 @@ def patiently(action: Callable[[], T]) -> T:
                 raise
             pause(attempt, error)
     return action()
+
+
+def patient_pieces(read_from: Callable[[int], Iterator[bytes]]) -> Iterator[bytes]:
+    """The pieces that `read_from` (bytes that have come) gives, taken up where they broke off with StoreUnreachable."""
+    done_bytes = failures = 0
+    last_s = time.monotonic()
+    while True:
+        try:
+            for piece in read_from(done_bytes):
+                done_bytes += len(piece)
+                yield piece
+                failures, last_s = 0, time.monotonic()
+            return
+        except StoreUnreachable as error:
+            failures += 1
+            if failures == ATTEMPTS or time.monotonic() - last_s > PATIENCE_S:
+                raise
+            pause(failures - 1, error)
 
 
 def pause(attempt: int, error: Exception) -> None:

@@ -1,4 +1,4 @@
-"""A store on any fsspec file system other than the local disk, memory:// included.
+"""A store on any fsspec file system but the local disk and S3 (`objects.s3`), memory:// included.
 
 What fsspec says of an exclusive create is not believed: ``mode="create"`` is ignored by some file systems, racy in
 others, and clients that retry report "already exists" for their own write. So the record is one small PUT, any error is
@@ -37,10 +37,10 @@ from artifactfs.objects.layout import MAX_RECORD_BYTES, TEMPORARY_PREFIX
 from artifactfs.objects.patience import ATTEMPTS, patiently, pause
 from artifactfs.objects.store import Buffer, Listing, ObjectStore, Outcome, StoredFile, translate
 
-BUCKETS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss"})
+_BUCKETS = frozenset({"gs", "gcs", "az", "abfs", "abfss", "oss"})
 """Protocols whose paths begin with a bucket (a container), which must exist."""
 # A PUT to these shows the whole object or none of it; elsewhere a file is written aside and renamed.
-_WHOLE_PUTS = BUCKETS | {"memory"}
+_WHOLE_PUTS = _BUCKETS | {"memory"}
 _SFTP = frozenset({"sftp", "ssh"})
 _WEBDAV = frozenset({"webdav", "dav"})
 CALL_TIMEOUT_S = 30.0
@@ -48,7 +48,7 @@ LISTING_TIMEOUT_S = 600.0
 # A transfer may take a call's time and what this rate takes for its bytes.
 SLOWEST_BYTES_PER_S = 128 << 10
 PARALLEL_TRANSFERS = 8
-# More than any manifest: with an end, s3fs needs no HEAD before the GET.
+# More than any manifest.
 _EVERYTHING = 1 << 40
 T = TypeVar("T")
 
@@ -170,7 +170,6 @@ class FsspecStore(ObjectStore):
             return []
 
         def fetch(fs: Any, root: str, bound: dict[str, float]) -> list[Any]:
-            # A range, because a plain read costs s3fs a HEAD more.
             paths = [f"{root}/{key}" for key in keys]
             ends = [2 * MAX_RECORD_BYTES] * len(keys)
             return list(fs.cat_ranges(paths, [0] * len(keys), ends, on_error="return", **bound))
@@ -226,7 +225,7 @@ class FsspecStore(ObjectStore):
     def _require_bucket(self, fs: Any, path: str, bound: dict[str, float]) -> None:
         """Tell an empty place from one that cannot be: raises NotFound where there is no such bucket."""
         bucket = path.partition("/")[0]
-        if self._protocol in BUCKETS and not fs.exists(bucket, **bound):
+        if self._protocol in _BUCKETS and not fs.exists(bucket, **bound):
             raise NotFound(f"there is no bucket or container {bucket!r} for {self.url}: make it first")
 
     def walk(self, prefix: str) -> Iterator[StoredFile]:
@@ -292,7 +291,7 @@ class FsspecStore(ObjectStore):
     def put_file(self, key: str, file: HashedFile) -> None:
         def send(fs: Any, path: str, bound: dict[str, float]) -> None:
             with reach(file.path) as place:
-                self._put_whole(fs, path, lambda to: self._upload(fs, place, to, file.status.st_size, bound))
+                self._put_whole(fs, path, lambda to: fs.put_file(place, to, **bound))
 
         file.check_unchanged()
         self._call("store", send, key, timeout_s=transfer_timeout_s(file.status.st_size))
@@ -302,9 +301,6 @@ class FsspecStore(ObjectStore):
             # What was sent may be anything, and must not stay under this name.
             self.delete(key)
             raise
-
-    def _upload(self, fs: Any, source: str, path: str, size_bytes: int, bound: dict[str, float]) -> None:
-        fs.put_file(source, path, **bound)
 
     @staticmethod
     def _is_there(fs: Any, path: str, bound: dict[str, float]) -> bool:

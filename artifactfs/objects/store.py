@@ -15,7 +15,7 @@ import errno
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from artifactfs.errors import (
     AccessDenied,
@@ -118,6 +118,10 @@ class ObjectStore(ABC):
     @abstractmethod
     def get_range(self, key: str, offset: int, size_bytes: int) -> bytes:
         """Up to `size_bytes` from `offset`, fewer only at the end. Raises NotFound."""
+
+    def get_pieces(self, key: str, offset: int, size_bytes: int) -> Iterator[bytes]:
+        """As :meth:`get_range`, piece by piece as the bytes come where that is cheaper."""
+        yield self.get_range(key, offset, size_bytes)
 
     @abstractmethod
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
@@ -222,15 +226,20 @@ _DENIED_CLASSES = frozenset(
     }
 )
 _TAKEN_CLASSES = frozenset({"AlreadyExistsError", "PreconditionError"})
-# What S3 servers answer when the condition of a conditional PUT does not hold.
-_TAKEN_CODES = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict"})
-_ABSENT_CLASSES = frozenset({"ResourceNotFoundError", "NoSuchKey", "NoSuchBucket", "NotFoundError"})
+_ABSENT_CLASSES = frozenset({"ResourceNotFoundError", "NotFoundError"})
 _UNREACHABLE_MODULES = (
-    *("aiohttp", "botocore", "aiobotocore", "azure", "google", "gcsfs", "paramiko", "requests", "httpx", "httpcore"),
-    *("webdav4", "obstore"),
+    *("aiohttp", "botocore", "azure", "google", "gcsfs", "paramiko", "requests", "httpx", "httpcore"),
+    *("webdav4", "urllib3"),
 )
 # What a server says for good to what it was asked; repeating it would not help.
 _REFUSED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EMSGSIZE, errno.ENAMETOOLONG})
+# What S3 servers answer, where the status alone does not tell: the condition of a conditional PUT does not hold …
+_TAKEN_CODES = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict"})
+_DENIED_CODES = frozenset({"ExpiredToken", "InvalidToken", "TokenRefreshRequired"})
+_FULL_CODES = frozenset({"QuotaExceeded", "XMinioStorageFull"})
+# … and what was sent did not come as it was sent, or too slowly.
+_GARBLED_CODES = frozenset({"IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch", "RequestTimeout"})
+_TRANSIENT_STATUSES = frozenset({408, 409, 429})
 
 
 def translate(error: Exception, what: str) -> ArtifactError:
@@ -242,11 +251,13 @@ def translate(error: Exception, what: str) -> ArtifactError:
     if isinstance(error, ArtifactError):
         return error
     text = f"{what}: {error}" if str(error) else f"{what}: {type(error).__name__}"
+    if isinstance(getattr(error, "response", None), dict):
+        return _translate_s3(error, text)
     class_names = {cls.__name__ for cls in type(error).__mro__}
     number = error.errno if isinstance(error, OSError) else None
     if isinstance(error, FileNotFoundError | NotADirectoryError) or number in _ABSENT or class_names & _ABSENT_CLASSES:
         return NotFound(text)
-    if isinstance(error, FileExistsError) or class_names & _TAKEN_CLASSES or _code(error) in _TAKEN_CODES:
+    if isinstance(error, FileExistsError) or class_names & _TAKEN_CLASSES:
         return AlreadyExists(text)
     # aiohttp warns of who asks for "code" where there is a "status".
     status = getattr(error, "status", None) or getattr(error, "status_code", None) or getattr(error, "code", None)
@@ -270,10 +281,28 @@ def translate(error: Exception, what: str) -> ArtifactError:
     return ArtifactError(f"{what}: unexpected {type(error).__name__}: {error}")
 
 
-def _code(error: Exception) -> str | None:
-    """The code of an S3 error; s3fs gives errors of its own with botocore's as their cause."""
-    for one in (error, error.__cause__):
-        response = getattr(one, "response", None)
-        if isinstance(response, dict):
-            return str(response.get("Error", {}).get("Code"))
-    return None
+def _translate_s3(error: Exception, text: str) -> ArtifactError:
+    """The meaning of an answer of an S3 server, which botocore keeps in the error."""
+    code, status = _code(error), http_status(error) or 0
+    if code in _TAKEN_CODES:
+        return AlreadyExists(text)
+    if code in _FULL_CODES:
+        return StoreFull(text)
+    if code in _DENIED_CODES or status in (401, 403):
+        return AccessDenied(text)
+    if status == 404:
+        return NotFound(text)
+    if code in _GARBLED_CODES or status in _TRANSIENT_STATUSES or (status >= 500 and status != 501):
+        return StoreUnreachable(text)
+    return ArtifactError(text)
+
+
+def _code(error: Any) -> str:
+    return str(error.response.get("Error", {}).get("Code"))
+
+
+def http_status(error: Any) -> int | None:
+    """The status of the answer that an error of botocore's tells of."""
+    response = getattr(error, "response", None)
+    found = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
+    return found if isinstance(found, int) else None

@@ -40,10 +40,10 @@ class SlowStore(FileSystemArtifactManager):
     def local_range(self, info: VersionInfo, entry: Entry) -> LocalRange | None:
         return None
 
-    def read_object(self, name: str, offset: int, size_bytes: int) -> bytes:
+    def read_object(self, name: str, offset: int, size_bytes: int) -> Iterator[bytes]:
         self.asked.release()
         assert self.may_answer.wait(END_S)
-        return super().read_object(name, offset, size_bytes)
+        yield from super().read_object(name, offset, size_bytes)
 
 
 @contextlib.contextmanager

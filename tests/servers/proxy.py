@@ -59,6 +59,7 @@ class _Planned:
     matches: Callable[[Request], bool]
     times: int
     after: int
+    after_pieces: int
 
 
 class FaultProxy:
@@ -96,11 +97,15 @@ class FaultProxy:
         *,
         times: int = 1,
         after: int = 0,
+        after_pieces: int = 0,
         matches: Callable[[Request], bool] = lambda request: True,
     ) -> None:
-        """The next `times` requests that match meet this fault, the first `after` of them left out."""
+        """The next `times` requests that match meet this fault, the first `after` of them left out.
+
+        A fault of an answer's body comes after so many MiB of it.
+        """
         with self._lock:
-            self._plan.append(_Planned(fault, matches, times, after))
+            self._plan.append(_Planned(fault, matches, times, after, after_pieces))
 
     @property
     def has_struck(self) -> bool:
@@ -191,7 +196,7 @@ class FaultProxy:
         with contextlib.suppress(OSError):
             while block := source.recv(_BLOCK_BYTES):
                 self._over.wait(self.latency_s)
-                fault = self._next_fault(Request(direction, str(len(block))))
+                fault, _ = self._next_fault(Request(direction, str(len(block))))
                 half = len(block) // 2
                 if fault is Fault.CORRUPT:
                     block = block[:half] + bytes([block[half] ^ 1]) + block[half + 1 :]
@@ -209,7 +214,7 @@ class FaultProxy:
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
 
-    def _next_fault(self, request: Request) -> Fault | None:
+    def _next_fault(self, request: Request) -> tuple[Fault | None, int]:
         with self._lock:
             self._requests.append(request)
             for planned in self._plan:
@@ -218,15 +223,15 @@ class FaultProxy:
                         planned.after -= 1
                         continue
                     planned.times -= 1
-                    return planned.fault
-        return None
+                    return planned.fault, planned.after_pieces
+        return None, 0
 
     def _pass_http(self, client: socket.socket, server: socket.socket) -> None:
         from_client, from_server = client.makefile("rb"), server.makefile("rb")
         while True:
             head = _Head.read(from_client)
             request = Request(*head.first.split(" ")[:2])
-            fault = self._next_fault(request)
+            fault, after_pieces = self._next_fault(request)
             self._over.wait(self.latency_s)
             if fault is Fault.LOST_REQUEST:
                 return
@@ -247,11 +252,17 @@ class FaultProxy:
                 for piece, _ in head.body(from_client):
                     server.sendall(piece)
                 answer = _Head.read(from_server)
-            if not self._answer(client, from_server, answer, request.method, fault):
+            if not self._answer(client, from_server, answer, request.method, fault, after_pieces):
                 return
 
     def _answer(
-        self, client: socket.socket, from_server: BinaryIO, answer: _Head, method: str, fault: Fault | None
+        self,
+        client: socket.socket,
+        from_server: BinaryIO,
+        answer: _Head,
+        method: str,
+        fault: Fault | None,
+        after_pieces: int,
     ) -> bool:
         """Pass an answer on; whether the connection can be used again."""
         pieces = iter(()) if method == "HEAD" or answer.status in (204, 304) else answer.body(from_server)
@@ -261,8 +272,9 @@ class FaultProxy:
             return False
         client.sendall(answer.raw)
         for piece, is_data in pieces:
-            if fault is None or not is_data or not piece:
+            if fault is None or not is_data or not piece or after_pieces:
                 client.sendall(piece)
+                after_pieces -= after_pieces > 0 and is_data
                 continue
             half = len(piece) // 2
             if fault is Fault.CORRUPT:

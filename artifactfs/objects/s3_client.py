@@ -1,0 +1,154 @@
+"""The S3 client: botocore's own, set up from the options of s3fs, and the bodies that it sends and receives.
+
+Users know the options of s3fs, so s3fs reads them; the bytes go through botocore, in the threads that want them. For
+1 GiB in ranges of 8 MiB that takes 0.5 s of CPU, where s3fs takes 1.1 (asyncio's one thread gathers every body from
+pieces) and obstore 0.5; for 1 GiB sent in parts of 16 MiB it takes 1.3 s, s3fs 2.3, obstore 1.6.
+
+Threading: any thread. Nothing here is built before a fork.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from artifactfs.errors import ArtifactError, StoreTimeout
+
+_CONNECT_TIMEOUT_S = 10
+_READ_TIMEOUT_S = 20
+_CONNECTIONS = 64
+PIECE_BYTES = 1 << 20
+"""What is sent or received at once: a connection holds so much in memory."""
+
+
+class S3Place(NamedTuple):
+    """A client, and where in which bucket a store lies. `top` precedes every key: empty, or ends with a slash."""
+
+    client: Any
+    bucket: str
+    top: str
+    extra: dict[str, Any]
+    """Arguments for every operation that knows them."""
+
+    def call(self, operation: str, **arguments: Any) -> dict[str, Any]:
+        """What S3 answers to an operation in the bucket. Raises what botocore raises."""
+        known = _argument_names(self.client, operation)
+        extra = {name: value for name, value in self.extra.items() if name in known}
+        answer: dict[str, Any] = getattr(self.client, operation)(Bucket=self.bucket, **{**extra, **arguments})
+        return answer
+
+
+@lru_cache(maxsize=64)
+def _argument_names(client: Any, operation: str) -> frozenset[str]:
+    model = client.meta.service_model.operation_model(client.meta.method_to_api_mapping[operation])
+    return frozenset(model.input_shape.members)
+
+
+def open_place(url: str, options: dict[str, Any]) -> S3Place:
+    """The place of an ``s3://`` URL with the storage options of s3fs. Raises ImportError, and what botocore raises."""
+    import botocore
+    import botocore.config
+    import botocore.session
+    import fsspec
+
+    # Asynchronous: else fsspec starts a thread, which nothing would use.
+    fs, root = fsspec.url_to_fs(url, **{**options, "asynchronous": True, "skip_instance_cache": True})
+    if fs.session is not None:
+        raise ArtifactError(f"{url}: the option session is not supported, give a profile, or a key and a secret")
+    bucket, top, _ = fs.split_path(str(root).rstrip("/"))
+    config = {
+        "connect_timeout": _CONNECT_TIMEOUT_S,
+        "read_timeout": _READ_TIMEOUT_S,
+        # `objects.patience` repeats.
+        "retries": {"total_max_attempts": 1},
+        "max_pool_connections": _CONNECTIONS,
+        # Objects are named by their digests, which say more than another checksum; servers such as Ceph 16 know none.
+        "request_checksum_calculation": "when_required",
+        "response_checksum_validation": "when_required",
+        **fs.config_kwargs,
+        **({"signature_version": botocore.UNSIGNED} if fs.anon else {}),
+    }
+    credentials = {"aws_access_key_id": fs.key, "aws_secret_access_key": fs.secret, "aws_session_token": fs.token}
+    arguments = {
+        "endpoint_url": fs.endpoint_url,
+        "use_ssl": fs.use_ssl,
+        **({} if fs.anon else credentials),
+        **fs.client_kwargs,
+    }
+    client = botocore.session.Session(**fs.kwargs).create_client(
+        "s3", config=botocore.config.Config(**config), **arguments
+    )
+    return S3Place(client, bucket, f"{top}/" if top else "", {**fs.s3_additional_kwargs, **fs.req_kw})
+
+
+class Deadline:
+    """The end of the time that a transfer has. `what` names it."""
+
+    def __init__(self, seconds: float, what: str) -> None:
+        self._end_s = time.monotonic() + seconds
+        self._seconds = seconds
+        self._what = what
+
+    def check(self) -> None:
+        """Raises StoreTimeout when it has passed."""
+        if time.monotonic() > self._end_s:
+            raise StoreTimeout(f"cannot {self._what} within {self._seconds:.0f} s")
+
+
+def pieces(body: Any, deadline: Deadline) -> Iterator[bytes]:
+    """The bytes of an answer. Raises StoreTimeout, and what botocore raises."""
+    try:
+        while piece := body.read(PIECE_BYTES):
+            deadline.check()
+            yield piece
+    finally:
+        body.close()
+
+
+class Upload(io.RawIOBase):
+    """The body of a request: `size_bytes` bytes that `read_at` (offset, at most so many) gives piece by piece."""
+
+    def __init__(self, read_at: Callable[[int, int], bytes | memoryview], size_bytes: int, deadline: Deadline) -> None:
+        self._read_at = read_at
+        self._size_bytes = size_bytes
+        self._deadline = deadline
+        self._position = 0
+
+    def __len__(self) -> int:
+        return self._size_bytes
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is: what is sent over a connection that is not encrypted is first read for its signature."""
+        return True
+
+    def tell(self) -> int:
+        """Where the next read begins."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go there."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size_bytes}[whence]
+        self._position = base + offset
+        return self._position
+
+    def read(self, size: int | None = -1) -> Any:
+        """The next piece, of whatever size: urllib3 asks for 16 KiB at a time and takes what it gets.
+
+        Raises StoreTimeout, and what `read_at` raises.
+        """
+        del size
+        self._deadline.check()
+        wanted = min(PIECE_BYTES, self._size_bytes - self._position)
+        if wanted <= 0:
+            return b""
+        piece = self._read_at(self._position, wanted)
+        self._position += len(piece)
+        return piece

@@ -35,7 +35,8 @@ logger = logging.getLogger(__name__)
 
 MAX_JOBS = 4
 FIRST_RETRY_S = 1.0
-LONGEST_RETRY_S = 300.0
+# A store that was away is committed to within a minute of its return; one listing a minute is no load.
+LONGEST_RETRY_S = 60.0
 # How long to leave an artifact alone whose staging disk gave an error, or whose files stay open.
 _LOOK_AGAIN_S = 1.0
 

@@ -1,4 +1,4 @@
-"""A mount of a store on a real S3 server: what it asks of the server, and what it does without it."""
+"""A mount of a store on a real server: what it asks of the server, and what it does without it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ import os
 import random
 import re
 import shutil
-import threading
 import time
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,53 +16,37 @@ import pytest
 from artifactfs import connect
 from tests.mount.conftest import MakeMount
 from tests.mount.harness import Mount, artifactfs, eventually, same_tree
-
-moto_server = pytest.importorskip("moto.server")
-pytest.importorskip("s3fs")
+from tests.servers import Server
+from tests.servers.fixtures import MakeProxy, StartServer
+from tests.servers.proxy import Fault, FaultProxy, Request
 
 pytestmark = pytest.mark.fuse
+# Where what is tested is the same below each.
+ONE_DRIVER = pytest.mark.parametrize("driver", ["kernel"], indirect=True)
 
 MIB = 1 << 20
+FILES = 1000
+FILE_BYTES = 12 << 10
 
 
-class S3:
-    """A server in this process, the requests it has answered, and a store in it."""
+class Remote:
+    """A store on a real server behind a proxy, which holds the tree as data/set@v0."""
 
-    def __init__(self, tree: Path) -> None:
-        import s3fs
-
+    def __init__(self, server: Server, proxy: FaultProxy, tree: Path) -> None:
         self.tree = tree
-        self.requests: list[str] = []
-        self.gate = threading.Event()
-        """Answers wait while it is not set."""
-        self._server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        self._server.start()
-        host, port = self._server.get_host_and_port()
-        self.options = {
-            "key": "user",
-            "secret": "hunter22",
-            "client_kwargs": {"endpoint_url": f"http://{host}:{port}"},
-            # That a server which is gone is noticed at once.
-            "config_kwargs": {"retries": {"max_attempts": 0}},
-        }
-        bucket = uuid.uuid4().hex  # moto has one memory for all servers of a process
-        s3fs.S3FileSystem(**self.options).mkdir(bucket)
-        self.url = f"s3://{bucket}/store"
-        connect(self.url, collection="data", **self.options).log_files("set", tree)
-
-    @property
-    def mount_arguments(self) -> list[str]:
-        found = []
-        for name, value in self.options.items():
-            found += ["--storage-option", f"{name}={json.dumps(value) if isinstance(value, dict) else value}"]
-        return found
+        self.server = server
+        self.proxy = proxy
+        self.url = server.fresh()
+        connect(self.url, collection="data", **server.options).log_files("set", tree)
+        self.mount_arguments = server.arguments(proxy.port)
 
     def object_reads(self) -> list[str]:
-        """The requests for bytes of files."""
-        return [request for request in self.requests if request.startswith("GET") and "/objects/" in request]
+        """The requests for bytes of files since the count began."""
+        return [request.target for request in self.proxy.requests if is_object_read(request)]
 
-    def stop(self) -> None:
-        self._server.stop()
+
+def is_object_read(request: Request) -> bool:
+    return request.method == "GET" and "/objects/" in request.target
 
 
 @pytest.fixture(scope="module")
@@ -82,76 +63,86 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def s3(tree: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
-    from werkzeug.serving import WSGIRequestHandler
-
-    requests: list[str] = []
-    gate = threading.Event()
-    gate.set()
-    answer = WSGIRequestHandler.run_wsgi
-    monkeypatch.setattr(WSGIRequestHandler, "run_wsgi", lambda self: (gate.wait(60), answer(self)))
-    monkeypatch.setattr(
-        WSGIRequestHandler, "log_request", lambda self, *_: requests.append(f"{self.command} {self.path}")
-    )
-    server = S3(tree)
-    server.requests, server.gate = requests, gate
-    requests.clear()
-    yield server
-    gate.set()
-    server.stop()
+def remote(request: pytest.FixtureRequest, start_server: StartServer, make_proxy: MakeProxy, tree: Path) -> Remote:
+    """On moto, or on the server that a test is parametrised with."""
+    server = start_server(getattr(request, "param", "moto"))
+    return Remote(server, make_proxy(server), tree)
 
 
-def mount_of(s3: S3, prepare_mount: MakeMount, *arguments: str) -> Mount:
-    mount = prepare_mount(store=s3.url)
-    mount.mount(*s3.mount_arguments, *arguments)
+def mount_of(remote: Remote, prepare_mount: MakeMount, *arguments: str) -> Mount:
+    mount = prepare_mount(store=remote.url)
+    mount.mount(*remote.mount_arguments, *arguments)
     return mount
 
 
-def test_bytes_are_fetched_once_for_all_reads_and_mounts(s3: S3, prepare_mount: MakeMount):
+@pytest.mark.parametrize("remote", ["moto", "azurite"], indirect=True)
+def test_bytes_are_fetched_once_for_all_reads_and_mounts(remote: Remote, prepare_mount: MakeMount):
     """O2: the second read, another mount with the same cache and a remount move nothing."""
-    mount = mount_of(s3, prepare_mount, "--read-only")
-    same_tree(s3.tree, mount / "data/set/v0")
-    cold = s3.object_reads()
+    mount = mount_of(remote, prepare_mount, "--read-only")
+    same_tree(remote.tree, mount / "data/set/v0")
+    cold = remote.object_reads()
     assert 0 < len(cold) <= 12
-    s3.requests.clear()
-    same_tree(s3.tree, mount / "data/set/v0")
-    assert s3.object_reads() == []
+    remote.proxy.count_from_now()
+    same_tree(remote.tree, mount / "data/set/v0")
+    assert remote.object_reads() == []
     mount.remount()
-    same_tree(s3.tree, mount / "data/set/v0")
-    assert s3.object_reads() == []
+    same_tree(remote.tree, mount / "data/set/v0")
+    assert remote.object_reads() == []
 
 
-def test_a_read_that_the_store_does_not_serve_is_an_error_in_time(s3: S3, prepare_mount: MakeMount):
+@ONE_DRIVER
+@pytest.mark.parametrize("remote", ["moto", "azurite"], indirect=True)
+def test_packed_files_in_path_order_take_few_requests(remote: Remote, make_mount: MakeMount, tmp_path: Path):
+    """O7: about one for 8 MiB: the first ones are smaller, until it shows that all is read."""
+    tree = tmp_path / "many"
+    for number in range(FILES):
+        path = tree / f"{number // 100:02}" / f"{number:04}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(random.Random(number).randbytes(FILE_BYTES))
+    connect(remote.url, collection="data", **remote.server.options).log_files("many", tree)
+    mount = make_mount(*remote.mount_arguments, "--read-only", store=remote.url)
+    remote.proxy.count_from_now()
+    for path in sorted(tree.rglob("*")):
+        if path.is_file():
+            assert (mount / "data/many/v0" / path.relative_to(tree)).read_bytes() == path.read_bytes()
+    # The list of files is an object too.
+    assert len(remote.object_reads()) - 1 <= FILES * FILE_BYTES / (8 * MIB) + 4, remote.object_reads()
+
+
+def test_a_read_that_the_store_does_not_serve_is_an_error_in_time(remote: Remote, prepare_mount: MakeMount):
     """O3: EIO within the bound, cached bytes at once, and the next try succeeds."""
-    mount = mount_of(s3, prepare_mount, "--read-only", "--read-timeout", "0.5", "--refresh", "60")
+    mount = mount_of(remote, prepare_mount, "--read-only", "--read-timeout", "0.5", "--refresh", "60")
     mount.expect_warning("the store did not give data/set@v0:big within 0.5 s")
     top = mount / "data/set/v0"
-    assert (top / "small/000").read_bytes() == (s3.tree / "small/000").read_bytes()
-    s3.gate.clear()
+    assert (top / "small/000").read_bytes() == (remote.tree / "small/000").read_bytes()
+    remote.proxy.plan(Fault.STALL, times=1000, matches=is_object_read)
     started = time.monotonic()
     with pytest.raises(OSError, match=re.escape(f"[Errno {errno.EIO}]")):
         (top / "big").read_bytes()
     assert time.monotonic() - started < 20
-    assert (top / "small/001").read_bytes() == (s3.tree / "small/001").read_bytes()
-    s3.gate.set()
-    assert eventually(lambda: content_of(top / "big")) == (s3.tree / "big").read_bytes()
+    assert (top / "small/001").read_bytes() == (remote.tree / "small/001").read_bytes()
+    remote.proxy.clear()
+    remote.proxy.cut_network()  # else what stalls goes on for as long as a call may take
+    remote.proxy.restore()
+    assert eventually(lambda: content_of(top / "big")) == (remote.tree / "big").read_bytes()
 
 
-def test_a_store_that_is_away_is_served_from_what_is_held(s3: S3, prepare_mount: MakeMount, tmp_path: Path):
+@ONE_DRIVER
+def test_a_store_that_is_away_is_served_from_what_is_held(remote: Remote, prepare_mount: MakeMount, tmp_path: Path):
     """O2, O1: listings, versions and cached bytes after a remount; what was not read is EIO, never absent."""
-    mount = mount_of(s3, prepare_mount, "--commit-after", "never")
+    mount = mount_of(remote, prepare_mount, "--commit-after", "never")
     top = mount / "data/set/v0"
     assert sorted(os.listdir(mount / "data/set")) == ["latest", "staging", "v0"]
     shutil.copytree(top / "small", tmp_path / "copy", symlinks=True)
     mount.umount()
-    s3.stop()
+    remote.proxy.cut_network()
     mount.expect_warning("mounting what is known of a store that does not answer")
     mount.expect_warning("(read|FUSE_READ) .*Could not connect")
     mount.mount()
     assert os.listdir(mount.path) == ["data"]
     assert sorted(os.listdir(mount / "data/set")) == ["latest", "staging", "v0"]
-    same_tree(s3.tree / "small", top / "small")
-    assert (top / "big").stat().st_size == (s3.tree / "big").stat().st_size
+    same_tree(remote.tree / "small", top / "small")
+    assert (top / "big").stat().st_size == (remote.tree / "big").stat().st_size
     for unknown in (top / "big", mount / "data/set/latest/big"):
         with pytest.raises(OSError, match=re.escape(f"[Errno {errno.EIO}]")):
             unknown.read_bytes()
@@ -181,21 +172,22 @@ def content_of(path: Path) -> bytes | None:
         return None
 
 
-def test_warming_fills_the_cache_that_a_mount_reads_without_the_store(s3: S3, prepare_mount: MakeMount, tmp_path: Path):
+@ONE_DRIVER
+def test_warming_fills_the_cache_that_a_mount_reads_without_the_store(remote: Remote, prepare_mount: MakeMount):
     """O2: what was warmed and never mounted is served while the store is away; status and cache tell of it."""
-    mount = prepare_mount(store=s3.url)
-    warm = ["warm", "--store", s3.url, *s3.mount_arguments, "--cache-dir", mount.cache_dir, "--json"]
+    mount = prepare_mount(store=remote.url)
+    warm = ["warm", "--store", remote.url, *remote.mount_arguments, "--cache-dir", mount.cache_dir, "--json"]
     part = json.loads(artifactfs(*warm, "data/set:small").stdout)
     assert (part["files"], part["path"]) == (200, "small")
     assert 0 < part["fetched_bytes"] < 4 * MIB
     whole = json.loads(artifactfs(*warm, "data/set@v0").stdout)
     assert whole["files"] == 202
-    assert whole["fetched_bytes"] == (s3.tree / "big").stat().st_size
+    assert whole["fetched_bytes"] == (remote.tree / "big").stat().st_size
     assert json.loads(artifactfs(*warm, "data/set").stdout)["fetched_bytes"] == 0
-    s3.stop()
+    remote.proxy.cut_network()
     mount.expect_warning("mounting what is known of a store that does not answer")
-    mount.mount(*s3.mount_arguments, "--read-only", "--cache-size", "1G")
-    same_tree(s3.tree, mount / "data/set/v0")
+    mount.mount(*remote.mount_arguments, "--read-only", "--cache-size", "1G")
+    same_tree(remote.tree, mount / "data/set/v0")
     cache = mount.status().cache
     assert cache is not None
     assert (cache.directory, cache.limit_bytes, cache.fetched_bytes) == (str(mount.cache_dir), 1 << 30, 0)
@@ -209,9 +201,9 @@ def test_warming_fills_the_cache_that_a_mount_reads_without_the_store(s3: S3, pr
     assert "deleted" in artifactfs("cache", "--cache-dir", mount.cache_dir, "--clear").stdout
 
 
-def test_what_warm_refuses(s3: S3, tmp_path: Path):
+def test_what_warm_refuses(remote: Remote, tmp_path: Path):
     """A cache that is too small, a path that is not there, a store on the local disk."""
-    store = ["--store", s3.url, *s3.mount_arguments, "--cache-dir", tmp_path / "cache"]
+    store = ["--store", remote.url, *remote.mount_arguments, "--cache-dir", tmp_path / "cache"]
     for arguments, message in (
         (["data/set", "--cache-size", "1M", *store], "do not fit into a cache"),
         (["data/set:none", *store], "no 'none'"),

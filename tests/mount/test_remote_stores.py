@@ -123,6 +123,8 @@ def test_what_a_store_refuses_and_what_it_defers(moto: Server, make_proxy: MakeP
     assert (mount / "c/a/v0/f").read_bytes() == b"f" * 3_000_000
 
 
-def test_the_network_goes_away(moto: Server, prepare_mount: MakeMount) -> None:
+@pytest.mark.parametrize("name", ["moto", "azurite", "sftp"])
+def test_the_network_goes_away(name: str, start_server: StartServer, prepare_mount: MakeMount) -> None:
     """O1, C6: what is cached is served, the rest is EIO and served afterwards; the commit goes on by itself, once."""
-    cut_off(prepare_mount(moto.fresh()), moto, 0.0)
+    server = start_server(name)
+    cut_off(prepare_mount(server.fresh()), server, 0.0)

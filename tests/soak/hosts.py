@@ -139,7 +139,7 @@ def cut_off(mount: Mount, server: Server, seconds: float) -> Counts:
     """
     held, other, late = b"held" * 500_000, b"other" * 500_000, b"late" * 500_000
     mount.expect_warning("the store does not answer|cannot commit|did not give|cannot read|FUSE_")
-    with FaultProxy(server.port) as proxy:
+    with FaultProxy(server.port, http=server.name != "sftp") as proxy:
         try:
             options = ("--refresh", "0.2", "--commit-after", "never", "--read-timeout", f"{_READ_TIMEOUT_S:g}")
             mount.mount(*options, *server.arguments(proxy.port))

@@ -34,7 +34,7 @@ RESERVED = {
 }
 
 # Only ever imported inside a function or for type checking.
-LAZY = ("wandb", "numpy", "torch", "obstore", "s3fs", "gcsfs", "adlfs", "paramiko")
+LAZY = ("wandb", "numpy", "torch", "botocore", "s3fs", "gcsfs", "adlfs", "paramiko")
 
 # What neither `import artifactfs` nor the command's help may load: each costs as much as the rest together.
 HEAVY = ("numpy", "mfusepy", "rich", "wandb", "asyncio", "aiohttp", "requests", "yaml", "fsspec.implementations")

@@ -7,6 +7,7 @@ manager.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from typing import Any
 
@@ -113,6 +114,11 @@ def _check_scheme(scheme: str, url: str) -> None:
             f"cannot open {url}: unknown scheme {scheme!r}; use a path or one of {', '.join(f'{s}://' for s in usable)}"
         )
     try:
+        if scheme in ("s3", "s3a"):
+            # Found, not imported: that takes longer than many a command.
+            if importlib.util.find_spec("botocore") is None:
+                raise ImportError("botocore is not installed")
+            return
         get_filesystem_class(scheme)
     except ImportError as error:
         raise MissingDependency(f"cannot open {url}: {_install_hint(scheme, error)}") from error

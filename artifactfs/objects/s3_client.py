@@ -1,8 +1,8 @@
-"""The S3 client: botocore's own, set up from the options of s3fs, and the bodies that it sends and receives.
+"""The S3 client, botocore's own, and the bodies that it sends and receives.
 
-Users know the options of s3fs, so s3fs reads them; the bytes go through botocore, in the threads that want them. For
-1 GiB in ranges of 8 MiB that takes 0.5 s of CPU, where s3fs takes 1.1 (asyncio's one thread gathers every body from
-pieces) and obstore 0.5; for 1 GiB sent in parts of 16 MiB it takes 1.3 s, s3fs 2.3, obstore 1.6.
+Options are named as s3fs names them, which users know. The bytes go through botocore, in the threads that want them:
+1 GiB in ranges of 8 MiB takes 0.5 s of CPU, with s3fs 1.1 (asyncio's one thread gathers every body from pieces) and
+with obstore 0.5; 1 GiB sent in parts of 16 MiB 1.3 s, with s3fs 2.3 and with obstore 1.6.
 
 Threading: any thread. Nothing here is built before a fork.
 """
@@ -21,6 +21,14 @@ from artifactfs.errors import ArtifactError, StoreTimeout
 _CONNECT_TIMEOUT_S = 10
 _READ_TIMEOUT_S = 20
 _CONNECTIONS = 64
+# What s3fs takes besides: how it caches, lists and threads.
+_WITHOUT_MEANING = frozenset(
+    {
+        *("default_block_size", "default_fill_cache", "default_cache_type", "version_aware", "cache_regions"),
+        *("asynchronous", "loop", "max_concurrency", "fixed_upload_size", "local_expiry_check", "skip_instance_cache"),
+        *("use_listings_cache", "listings_expiry_time", "max_paths"),
+    }
+)
 PIECE_BYTES = 1 << 20
 """What is sent or received at once: a connection holds so much in memory."""
 
@@ -49,17 +57,28 @@ def _argument_names(client: Any, operation: str) -> frozenset[str]:
 
 
 def open_place(url: str, options: dict[str, Any]) -> S3Place:
-    """The place of an ``s3://`` URL with the storage options of s3fs. Raises ImportError, and what botocore raises."""
+    """The place of an ``s3://`` URL with the storage options of s3fs.
+
+    Raises ArtifactError for an option that nothing knows, ImportError, and what botocore raises.
+    """
     import botocore
     import botocore.config
     import botocore.session
-    import fsspec
+    from fsspec.config import conf
 
-    # Asynchronous: else fsspec starts a thread, which nothing would use.
-    fs, root = fsspec.url_to_fs(url, **{**options, "asynchronous": True, "skip_instance_cache": True})
-    if fs.session is not None:
-        raise ArtifactError(f"{url}: the option session is not supported, give a profile, or a key and a secret")
-    bucket, top, _ = fs.split_path(str(root).rstrip("/"))
+    given = {**conf.get("s3", {}), **options}
+    anonymous = given.pop("anon", False)
+    credentials = {
+        "aws_access_key_id": given.pop("key", None) or given.pop("username", None),
+        "aws_secret_access_key": given.pop("secret", None) or given.pop("password", None),
+        "aws_session_token": given.pop("token", None),
+    }
+    arguments = {
+        "endpoint_url": given.pop("endpoint_url", None),
+        "use_ssl": given.pop("use_ssl", True),
+        **({} if anonymous else credentials),
+        **given.pop("client_kwargs", {}),
+    }
     config = {
         "connect_timeout": _CONNECT_TIMEOUT_S,
         "read_timeout": _READ_TIMEOUT_S,
@@ -69,20 +88,28 @@ def open_place(url: str, options: dict[str, Any]) -> S3Place:
         # Objects are named by their digests, which say more than another checksum; servers such as Ceph 16 know none.
         "request_checksum_calculation": "when_required",
         "response_checksum_validation": "when_required",
-        **fs.config_kwargs,
-        **({"signature_version": botocore.UNSIGNED} if fs.anon else {}),
+        **given.pop("config_kwargs", {}),
+        **({"signature_version": botocore.UNSIGNED} if anonymous else {}),
     }
-    credentials = {"aws_access_key_id": fs.key, "aws_secret_access_key": fs.secret, "aws_session_token": fs.token}
-    arguments = {
-        "endpoint_url": fs.endpoint_url,
-        "use_ssl": fs.use_ssl,
-        **({} if fs.anon else credentials),
-        **fs.client_kwargs,
-    }
-    client = botocore.session.Session(**fs.kwargs).create_client(
-        "s3", config=botocore.config.Config(**config), **arguments
-    )
-    return S3Place(client, bucket, f"{top}/" if top else "", {**fs.s3_additional_kwargs, **fs.req_kw})
+    extra = given.pop("s3_additional_kwargs", {})
+    if given.pop("requester_pays", False):
+        extra = {**extra, "RequestPayer": "requester"}
+    profile = given.pop("profile", None)
+    if unknown := set(given) - _WITHOUT_MEANING:
+        raise ArtifactError(f"{url}: unknown storage option {', '.join(sorted(unknown))}")
+    session = botocore.session.Session(profile=profile)
+    client = session.create_client("s3", config=botocore.config.Config(**config), **arguments)
+    bucket, top = _split(url.partition("://")[2].strip("/"))
+    return S3Place(client, bucket, f"{top}/" if top else "", extra)
+
+
+def _split(path: str) -> tuple[str, str]:
+    """The bucket and what follows it; an access point is named by an ARN, with slashes in it."""
+    parts = path.split("/")
+    length = 1
+    if path.startswith("arn:"):
+        length = 4 if ":s3-outposts:" in path else 2
+    return "/".join(parts[:length]), "/".join(parts[length:])
 
 
 class Deadline:

@@ -195,7 +195,7 @@ def test_unknown_scheme_is_refused(prepare_mount: MakeMount):
     assert "unknown scheme 'gopher'" in refused(mount)
 
 
-@pytest.mark.parametrize(("scheme", "module", "extra"), [("s3", "s3fs", "s3"), ("sftp", "paramiko", "sftp")])
+@pytest.mark.parametrize(("scheme", "module", "extra"), [("s3", "botocore", "s3"), ("sftp", "paramiko", "sftp")])
 def test_missing_extra_is_named(prepare_mount: MakeMount, scheme: str, module: str, extra: str):
     if importlib.util.find_spec(module) is not None:
         pytest.skip(f"{module} is installed")

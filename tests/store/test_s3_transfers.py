@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fsspec.config import conf
 
 from artifactfs.errors import ArtifactError, NotFound, StoreTimeout, StoreUnreachable, UnsupportedTree
 from artifactfs.objects import patience, s3
@@ -203,6 +204,20 @@ def test_arguments_go_to_the_operations_that_know_them(server: Server):
     assert [file.key for file in store.walk("")] == ["key"]
 
 
-def test_a_session_of_s3fs_is_refused():
-    with pytest.raises(ArtifactError, match="give a profile"):
-        S3Store("s3://bucket/x", session=object()).size("key")
+def test_an_option_that_nothing_knows_is_named():
+    with pytest.raises(ArtifactError, match="unknown storage option reigon"):
+        S3Store("s3://bucket/x", reigon="eu-west-1").size("key")
+
+
+def test_options_that_fsspec_was_configured_with(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(conf, "s3", {"key": "configured", "secret": "s", "endpoint_url": "http://h:1"})
+    place = open_place("s3://bucket", {"endpoint_url": "http://h:2"})
+    assert place.client._request_signer._credentials.access_key == "configured"
+    assert place.client.meta.endpoint_url == "http://h:2"
+    assert (place.bucket, place.top) == ("bucket", "")
+
+
+def test_an_access_point_is_a_bucket():
+    point = "arn:aws:s3:eu-west-1:123456789012:accesspoint/point"
+    place = open_place(f"s3://{point}/some/place", {"client_kwargs": {"region_name": "eu-west-1"}})
+    assert (place.bucket, place.top) == (point, "some/place/")

@@ -36,7 +36,7 @@ def test_memory():
 
 @pytest.mark.parametrize(
     ("scheme", "package", "extra"),
-    [("s3", "s3fs", "s3"), ("gs", "gcsfs", "gcs"), ("abfs", "adlfs", "azure"), ("sftp", "paramiko", "sftp")],
+    [("s3", "botocore", "s3"), ("gs", "gcsfs", "gcs"), ("abfs", "adlfs", "azure"), ("sftp", "paramiko", "sftp")],
 )
 def test_a_missing_package_is_named_with_its_extra(
     scheme: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch

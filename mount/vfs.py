@@ -80,7 +80,7 @@ class Vfs:
         self.driver = driver
         self.log_file = log_file
         self.started_at = time.time()
-        self._uid, self._gid = settings.uid, settings.gid
+        self._uid, self._gid, self._shown = settings.uid, settings.gid, ~settings.umask
         self._memory = memory_of(manager, settings)
         created_ns = manager.created_ns if self._memory is None else self._memory.identity(manager).created_ns
         self._store_created_ns = created_ns or int(self.started_at * 1e9)
@@ -188,8 +188,7 @@ class Vfs:
     def _made_attrs(self, ino: int, mode: int, size_bytes: int = 0, time_ns: int | None = None) -> Attrs:
         when = self._store_created_ns if time_ns is None else time_ns
         blocks = -(-size_bytes // BLOCK_BYTES) if stat.S_ISREG(mode) else 0
-        shown = mode & ~self.settings.umask
-        return Attrs(ino, shown, size_bytes, when, when, when, self._uid, self._gid, 1, blocks)
+        return Attrs(ino, mode & self._shown, size_bytes, when, when, when, self._uid, self._gid, 1, blocks)
 
     def _version_attrs(self, node: VersionNode) -> Attrs:
         version, path, position = node
@@ -200,8 +199,14 @@ class Vfs:
 
     def attrs_at(self, version: LoadedVersion, position: int) -> Attrs:
         """What stat(2) tells of the entry at a position of a version."""
+        ino, mode, size_bytes, mtime_ns = self.stat_at(version, position)
+        return self._made_attrs(ino, mode, size_bytes, mtime_ns)
+
+    def stat_at(self, version: LoadedVersion, position: int) -> tuple[int, int, int, int]:
+        """(inode number, mode, size in bytes, mtime_ns) of it: that in which the attributes of entries differ."""
         kind, mode, size_bytes, mtime_ns = version.manifest.stat_at(position)
-        return self._made_attrs(ino_at(version.base_ino, position), KIND_MODES[kind] | mode, size_bytes, mtime_ns)
+        shown = (KIND_MODES[kind] | mode) & self._shown
+        return ino_at(version.base_ino, position), shown, size_bytes, mtime_ns
 
     def _staged_attrs(self, node: StagedNode) -> Attrs:
         if node.path:

@@ -242,6 +242,9 @@ def test_entries_and_directories_are_found_without_a_node(vfs: Vfs) -> None:
         nodeid = inodes.enter(node)
         assert inodes.entry(nodeid) == (None if node.position is None else (node.version, node.position))
         assert inodes.directory(nodeid) == (node.version, os.fsencode(path))
+        if node.position is not None:
+            attrs = vfs.getattr(node)
+            assert vfs.stat_at(node.version, node.position) == attrs[:4]
     for nothing in (FIRST_VERSION << 5, nodeid + 1000):
         with pytest.raises(Stale):
             inodes.directory(nothing)

@@ -10,6 +10,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mount.drivers.kernel import negotiation, protocol, replies
 from mount.drivers.kernel.protocol import LAYOUTS, Layout, Malformed
@@ -152,6 +154,20 @@ def test_an_entry_byte_for_byte() -> None:
         "00000000"  # flags
     )
     assert replies.entry_out(0x77, attrs, replies.Validity.of(1.5), replies.Validity.of(2)) == expected
+
+
+@pytest.mark.parametrize("mode", [0o100644, 0o040755, 0o120777])
+@given(
+    numbers=st.tuples(*[st.integers(0, 2**63 - 1)] * 3), time_ns=st.integers(-(2**62), 2**62), owner=st.integers(0, 9)
+)
+def test_a_lasting_entry_is_the_same(mode: int, numbers: tuple[int, int, int], time_ns: int, owner: int) -> None:
+    """What is packed at once is what is made from attributes."""
+    nodeid, ino, size_bytes = numbers
+    blocks = -(-size_bytes // 512) if mode == 0o100644 else 0
+    attrs = Attrs(ino, mode, size_bytes, time_ns, time_ns, time_ns, owner, owner + 1, 1, blocks)
+    assert replies.lasting_entry_out(nodeid, ino, mode, size_bytes, time_ns, owner, owner + 1) == replies.entry_out(
+        nodeid, attrs, replies.FOREVER, replies.FOREVER
+    )
 
 
 def test_times_before_1970() -> None:

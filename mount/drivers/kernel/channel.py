@@ -11,7 +11,6 @@ import errno
 import fcntl
 import logging
 import os
-from typing import Any
 
 from mount.drivers.kernel import protocol
 
@@ -21,6 +20,7 @@ logger = logging.getLogger(__name__)
 _ENDED = (errno.ENODEV, errno.ECONNABORTED)
 # The kernel gave up the request meanwhile.
 _GIVEN_UP = (errno.ENOENT, errno.EINTR)
+_NOBODY_WAITS = _GIVEN_UP + _ENDED
 # A notification about something the kernel does not have in its caches (any more), or has in use (a deleted entry).
 _NOT_CACHED = (errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY, errno.EBUSY)
 
@@ -55,22 +55,20 @@ class Channel:
     def reply(self, unique: int, body: bytes | memoryview) -> None:
         """Answer a request with one buffer; when that is a view of a file that was cut, with EIO. Raises OSError."""
         try:
-            self._send((_header(_HEADER_BYTES + len(body), 0, unique), body))
+            os.writev(self.fd, (_header(_HEADER_BYTES + len(body), 0, unique), body))
         except OSError as error:
-            if error.errno != errno.EFAULT or not isinstance(body, memoryview):
+            if error.errno == errno.EFAULT and isinstance(body, memoryview):
+                # The kernel ends a request with EIO whose reply it cannot read.
+                logger.error("a file of the store was cut while it was read: the program is told EIO")
+            elif error.errno not in _NOBODY_WAITS:
                 raise
-            # The kernel ends a request with EIO whose reply it cannot read.
-            logger.error("a file of the store was cut while it was read: the program is told EIO")
 
     def fail(self, unique: int, number: int) -> None:
         """Answer with an errno (positive)."""
-        self._send((_header(_HEADER_BYTES, -number, unique),))
-
-    def _send(self, parts: tuple[Any, ...]) -> None:
         try:
-            os.writev(self.fd, parts)
+            os.write(self.fd, _header(_HEADER_BYTES, -number, unique))
         except OSError as error:
-            if error.errno not in _GIVEN_UP and error.errno not in _ENDED:
+            if error.errno not in _NOBODY_WAITS:
                 raise
 
     # -- notifications -------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from mount.drivers.kernel.inodes import FIRST_STAGED, FIRST_VERSION, Inodes
 from mount.drivers.kernel.prefill import Prefill
 from mount.drivers.kernel.protocol import Malformed
 from mount.drivers.kernel.reading import Lending, Reading, UnopenedFiles
-from mount.drivers.kernel.replies import FOREVER, NOT_AT_ALL, Validity, entry_out
+from mount.drivers.kernel.replies import FOREVER, NOT_AT_ALL, Validity, entry_out, lasting_entry_out
 from mount.drivers.kernel.staged_inodes import Anchor, StagedInode
 from mount.errors import Stale
 from mount.handles import Handle, StagedFile
@@ -36,12 +36,17 @@ class Request:
     Both are valid until the reply is sent.
     """
 
-    __slots__ = ("body", "gid", "nodeid", "opcode", "pid", "room", "uid", "unique")
+    __slots__ = ("_buffer", "_size", "body", "gid", "nodeid", "opcode", "pid", "uid", "unique")
 
-    def __init__(self, header: tuple[int, ...], body: memoryview, room: memoryview) -> None:
-        _, self.opcode, self.unique, self.nodeid, self.uid, self.gid, self.pid, _, _ = header
-        self.body = body
-        self.room = room
+    def __init__(self, header: tuple[int, ...], buffer: memoryview) -> None:
+        self._size, self.opcode, self.unique, self.nodeid, self.uid, self.gid, self.pid, _, _ = header
+        self._buffer = buffer
+        self.body = buffer[protocol.fuse_in_header.size : self._size]
+
+    @property
+    def room(self) -> memoryview:
+        """See above."""
+        return self._buffer[self._size :]
 
     @property
     def caller(self) -> Caller:
@@ -86,6 +91,7 @@ class Context:
         self.channel = channel
         self.vfs = vfs
         self.settings = settings
+        self._owner = settings.uid, settings.gid
         self.inodes = Inodes(lambda artifact: vfs.lookup(artifact, "staging"))
         self.files: dict[int, OpenFile] = {}
         self.directories: dict[int, Any] = {}
@@ -173,13 +179,14 @@ class Context:
             return entry_out(self.inodes.enter(node), attrs, valid, NOT_AT_ALL)
         return entry_out(self.inodes.enter(node), attrs, Validity.of(self.vfs.lifetime_s(node)), FOREVER)
 
-    def entry_at(self, version: LoadedVersion, base: int, position: int) -> tuple[bytes, Attrs]:
-        """The entry of what the manifest has at a position, and what is in it; counts a lookup. No object is made.
+    def entry_at(self, version: LoadedVersion, base: int, position: int) -> tuple[bytes, int, int]:
+        """(entry, inode number, mode) of what the manifest has at a position; counts a lookup. No object is made.
 
         `base` is that of `Inodes.version_base`.
         """
-        attrs = self.vfs.attrs_at(version, position)
-        return entry_out(self.inodes.enter_at(base, position), attrs, FOREVER, FOREVER), attrs
+        ino, mode, size_bytes, mtime_ns = self.vfs.stat_at(version, position)
+        nodeid = self.inodes.enter_at(base, position)
+        return lasting_entry_out(nodeid, ino, mode, size_bytes, mtime_ns, *self._owner), ino, mode
 
     def staged_entry(self, spot: Spot, name: str, *, open_for_writing: bool = False) -> tuple[StagedInode, bytes]:
         """The inode and entry of a name in a staged directory, with the tree's lock held. Counts a lookup."""

@@ -98,14 +98,12 @@ class _VersionNames(_Listing):
         context = self._context
         position = self._positions[index]
         if position is not None:
-            entry, attrs = context.entry_at(self._node.version, self._base, position)
-        elif index < len(_OWN_NAMES):
+            return context.entry_at(self._node.version, self._base, position)
+        if index < len(_OWN_NAMES):
             return NO_ENTRY, ROOT_INO, _DIRECTORY
-        else:
-            node = self._child(index)
-            attrs = context.vfs.getattr(node)
-            entry = entry_out(context.inodes.enter(node), attrs, FOREVER, FOREVER)
-        return entry, attrs.ino, attrs.mode
+        node = self._child(index)
+        attrs = context.vfs.getattr(node)
+        return entry_out(context.inodes.enter(node), attrs, FOREVER, FOREVER), attrs.ino, attrs.mode
 
 
 class OpenDirectory:

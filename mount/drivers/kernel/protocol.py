@@ -68,9 +68,10 @@ class Layout:
 
     def read(self, body: Any) -> tuple[Any, ...]:
         """The values at the start of a request's body. Raises Malformed when it is too short."""
-        if len(body) < self.size:
-            raise Malformed(f"{self.name} takes {self.size} bytes, {len(body)} came")
-        return self.unpack_from(body)
+        try:
+            return self.unpack_from(body)
+        except struct.error as error:
+            raise Malformed(f"{self.name} takes {self.size} bytes, {len(body)} came") from error
 
 
 class Malformed(ValueError):

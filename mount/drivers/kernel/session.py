@@ -141,8 +141,7 @@ class Session:
         if handler is None:
             self.channel.fail(unique, NEVER_ASK_AGAIN)
             return True
-        view = memoryview(buffer)
-        request = Request(header, view[_HEADER_BYTES:size], view[size:])
+        request = Request(header, memoryview(buffer))
         if handler.is_quick or (handler.is_quick_on_versions and nodeid >= FIRST_VERSION):
             self._answer(handler.handle, request)
         elif handler.try_at_once is not None and self._answer(handler.try_at_once, request):

@@ -407,6 +407,17 @@ class Manifest:
         """About how much memory this manifest holds, for caches bounded by size."""
         return 256 + sum(map(len, self._paths)) + 110 * len(self._paths)
 
+    def lacks_digests(self) -> bool:
+        """Whether there is a file whose bytes no digest vouches for."""
+        width = len(self._digests) // len(self._paths) if self._paths else 0
+        none = bytes(width)
+        if width and none not in self._digests:
+            return False
+        return any(
+            kind == EntryKind.FILE and size and self._digests[row * width : (row + 1) * width] == none
+            for row, (kind, size) in enumerate(zip(self._kinds, self._sizes, strict=True))
+        )
+
     def content_digest(self) -> str:
         """The hex BLAKE3 that two versions share exactly when their content is the same (module docstring)."""
         empty = blake3()

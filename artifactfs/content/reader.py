@@ -97,7 +97,7 @@ class ContentReader:
         if entry.object is not None:
             # An object by itself has the digest of the file; a pack is checked file by file.
             is_file = entry.offset == 0 and entry.digest == entry.object and algorithm == "blake3"
-            fetch = partial(self.manager.read_object, entry.object)
+            fetch = partial(self._read_object, entry.object, label)
             digest = ("blake3", entry.object) if is_file else None
             return self._shared(
                 f"blake3-{entry.object}", entry.offset + entry.size_bytes, fetch, label, digest, is_exact=is_file
@@ -114,6 +114,13 @@ class ContentReader:
             return SmallBlob(self.cache, entry.size_bytes, read, label, digest=(algorithm, entry.digest))
         digest = (algorithm, entry.digest)
         return self._shared(f"{algorithm}-{entry.digest}", entry.size_bytes, read, label, digest, is_exact=True)
+
+    def _read_object(self, name: str, label: str, offset: int, size_bytes: int) -> Iterator[bytes]:
+        """As the manager does, but an error tells of a file for which the object was wanted."""
+        try:
+            yield from self.manager.read_object(name, offset, size_bytes)
+        except IntegrityError as error:
+            raise IntegrityError(f"{label} is damaged: {error}") from error
 
     def _shared(
         self, key: str, size_bytes: int, fetch: Fetch, label: str, digest: tuple[str, str] | None, *, is_exact: bool

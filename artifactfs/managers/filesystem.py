@@ -23,6 +23,7 @@ from artifactfs import names
 from artifactfs.errors import (
     ArtifactNotFound,
     CollectionNotFound,
+    FormatError,
     IntegrityError,
     InvalidName,
     NotFound,
@@ -165,7 +166,12 @@ class FileSystemArtifactManager(StoredManager):
 
     def manifest(self, artifact: str, collection: str | None = None, version: str | None = None) -> Manifest:
         """The files of a version; manifests read lately are kept, up to 256 MiB."""
-        return self._load_manifest(self._known(artifact, collection, version).record.manifest)
+        known = self._known(artifact, collection, version)
+        try:
+            return self._load_manifest(known.record.manifest)
+        except (FormatError, IntegrityError) as error:
+            info = known.info
+            raise type(error)(f"{info.collection}/{info.artifact}@{info.version}: {error}") from error
 
     def read_entry(self, info: VersionInfo, entry: Entry, offset: int = 0, size_bytes: int | None = None) -> bytes:
         """Bytes of one file. A read of the whole file is checked against its digest."""
@@ -199,9 +205,11 @@ class FileSystemArtifactManager(StoredManager):
         try:
             there = self.store.size(key)
         except NotFound as error:
-            raise IntegrityError(f"{entry.path}: its object {entry.object} is missing from {self.url}") from error
+            label = f"{info.collection}/{info.artifact}@{info.version}:{entry.path}"
+            raise IntegrityError(f"{label}: its object {entry.object} is missing from {self.url}") from error
         if there < entry.offset + entry.size_bytes:
-            raise IntegrityError(f"{entry.path}: its object {entry.object} in {self.url} is cut short")
+            label = f"{info.collection}/{info.artifact}@{info.version}:{entry.path}"
+            raise IntegrityError(f"{label}: its object {entry.object} in {self.url} is cut short")
         return LocalRange(path, entry.offset, entry.size_bytes)
 
     # -- aliases and deletion ---------------------------------------------------------------------------------------
@@ -347,6 +355,8 @@ class FileSystemArtifactManager(StoredManager):
         if blake3(raw).hexdigest() != name:
             raise IntegrityError(f"manifest {name} in {self.url} does not match its digest")
         manifest = Manifest.decode(raw)
+        if manifest.lacks_digests():
+            raise FormatError(f"hostile manifest {name}: it has a file without a digest")
         with self._manifest_lock:
             if manifest.memory_bytes <= self._manifests.maxsize:
                 self._manifests[name] = manifest

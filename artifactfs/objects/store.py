@@ -240,6 +240,7 @@ _FULL_CODES = frozenset({"QuotaExceeded", "XMinioStorageFull"})
 # … and what was sent did not come as it was sent, or too slowly.
 _GARBLED_CODES = frozenset({"IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch", "RequestTimeout"})
 _TRANSIENT_STATUSES = frozenset({408, 409, 429})
+_INSUFFICIENT_STORAGE = 507
 
 
 def translate(error: Exception, what: str) -> ArtifactError:
@@ -250,7 +251,9 @@ def translate(error: Exception, what: str) -> ArtifactError:
     """
     if isinstance(error, ArtifactError):
         return error
-    text = f"{what}: {error}" if str(error) else f"{what}: {type(error).__name__}"
+    # Azure's messages go on with the request's number and the answer's XML; the cause keeps them.
+    said = str(error).strip().partition("\n")[0].rstrip()
+    text = f"{what}: {said or type(error).__name__}"
     if isinstance(getattr(error, "response", None), dict):
         return _translate_s3(error, text)
     class_names = {cls.__name__ for cls in type(error).__mro__}
@@ -268,8 +271,10 @@ def translate(error: Exception, what: str) -> ArtifactError:
         or status in (401, 403, "401", "403")
     ):
         return AccessDenied(text)
-    if number in _FULL:
+    if number in _FULL or status == _INSUFFICIENT_STORAGE:
         return StoreFull(text)
+    if isinstance(status, int) and 400 <= status < 500 and status not in _TRANSIENT_STATUSES:
+        return ArtifactError(text)
     if "TimeoutError" in class_names or number == errno.ETIMEDOUT:
         return StoreTimeout(text)
     if isinstance(error, ImportError):

@@ -341,6 +341,9 @@ class TestRemote:
         (type("ResourceNotFoundError", (Exception,), {})("x"), NotFound),
         (type("EndpointConnectionError", (Exception,), {"__module__": "botocore.exceptions"})("x"), StoreUnreachable),
         (type("HttpError", (Exception,), {"code": 403})("x"), AccessDenied),
+        (type("HttpError", (Exception,), {"status_code": 416, "__module__": "azure.core"})("x\nmore"), ArtifactError),
+        (type("HttpError", (Exception,), {"status_code": 503, "__module__": "azure.core"})("x"), StoreUnreachable),
+        (type("HTTPError", (Exception,), {"status_code": 507, "__module__": "webdav4.client"})("x"), StoreFull),
         (TypeError("a bug"), ArtifactError),
     ],
     ids=lambda value: getattr(value, "__name__", repr(value)),
@@ -349,4 +352,5 @@ def test_translation(error: Exception, kind: type[ArtifactError]):
     found = translate(error, "reading k")
     assert type(found) is kind
     assert str(found).startswith("reading k")
+    assert "\n" not in str(found)
     assert translate(found, "again") is found

@@ -168,11 +168,12 @@ class ContentCache:
             )
             if self._used_bytes is not None:
                 self._used_bytes += size_bytes
-        if look or self._is_over():
-            with self._making_room:
-                # Another thread may have made it while this one waited.
-                if look or self._is_over():
-                    self._delete_least_used()
+        if not look and not self._is_over():
+            return True
+        with self._making_room:
+            # Another thread may have made it while this one waited.
+            if look or self._is_over():
+                self._delete_least_used()
         return not self._is_over()
 
     def _is_over(self) -> bool:

@@ -33,7 +33,8 @@ from artifactfs.objects.s3_client import Deadline, S3Place, Upload, open_place, 
 from artifactfs.objects.store import Buffer, Listing, ObjectStore, Outcome, StoredFile, http_status, translate
 
 _PART_BYTES = 16 << 20
-_PARTS_AT_ONCE = 4
+# 1 GiB to a server 50 ms away: 11.3 s with 4 at once, 6.9 and 8.7 with 8.
+_PARTS_AT_ONCE = PARALLEL_TRANSFERS
 _MOST_PARTS = 10_000
 _RECORDS_AT_ONCE = 32
 T = TypeVar("T")

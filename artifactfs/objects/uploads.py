@@ -20,8 +20,7 @@ from artifactfs.objects import layout
 from artifactfs.objects.store import ObjectStore
 
 SLOT_BYTES = 16 << 20
-"""What one of the store's parallel transfers may hold in memory; a larger file takes as many as its parts do."""
-_LARGE_SLOTS = 4
+"""What one of the store's parallel transfers carries; a larger file, which is sent in parts, takes several of them."""
 _WORTH_LISTING = 4
 _MOST_PAGES = 200
 
@@ -73,7 +72,7 @@ class Uploads:
         finished = {one for one in self._under_way if one.done()}
         self._under_way -= finished
         self._raise_failures(finished)
-        slots = min(self._slots, _LARGE_SLOTS if size_bytes > SLOT_BYTES else 1)
+        slots = min(self._slots, max(1, -(-size_bytes // SLOT_BYTES)))
         for _ in range(slots):
             self._free.acquire()
 

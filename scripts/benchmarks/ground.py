@@ -36,7 +36,7 @@ MODIFIED_S = 1_700_000_000
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured. `far_files` are read one by one where each request takes 50 ms."""
+    """How much is measured. `far_files` are read one by one, `far_commit_files` sent, where a request takes 50 ms."""
 
     big_bytes: int = 1 << 30
     small_files: int = 10_000
@@ -45,6 +45,7 @@ class Sizes:
     readers: int = 100
     reads_each: int = 50
     far_files: int = 300
+    far_commit_files: int = 2_000
     s3_pages: int = 200
 
 

@@ -131,7 +131,7 @@ class S3Commit(S3Row):
             with open(source, "r+b") as file:
                 file.write(os.urandom(4096))
         else:
-            make_small_files(source, sizes.far_files if self.far else sizes.small_files)
+            make_small_files(source, sizes.far_commit_files if self.far else sizes.small_files)
         peer.prepare()
         settle()
         try:

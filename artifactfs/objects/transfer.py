@@ -31,6 +31,7 @@ from artifactfs.objects.history import History
 from artifactfs.objects.layout import object_key
 from artifactfs.objects.packs import KnownContents, Packer
 from artifactfs.objects.store import ObjectStore
+from artifactfs.objects.uploads import renewed
 
 # A pack fits; what is larger goes through a file instead of memory.
 _IN_MEMORY_BYTES = 32 << 20
@@ -115,7 +116,9 @@ class Transfer(Committer):
     def _is_there(self, key: str, name: str) -> bool:
         """Whether the target has the object whole; it then counts as put just now, as after a commit's put."""
         path = self._store.local_path(key)
-        return path is not None and os.path.exists(path) and has_digest(path, name)
+        if path is not None:
+            return os.path.exists(path) and has_digest(path, name)
+        return self._store.renews_in_place and renewed(self._store, name)
 
     def _send_file(self, key: str, name: str, path: str) -> None:
         hashed = hash_file(path)

@@ -96,14 +96,8 @@ class Uploads:
         done()
 
     def _renewed(self, name: str, size_bytes: int) -> bool:
-        if not self._there or self._there.get(bytes.fromhex(name)) != size_bytes:
-            return False
-        try:
-            return self._store.renew(layout.object_key(name))
-        except ArtifactError as error:
-            if error.transient:
-                raise
-            return False  # too large to be copied by the server, or not allowed: it is sent again
+        there = self._there and self._there.get(bytes.fromhex(name)) == size_bytes
+        return bool(there) and renewed(self._store, name)
 
     def _list(self) -> dict[bytes, int]:
         """The sizes of stored objects, as far as a listing of a page for each expected object tells."""
@@ -123,3 +117,13 @@ class Uploads:
     def _raise_failures(finished: set[Future[None]]) -> None:
         for one in finished:
             one.result()
+
+
+def renewed(store: ObjectStore, name: str) -> bool:
+    """Whether the object with that hex name is there and was renewed in place, so that it need not be sent."""
+    try:
+        return store.renew(layout.object_key(name))
+    except ArtifactError as error:
+        if error.transient:
+            raise
+        return False  # too large to be copied by the server, or not allowed: it is sent again

@@ -93,8 +93,10 @@ def test_an_unsafe_store_is_refused_for_writing(start_server: StartServer, prepa
     assert "single_writer" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     mount.mount("--commit-after", "never", "--storage-option", "single_writer=true", *rclone.arguments())
-    (mount.make("c/a") / "f").write_text("x")
+    (mount.make("c/a") / "f").write_bytes(b"x" * 3_000_000)
     assert mount.commit("c/a")["version"] == "v0"
+    # In ranges, each of which this server answers with the checksum of the whole.
+    assert (mount / "c/a/v0/f").read_bytes() == b"x" * 3_000_000
     assert "exclusive create: not relied on: single writer" in _status(mount)
 
 

@@ -14,6 +14,7 @@ from artifactfs.errors import AccessDenied, StoreUnreachable
 from artifactfs.managers.filesystem import FileSystemArtifactManager, open_store
 from artifactfs.objects import layout
 from artifactfs.objects.uploads import Uploads
+from artifactfs.transfer import copy_version
 from tests.mount.harness import eventually
 from tests.servers import Server
 from tests.servers.fixtures import MakeProxy, StartServer
@@ -54,6 +55,30 @@ def test_a_commit_that_was_interrupted_sends_nothing_again(server: Server, make_
     listings = [request.target for request in proxy.requests if "list" in request.target]
     assert len([target for target in listings if "objects" in target]) == 1
     assert contents(manager, "model", "v0") == {path.name: path.read_bytes() for path in tree.iterdir()}
+
+
+def test_a_copy_sends_nothing_that_the_target_has(server: Server, tree: Path, tmp_path: Path):
+    """It renews that, as a commit does."""
+    source, target = connect(str(tmp_path / "store")), connect(server.fresh(), **server.options)
+    assert isinstance(target, FileSystemArtifactManager)
+    info = source.commit_tree("model", tree, commit_id="a").info
+    assert copy_version(source, info, target, "default", "first").sent_bytes == info.size_bytes
+    names = {layout.object_key(name) for name in target.manifest("first").objects}
+
+    def times() -> dict[str, int]:
+        return {file.key: file.changed_ns or 0 for file in target.store.walk(layout.OBJECTS) if file.key in names}
+
+    before = times()
+    numbers = iter(range(1000))
+
+    def is_renewed() -> bool:
+        copied = copy_version(source, info, target, "default", f"other{next(numbers)}")
+        assert (copied.created, copied.sent_bytes) == (True, 0)
+        return all(changed > before[key] for key, changed in times().items())
+
+    # The server's clock may tick in seconds only.
+    eventually(is_renewed)
+    assert contents(target, "other0", "v0") == contents(source, "model", "v0")
 
 
 def test_what_another_artifact_has_is_renewed(server: Server, tree: Path):

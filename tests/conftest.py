@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 
 import hypothesis
@@ -14,6 +15,9 @@ pytest_plugins = ["tests.servers.fixtures"]
 # How long an example takes depends on what else the machine does: a deadline would fail tests at random.
 hypothesis.settings.register_profile("artifactfs", deadline=None)
 hypothesis.settings.load_profile("artifactfs")
+
+# A shell has what it runs in the background ignore Ctrl-C, and programs inherit that: those of the tests must not.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Several files that use the same expensive thing, such as a server, run in one process: pytestmark = xdist_group(name).
 _GROUP = "xdist_group"

@@ -83,7 +83,7 @@ def take_part(row: rows.Row, chosen: list[str] | None) -> list[Peer]:
 @click.command(
     help=f"""Measure the drive beside other file systems, as medians of interleaved runs.
 
-    With the default sizes a whole run takes about 40 minutes on two cores and needs 12 GiB of disk and 16 GiB of
+    With the default sizes a whole run takes about an hour on two cores and needs 12 GiB of disk and 16 GiB of
     memory. Rows are printed as they are finished; a run that is ended early (Ctrl-C, SIGTERM) unmounts and removes
     everything and still writes the JSON and the picture of what it has.
 

@@ -9,21 +9,21 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-_CONNECT_TIMEOUT_S = 10
-_READ_TIMEOUT_S = 20
+CONNECT_TIMEOUT_S = 10
+READ_TIMEOUT_S = 20
 
 
 def tuned_options(protocol: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """The storage options for a file system of that protocol: those given, and what bounds it."""
     options = dict(given)
     if protocol in ("az", "abfs", "abfss"):
-        options.setdefault("connection_timeout", _CONNECT_TIMEOUT_S)
-        options.setdefault("read_timeout", _READ_TIMEOUT_S)
+        options.setdefault("connection_timeout", CONNECT_TIMEOUT_S)
+        options.setdefault("read_timeout", READ_TIMEOUT_S)
     elif protocol in ("sftp", "ssh"):
         for name in ("timeout", "banner_timeout", "auth_timeout"):
-            options.setdefault(name, _CONNECT_TIMEOUT_S)
+            options.setdefault(name, CONNECT_TIMEOUT_S)
     elif protocol in ("webdav", "dav"):
-        options.setdefault("timeout", _READ_TIMEOUT_S)
+        options.setdefault("timeout", READ_TIMEOUT_S)
         options.setdefault("retry", False)
     return options
 

@@ -260,13 +260,6 @@ class FsspecStore(ObjectStore):
                 else:
                     yield StoredFile(key, int(item.get("size") or 0), changed_ns(item))
 
-    def exists(self, key: str) -> bool:
-        try:
-            self.size(key)
-        except NotFound:
-            return False
-        return True
-
     def size(self, key: str) -> int:
         def info(fs: Any, path: str, bound: dict[str, float]) -> int:
             fs.invalidate_cache(fs._parent(path))

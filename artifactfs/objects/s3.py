@@ -162,13 +162,6 @@ class S3Store(ObjectStore):
             if not item["Key"].endswith("/"):
                 yield StoredFile(item["Key"][top:], int(item["Size"]), changed_ns(item))
 
-    def exists(self, key: str) -> bool:
-        try:
-            self.size(key)
-        except NotFound:
-            return False
-        return True
-
     def size(self, key: str) -> int:
         return self._call(
             "look for", key, lambda place, name: int(place.call("head_object", Key=name)["ContentLength"])

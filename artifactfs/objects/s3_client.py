@@ -17,9 +17,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from artifactfs.errors import ArtifactError, StoreTimeout
+from artifactfs.objects.clients import CONNECT_TIMEOUT_S, READ_TIMEOUT_S
 
-_CONNECT_TIMEOUT_S = 10
-_READ_TIMEOUT_S = 20
 _CONNECTIONS = 64
 # What s3fs takes besides: how it caches, lists and threads.
 _WITHOUT_MEANING = frozenset(
@@ -82,8 +81,8 @@ def open_place(url: str, options: dict[str, Any]) -> S3Place:
         **given.pop("client_kwargs", {}),
     }
     config = {
-        "connect_timeout": _CONNECT_TIMEOUT_S,
-        "read_timeout": _READ_TIMEOUT_S,
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "read_timeout": READ_TIMEOUT_S,
         # `objects.patience` repeats.
         "retries": {"total_max_attempts": 1},
         "max_pool_connections": _CONNECTIONS,

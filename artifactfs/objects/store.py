@@ -143,9 +143,13 @@ class ObjectStore(ABC):
     def delete(self, key: str) -> None:
         """Remove `key`; it may be gone already."""
 
-    @abstractmethod
     def exists(self, key: str) -> bool:
         """Whether `key` is there."""
+        try:
+            self.size(key)
+        except NotFound:
+            return False
+        return True
 
     def renew(self, key: str) -> bool:
         """Whether `key` is there; then it counts as put just now, which gc goes by."""

@@ -107,17 +107,8 @@ class Inodes:
         return self._staging(key.artifact) if isinstance(key, TreeTop) and key.pending is None else place.node
 
     def _version_node(self, nodeid: int) -> VersionNode:
-        version = self._versions.get(nodeid >> VERSION_BITS)
-        if version is None:
-            raise Stale(f"no inode {nodeid}")
-        rest = nodeid & _POSITION_MASK
-        loaded, position = version.loaded, rest >> 1
-        try:
-            if rest & 1:
-                return VersionNode(loaded, os.fsdecode(version.directories[position]), None)
-            return VersionNode(loaded, loaded.manifest.path(position), position)
-        except IndexError:
-            raise Stale(f"no inode {nodeid}") from None
+        loaded, path = self.directory(nodeid)
+        return VersionNode(loaded, os.fsdecode(path), None if nodeid & 1 else (nodeid & _POSITION_MASK) >> 1)
 
     def entry(self, nodeid: int) -> tuple[LoadedVersion, int] | None:
         """The version and the position of an entry of a manifest; None for any other inode."""
@@ -196,17 +187,17 @@ class Inodes:
     def is_prefilled(self, nodeid: int) -> bool:
         """Whether `note_prefilled` was called for an entry since the kernel last forgot it."""
         version = self._versions[nodeid >> VERSION_BITS]
-        byte, bit = divmod((nodeid & _POSITION_MASK) >> 1, 8)
-        return bool(version.prefilled and version.prefilled[byte] >> bit & 1)
+        byte, mask = _bit_of(nodeid)
+        return bool(version.prefilled and version.prefilled[byte] & mask)
 
     def note_prefilled(self, nodeid: int) -> None:
         """The kernel was given the bytes of an entry that it knows."""
-        byte, bit = divmod((nodeid & _POSITION_MASK) >> 1, 8)
+        byte, mask = _bit_of(nodeid)
         with self._lock:
             version = self._versions[nodeid >> VERSION_BITS]
             if not version.prefilled:
                 version.prefilled = bytearray(len(version.loaded.manifest) // 8 + 1)
-            version.prefilled[byte] |= 1 << bit
+            version.prefilled[byte] |= mask
 
     def forget(self, nodeid: int, count: int) -> None:
         """The kernel lets go of so many lookups. What it was never told of is ignored."""
@@ -231,9 +222,9 @@ class Inodes:
         version = self._versions.get(number)
         if version is None:
             return
-        byte, bit = divmod((nodeid & _POSITION_MASK) >> 1, 8)
+        byte, mask = _bit_of(nodeid)
         if not nodeid & 1 and byte < len(version.prefilled):
-            version.prefilled[byte] &= ~(1 << bit)
+            version.prefilled[byte] &= ~mask
         version.lookups -= count
         if version.lookups <= 0:
             del self._versions[number]
@@ -249,6 +240,12 @@ class Inodes:
     def close(self) -> None:
         """Let go of what is held open."""
         self.staged.close()
+
+
+def _bit_of(nodeid: int) -> tuple[int, int]:
+    """Which byte of `_Version.prefilled` tells of an entry, and the mask of its bit there."""
+    position = (nodeid & _POSITION_MASK) >> 1
+    return position >> 3, 1 << (position & 7)
 
 
 def _key(node: Node) -> Hashable:

@@ -1,13 +1,14 @@
-"""Small files that lie in objects of a local store: found by the manifest's columns, read whole, checked, at once.
+"""Small files in objects of a local store or, cached, of another: found by the manifest's columns, read whole, at once.
 
 A cold epoch over a version is made of such reads, and to make an object or a system call too many for each file is
-what costs most. So nothing is opened for a file: the object that it shares with others stays open, and the bytes go
-into a buffer of the caller's. What is unusual (a disk that has to be waited for, bytes that are missing or wrong) is
-left to the ordinary way, which waits and tells.
+what costs most. So nothing is opened for a file: the object that it shares with others stays open, or the segment of
+the content cache that holds it, and the bytes go into a buffer of the caller's. What is unusual (a store or a disk that
+has to be waited for, files to be fetched ahead, bytes that are missing or wrong) is left to the ordinary way, which
+waits and tells.
 
 Beside `handles`, which opens every file of every store. Threading: safe from any thread. `_lock` is held to change the
-table of open objects, not to look into it, and not while one is opened or read; the lock of `DescriptorCache` is taken
-under it.
+table of open objects, not to look into it, and not while one is opened or read; the locks of `DescriptorCache` and, to
+note which file is read, of `DirectoryStream` are leaves. None is held while a store or a disk is waited for.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ from cachetools import FIFOCache
 
 from artifactfs.content.integrity import raw_digest_of
 from artifactfs.content.reader import CHECKED_BYTES
+from artifactfs.content.segments import Segment
+from artifactfs.content.streams import DirectoryStream
 from artifactfs.errors import ArtifactError
 from artifactfs.managers.base import LocalRange
+from mount.cached_content import CachedContent
 from mount.handles import Content, VersionFile, VersionReader
 from mount.tree import LoadedVersion, VersionNode
 
@@ -47,10 +51,10 @@ class _OpenObject:
 class SmallFile(VersionFile):
     """An open small file. What is rarely asked for, its node and its content, is made when it is.
 
-    It holds the object it lies in for as long as there is a reference to it, closed or not.
+    It holds what it lies in for as long as there is a reference to it, closed or not.
     """
 
-    __slots__ = ("_digest", "_made", "_object", "_offset", "_position", "_reader", "_version", "size_bytes")
+    __slots__ = ("_digest", "_fd", "_made", "_offset", "_owner", "_position", "_reader", "_version", "size_bytes")
 
     def __init__(
         self,
@@ -58,18 +62,21 @@ class SmallFile(VersionFile):
         version: LoadedVersion,
         position: int,
         digest: bytes,
-        where: _OpenObject,
+        owner: _OpenObject | Segment,
+        fd: int,
         offset: int,
         size_bytes: int,
     ) -> None:
+        """Its bytes begin at `offset` of the file `fd`, which belongs to `owner`."""
         self._reader = reader
         self._version = version
         self._position = position
         self._digest = digest
-        self._object = where
+        self._owner = owner
+        self._fd = fd
         self._offset = offset
         self.size_bytes = size_bytes
-        self._made: Content | None = None
+        self._made: Content | CachedContent | None = None
 
     def read_whole(self, buffer: memoryview) -> memoryview | None:
         """All bytes of the file, checked against their digest: the beginning of `buffer`.
@@ -79,13 +86,16 @@ class SmallFile(VersionFile):
         """
         whole = buffer[: self.size_bytes]
         try:
-            done = os.preadv(self._object.descriptor.fd, (whole,), self._offset, os.RWF_NOWAIT)
+            done = os.preadv(self._fd, (whole,), self._offset, os.RWF_NOWAIT)
         except OSError:
             # Not in the page cache, or a file system that cannot tell.
             return None
         if done < self.size_bytes:
             return None
-        return whole if raw_digest_of(whole, self._version.manifest.algorithm) == self._digest else None
+        if raw_digest_of(whole, self._version.manifest.algorithm) == self._digest:
+            return whole
+        self._reader.contents.forget_checks()
+        return None
 
     @property
     def node(self) -> VersionNode:
@@ -93,15 +103,19 @@ class SmallFile(VersionFile):
         return VersionNode(self._version, self._version.manifest.path(self._position), self._position)
 
     @property
-    def content(self) -> Content:
+    def content(self) -> Content | CachedContent:
         """As `VersionFile.content`."""
         if self._made is None:
-            manifest, where = self._version.manifest, self._object
-            entry, in_object = manifest[self._position], LocalRange(where.path, self._offset, self.size_bytes)
-            # Never closed: the descriptor is the object's.
-            self._made = Content(
-                self._reader, self._version.info, entry, manifest.algorithm, in_object, where.descriptor
-            )
+            manifest, where = self._version.manifest, self._owner
+            entry = manifest[self._position]
+            if isinstance(where, Segment):
+                self._made = self._reader.open(self.node, entry).content
+            else:
+                in_object = LocalRange(where.path, self._offset, self.size_bytes)
+                # Never closed: the descriptor is the object's.
+                self._made = Content(
+                    self._reader, self._version.info, entry, manifest.algorithm, in_object, where.descriptor
+                )
         return self._made
 
     def close(self) -> None:
@@ -117,11 +131,11 @@ class SmallFiles:
         self._lock = threading.Lock()
         # The order in which they were opened is kept, not that of their use: so to find one changes nothing.
         self._objects: FIFOCache[bytes, _OpenObject] = FIFOCache(_OPEN_OBJECTS)
+        # Of the version that was read last.
+        self._stream: tuple[LoadedVersion | None, DirectoryStream | None] = (None, None)
 
     def open(self, version: LoadedVersion, position: int) -> SmallFile | None:
         """The file at a position of a version, below CHECKED_BYTES. None where the ordinary way has to be asked."""
-        if not self._is_local:
-            return None
         try:
             place = version.manifest.content_at(position)
         except IndexError:
@@ -131,6 +145,10 @@ class SmallFiles:
         digest, name, offset, size_bytes = place
         if not 0 < size_bytes < CHECKED_BYTES:
             return None
+        if not self._is_local:
+            # An object of its own may be lent to the kernel, and then each time that it is opened.
+            is_own = offset == 0 and digest == name
+            return None if is_own else self._open_cached(version, position, digest, name, offset, size_bytes)
         try:
             where = self._objects[name]
         except KeyError:
@@ -140,7 +158,23 @@ class SmallFiles:
             where = found
             with self._lock:
                 self._objects[name] = where
-        return SmallFile(self._reader, version, position, digest, where, offset, size_bytes)
+        return SmallFile(self._reader, version, position, digest, where, where.descriptor.fd, offset, size_bytes)
+
+    def _open_cached(
+        self, version: LoadedVersion, position: int, digest: bytes, name: bytes, offset: int, size_bytes: int
+    ) -> SmallFile | None:
+        contents = self._reader.contents
+        place = contents.known_place(name, offset, size_bytes)
+        if place is None:
+            return None
+        last, stream = self._stream
+        if last is not version or stream is None:
+            stream = contents.stream(version.info, version.manifest)
+            self._stream = version, stream
+        if not stream.pass_by(position):
+            return None
+        segment, within = place
+        return SmallFile(self._reader, version, position, digest, segment, segment.fd, within, size_bytes)
 
     def _open_object(self, version: LoadedVersion, position: int, offset: int) -> _OpenObject | None:
         try:

@@ -85,7 +85,24 @@ class Blob:
         if found is None or found.is_gone:
             found = self._cache.segment(self.key, self.segment_granules, None if self._is_whole else number)
             self._segments[number] = found
+        else:
+            found.touch()
         return found
+
+    def known_place(self, start: int, size_bytes: int) -> tuple[Segment, int] | None:
+        """The segment that holds these bytes, and where they begin in it; asks no disk.
+
+        None unless they lie in one, open already, whose granules are known to be there.
+        """
+        number, within = divmod(start, self.segment_granules << GRANULE_SHIFT)
+        segment = self._segments.get(number)
+        if segment is None or segment.is_gone:
+            return None
+        end = (within + size_bytes - 1 >> GRANULE_SHIFT) + 1
+        if end > self.segment_granules or segment.ready.find(0, within >> GRANULE_SHIFT, end) >= 0:
+            return None
+        segment.touch()
+        return segment, within
 
     def has(self, first: int, end: int) -> bool:
         """Whether granules can be read from the cache. Raises OSError."""

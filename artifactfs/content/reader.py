@@ -26,7 +26,7 @@ from artifactfs.content.blobs import Blob, Fetch, SmallBlob
 from artifactfs.content.cache import ContentCache
 from artifactfs.content.fetching import READ_TIMEOUT_S, Fetcher, Request
 from artifactfs.content.integrity import check_digest, digest_of
-from artifactfs.content.segments import GRANULE_BYTES, GRANULE_SHIFT
+from artifactfs.content.segments import GRANULE_BYTES, GRANULE_SHIFT, Segment
 from artifactfs.content.streams import REQUEST_BYTES, DirectoryStream, FileRun
 from artifactfs.errors import ArtifactError, IntegrityError, StoreTimeout
 from artifactfs.managers.base import ArtifactManager, VersionInfo
@@ -82,14 +82,23 @@ class ContentReader:
         With the manifest and the entry's position in it, files that are read in the order of their paths are fetched
         ahead.
         """
-        stream = None
-        if manifest is not None and position is not None:
-            key = (info.collection, info.artifact, info.version)
-            with self._lock:
-                stream = self._streams.get(key)
-                if stream is None:
-                    stream = self._streams[key] = DirectoryStream(manifest, partial(self._prefetch, info, algorithm))
+        stream = self.stream(info, manifest) if manifest is not None and position is not None else None
         return OpenFile(self, info, entry, algorithm, self.blob(info, entry, algorithm), stream, position)
+
+    def stream(self, info: VersionInfo, manifest: Manifest) -> DirectoryStream:
+        """Who reads a version's files in the order of their paths, and what is fetched ahead of them."""
+        key = (info.collection, info.artifact, info.version)
+        with self._lock:
+            stream = self._streams.get(key)
+            if stream is None:
+                ahead = partial(self._prefetch, info, manifest.algorithm)
+                stream = self._streams[key] = DirectoryStream(manifest, ahead)
+        return stream
+
+    def known_place(self, pack: bytes, offset: int, size_bytes: int) -> tuple[Segment, int] | None:
+        """As `Blob.known_place`, of a pack (its raw name) that is being read, or was lately."""
+        blob = self._blobs.get(f"blake3-{pack.hex()}")
+        return blob.known_place(offset, size_bytes) if blob is not None else None
 
     def blob(self, info: VersionInfo, entry: Entry, algorithm: str) -> Blob | SmallBlob:
         """Where the bytes of an entry are cached."""
@@ -187,6 +196,11 @@ class ContentReader:
         """Remember that a small file was found to have its digest, where it is cached."""
         with self._lock:
             self._checked[what] = True
+
+    def forget_checks(self) -> None:
+        """What is cached was changed after it was checked: check all of it again when it is read."""
+        with self._lock:
+            self._checked.clear()
 
     def drop(self, blob: Blob, entry: Entry) -> None:
         """Fetch anew, when they are wanted again, the bytes of a file that were found to be damaged."""

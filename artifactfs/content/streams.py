@@ -77,7 +77,7 @@ class FileRun:
 class _Track:
     """One reader's way through a version's files."""
 
-    __slots__ = ("ahead_bytes", "files", "frontier", "last", "window_bytes")
+    __slots__ = ("ahead_bytes", "files", "frontier", "is_owed", "last", "window_bytes")
 
     def __init__(self, position: int) -> None:
         self.last = position
@@ -85,6 +85,7 @@ class _Track:
         self.frontier = position + 1
         self.ahead_bytes = 0
         self.window_bytes = REQUEST_BYTES
+        self.is_owed = False
 
 
 Ahead = Callable[[Entry, int, int], None]
@@ -103,26 +104,43 @@ class DirectoryStream:
     def touch(self, position: int) -> None:
         """Note that the file at this position of the manifest is being read; fetches the next ones ahead."""
         with self._lock:
-            track = next((t for t in self._tracks if t.last < position <= t.last + _SKIPPED_FILES), None)
-            if track is None:
-                if any(t.last == position for t in self._tracks):
-                    return
-                self._tracks = [*self._tracks[1 - _TRACKS :], _Track(position)]
-                return
-            track.files += 1
-            for passed in range(track.last + 1, min(position + 1, track.frontier)):
-                track.ahead_bytes -= self._manifest.size_at(passed)
-            if track.frontier <= position:
-                track.frontier, track.ahead_bytes = position + 1, 0
-            track.last = position
-            runs = list(self._walk(track)) if track.files >= _PROOF_FILES else []
+            track = self._note(position)
+            runs = list(self._walk(track)) if track is not None else []
         for entry, first, end in runs:
             self._ahead(entry, first, end)
 
+    def pass_by(self, position: int) -> bool:
+        """Note the same, and fetch nothing; False where there is something to fetch: then `touch` has to be called."""
+        with self._lock:
+            track = self._note(position)
+            if track is not None:
+                track.is_owed = True
+        return track is None
+
+    def _note(self, position: int) -> _Track | None:
+        """The track whose next files are to be fetched, if any."""
+        for track in self._tracks:
+            if track.last < position <= track.last + _SKIPPED_FILES:
+                self._advance(track, position)
+                is_due = track.files >= _PROOF_FILES and track.ahead_bytes <= track.window_bytes // 2
+                return track if is_due and track.frontier < len(self._manifest) else None
+        for track in self._tracks:
+            if track.last == position:
+                return track if track.is_owed else None
+        self._tracks = [*self._tracks[1 - _TRACKS :], _Track(position)]
+        return None
+
+    def _advance(self, track: _Track, position: int) -> None:
+        track.files += 1
+        for passed in range(track.last + 1, min(position + 1, track.frontier)):
+            track.ahead_bytes -= self._manifest.size_at(passed)
+        if track.frontier <= position:
+            track.frontier, track.ahead_bytes = position + 1, 0
+        track.last = position
+
     def _walk(self, track: _Track) -> Iterator[tuple[Entry, int, int]]:
         """Go on from the frontier until enough is ahead: runs of granules, neighbours in a pack together."""
-        if track.ahead_bytes > track.window_bytes // 2:
-            return
+        track.is_owed = False
         manifest = self._manifest
         run: tuple[Entry, int, int] | None = None
         files = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 from collections.abc import Callable
@@ -60,6 +61,34 @@ def test_small_files_in_the_order_of_their_paths_cost_their_packs(packed: Versio
     total = SMALL_FILES * SMALL_BYTES
     assert len(packed.server.requests) <= total / (8 * MIB) + 3
     assert sum(end - start for _, start, end in packed.server.requests) <= total
+
+
+def test_files_that_are_found_in_the_cache_keep_what_is_ahead_coming(packed: Version, tmp_path: Path):
+    """Who reads cached files without opening them tells so, and opens those after which there is something to fetch."""
+    reader = packed.reader(tmp_path)
+    stream = reader.stream(packed.info, packed.manifest)
+
+    def opened() -> int:
+        count = 0
+        for number in range(SMALL_FILES):
+            path = f"small/{number:04}"
+            position = packed.manifest.index(path)
+            assert position is not None
+            place = packed.manifest.content_at(position)
+            assert place is not None
+            _, pack, offset, size_bytes = place
+            known = reader.known_place(pack, offset, size_bytes)
+            if known is None or not stream.pass_by(position):
+                assert read_all(packed.open(reader, path)) == packed.content(path)
+                count += 1
+            else:
+                segment, within = known
+                assert os.pread(segment.fd, size_bytes, within) == packed.content(path)
+        return count
+
+    assert opened() < SMALL_FILES
+    assert len(packed.server.requests) <= SMALL_FILES * SMALL_BYTES / (8 * MIB) + 3
+    assert 0 < opened() <= 8
 
 
 def test_a_small_file_brings_its_neighbours_in_the_pack(packed: Version, tmp_path: Path):

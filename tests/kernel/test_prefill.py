@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from artifactfs.content import segments
 from artifactfs.managers.filesystem import FileSystemArtifactManager
 from mount.drivers.kernel import protocol
 from mount.drivers.kernel.channel import Channel
@@ -211,15 +213,91 @@ def test_an_open_file_outlives_its_version(store: FileSystemArtifactManager, tmp
         assert read_on(reader) == SMALL["s040000"]
 
 
-def test_nothing_is_fetched_to_open_a_file(tmp_path: Path) -> None:
-    """D7, O3: of a store that is not local, bytes come when they are read."""
+@pytest.fixture
+def slow_store(tmp_path: Path) -> SlowStore:
+    """The same version, in a store that is not local."""
     write(tmp_path / "source", FILES)
     store = SlowStore(str(tmp_path / "store"))
     store.log_files("a", tmp_path / "source", "c")
-    with opened(store, tmp_path) as (_, version), program(version / "s016384") as reader:
-        assert not store.asked.acquire(blocking=False)
-        store.may_answer.set()
+    return store
+
+
+def test_nothing_is_fetched_to_open_a_file(slow_store: SlowStore, tmp_path: Path) -> None:
+    """D7, O3: of a store that is not local, bytes come when they are read."""
+    with opened(slow_store, tmp_path) as (_, version), program(version / "s016384") as reader:
+        assert not slow_store.asked.acquire(blocking=False)
+        slow_store.may_answer.set()
         assert read_on(reader) == SMALL["s016384"]
+
+
+def settle(session: Session) -> None:
+    """Until what was fetched is cached: who waits for it gets it before that."""
+    fetcher = session.context.vfs.reader.contents.fetcher
+    eventually(lambda: not fetcher._under_way, what="what was fetched to be cached")
+
+
+def test_what_is_cached_is_read_without_asking(slow_store: SlowStore, tmp_path: Path) -> None:
+    """D7, O2: the neighbours of a file that was read, which came with it, and all of them in another mount."""
+    slow_store.may_answer.set()
+    with opened(slow_store, tmp_path) as (session, version):
+        assert cat(version / "s000001") == SMALL["s000001"]
+        settle(session)
+        slow_store.may_answer.clear()
+        seen = counting(session)
+        for name, data in list(SMALL.items())[1:]:
+            assert cat(version / name) == data
+        assert seen["FUSE_READ"] <= 1  # by the ordinary way, which looks for what is to be fetched ahead
+    (tmp_path / "mnt").rmdir()
+    with opened(slow_store, tmp_path) as (session, version):
+        seen = counting(session)
+        for name, data in SMALL.items():
+            assert cat(version / name) == data
+        # The first to be read finds out what the cache has.
+        assert seen["FUSE_READ"] <= 2
+
+
+@pytest.mark.parametrize("reads", ["passthrough", "auto"])
+@pytest.mark.parametrize("harm", ["cleared", "deleted", "emptied", "damaged", "damaged and forgotten"])
+def test_a_cache_that_is_changed_meanwhile(slow_store: SlowStore, tmp_path: Path, harm: str, reads: str) -> None:
+    """D7, V6, O2: by this process or another; what is not there any more, or is wrong, is fetched anew."""
+    slow_store.may_answer.set()
+    with served(slow_store, tmp_path, refresh_s=3600, reads=reads) as session:
+        version = tmp_path / "mnt/c/a/v0"
+        for name in ("s000001", "s000100", "s016384"):
+            assert cat(version / name) == SMALL[name]
+        if harm == "cleared":
+            session.context.vfs.reader.cache.clear()
+        for path in (tmp_path / "cache/segments").rglob("*"):
+            if path.is_dir():
+                continue
+            if harm == "deleted":
+                path.unlink()
+            elif harm == "emptied" or (harm == "damaged and forgotten" and path.suffix == ".map"):
+                os.truncate(path, 0)
+            elif path.suffix != ".map":
+                path.write_bytes(bytes(path.stat().st_size))
+        names = [*SMALL, *SMALL]
+        random.Random(1).shuffle(names)
+        for name in names:
+            with program(version / name, drop=True) as reader:
+                assert read_on(reader) == SMALL[name]
+
+
+def test_files_that_come_with_being_opened_count_as_used(
+    slow_store: SlowStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """O2: what was read lately is not what goes when room is made in the cache."""
+    slow_store.may_answer.set()
+    monkeypatch.setattr(segments, "_TOUCH_S", 0.0)
+    with opened(slow_store, tmp_path) as (session, version):
+        assert cat(version / "s000001") == SMALL["s000001"]
+        settle(session)
+        (used,) = (tmp_path / "cache/segments").rglob("*.map")
+        seen = counting(session)
+        os.utime(used, ns=(0, 0))
+        assert cat(version / "s000100") == SMALL["s000100"]
+        assert seen["FUSE_READ"] == 0
+        assert used.stat().st_mtime_ns > 0
 
 
 def test_the_message_byte_for_byte() -> None:

@@ -96,7 +96,7 @@ def test_objects_that_fall_out_are_held_while_a_file_is_open(
     manifest = node.version.manifest
     positions = [manifest.index(name) for name in sorted(LARGE)]
     files = [few.open(node.version, position) for position in positions if position is not None]
-    objects = {file._object for file in files if file is not None}
+    objects = {file._owner for file in files if file is not None}
     assert len(objects) > 2
     buffer = memoryview(bytearray(CHECKED_BYTES))
     for name, file in zip(sorted(LARGE), files, strict=True):

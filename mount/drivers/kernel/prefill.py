@@ -41,7 +41,8 @@ class Prefill:
     def open(self, nodeid: int, flags: int, room: memoryview) -> SmallFile | None:
         """Open a file for reading, with its bytes in the page cache where that can be at once.
 
-        None where it is not for here; that does not change from one open of a file to the next. `room`: for its bytes.
+        None where it is not for here; of a file that may be lent (`reading.Lending`) that does not change from one open
+        to the next. `room`: for its bytes.
         """
         found = self._inodes.entry(nodeid)
         file = self._files.open(*found) if found is not None else None

@@ -14,7 +14,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from artifactfs import names
@@ -207,6 +207,13 @@ class Vfs:
         kind, mode, size_bytes, mtime_ns = version.manifest.stat_at(position)
         shown = (KIND_MODES[kind] | mode) & self._shown
         return ino_at(version.base_ino, position), shown, size_bytes, mtime_ns
+
+    def stats_at(self, version: LoadedVersion, positions: Sequence[int]) -> Iterator[tuple[int, int, int, int]]:
+        """As `stat_at`, of many positions, in less time."""
+        base, shown = version.base_ino, self._shown
+        found = map(version.manifest.stat_at, positions)
+        for position, (kind, mode, size_bytes, mtime_ns) in zip(positions, found, strict=True):
+            yield ino_at(base, position), (KIND_MODES[kind] | mode) & shown, size_bytes, mtime_ns
 
     def _staged_attrs(self, node: StagedNode) -> Attrs:
         if node.path:

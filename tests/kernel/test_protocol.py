@@ -170,6 +170,37 @@ def test_a_lasting_entry_is_the_same(mode: int, numbers: tuple[int, int, int], t
     )
 
 
+@given(
+    found=st.lists(
+        st.tuples(
+            st.integers(1, 2**63 - 1),
+            st.tuples(
+                st.integers(1, 2**63 - 1),
+                st.sampled_from([0o100644, 0o040755, 0o120777]),
+                st.integers(0, 2**62),
+                st.sampled_from([-(2**62), -1, 0, 1_700_000_000_000_000_001]),
+            ),
+            st.binary(min_size=1, max_size=255),
+        ),
+        max_size=20,
+    ),
+    offset=st.integers(0, 2**32),
+)
+def test_many_named_entries_are_the_same(
+    found: list[tuple[int, tuple[int, int, int, int], bytes]], offset: int
+) -> None:
+    """What is packed in one call is what is packed one by one, and takes the room that is reckoned with."""
+    expected = b""
+    for number, (nodeid, (ino, mode, size_bytes, mtime_ns), name) in enumerate(found, offset + 1):
+        expected += replies.lasting_entry_out(nodeid, ino, mode, size_bytes, mtime_ns, 1, 2)
+        expected += protocol.pack_dirent(name, ino, number, mode)
+    columns = [[row[column] for row in found] for column in range(3)]
+    parts = replies.named_entries(columns[0], columns[1], columns[2], offset, 1, 2)
+    assert b"".join(parts) == expected
+    room = sum(len(replies.NO_ENTRY) + protocol.dirent_size(name) for name in columns[2])
+    assert len(expected) == room
+
+
 def test_times_before_1970() -> None:
     """Are negative seconds, and a positive part of a second."""
     attrs = Attrs(1, 0o100644, 0, -1, -1_500_000_000, 7, 0, 0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from mount.drivers.kernel import protocol
@@ -18,7 +19,7 @@ from mount.drivers.kernel.inodes import FIRST_STAGED, FIRST_VERSION, Inodes
 from mount.drivers.kernel.prefill import Prefill
 from mount.drivers.kernel.protocol import Malformed
 from mount.drivers.kernel.reading import Lending, Reading, UnopenedFiles
-from mount.drivers.kernel.replies import FOREVER, NOT_AT_ALL, Validity, entry_out, lasting_entry_out
+from mount.drivers.kernel.replies import FOREVER, NOT_AT_ALL, Validity, entry_out, lasting_entry_out, named_entries
 from mount.drivers.kernel.staged_inodes import Anchor, StagedInode
 from mount.errors import Stale
 from mount.handles import Handle, StagedFile
@@ -187,6 +188,16 @@ class Context:
         ino, mode, size_bytes, mtime_ns = self.vfs.stat_at(version, position)
         nodeid = self.inodes.enter_at(base, position)
         return lasting_entry_out(nodeid, ino, mode, size_bytes, mtime_ns, *self._owner), ino, mode
+
+    def named_entries_at(
+        self, version: LoadedVersion, base: int, positions: Sequence[int], names: Sequence[bytes], offset: int
+    ) -> list[bytes]:
+        """Pieces of the reply to READDIRPLUS: as `entry_at` of many positions, with the names they have.
+
+        `offset` is where the first is read from.
+        """
+        nodeids = self.inodes.enter_all(base, positions)
+        return named_entries(nodeids, self.vfs.stats_at(version, positions), names, offset, *self._owner)
 
     def staged_entry(self, spot: Spot, name: str, *, open_for_writing: bool = False) -> tuple[StagedInode, bytes]:
         """The inode and entry of a name in a staged directory, with the tree's lock held. Counts a lookup."""

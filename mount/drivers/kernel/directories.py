@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 
 from mount.drivers.kernel import protocol
 from mount.drivers.kernel.context import Context, Request
@@ -17,8 +19,9 @@ from mount.drivers.kernel.protocol import FOPEN_CACHE_DIR, FOPEN_KEEP_CACHE, Mal
 from mount.drivers.kernel.replies import FOREVER, NO_ENTRY, entry_out
 from mount.tree import ROOT_INO, Node, StagedNode, VersionNode, join
 
-_DIRECTORY = 0o040000
 _OWN_NAMES = (b".", b"..")
+# The kernel knows these two and shows their numbers; what is given here only must not be 0.
+_OWN = (ROOT_INO, 0o040000)
 
 
 class _Listing(ABC):
@@ -27,12 +30,15 @@ class _Listing(ABC):
     names: list[bytes]
 
     @abstractmethod
-    def identity(self, index: int) -> tuple[int, int]:
-        """(inode number, mode with the file type) of the name at a position, without asking for more than is known."""
+    def identities(self, first: int, stop: int) -> Iterable[tuple[int, int]]:
+        """(inode number, mode with the file type) of the names from `first` to before `stop`, if no more is known."""
 
     @abstractmethod
-    def entry(self, index: int) -> tuple[bytes, int, int]:
-        """(fuse_entry_out, inode number, mode) of it. Counts a lookup, unless it is `NO_ENTRY`."""
+    def entries(self, first: int, stop: int) -> list[bytes]:
+        """For each of them a fuse_direntplus, its name and the padding: pieces, to be joined.
+
+        Counts a lookup for each, unless its entry is `NO_ENTRY`.
+        """
 
 
 class _Names(_Listing):
@@ -51,26 +57,30 @@ class _Names(_Listing):
                 found = list(context.vfs.readdir(context.spot(nodeid).node))
         else:
             found = list(context.vfs.readdir(node))
-        # The kernel knows these two and shows their numbers; what is given here only must not be 0.
-        own = (ROOT_INO, _DIRECTORY)
         self.names = [*_OWN_NAMES, *(os.fsencode(dirent.name) for dirent in found)]
-        self._identities = [own, own, *((dirent.ino, dirent.mode) for dirent in found)]
+        self._identities = [_OWN, _OWN, *((dirent.ino, dirent.mode) for dirent in found)]
 
-    def identity(self, index: int) -> tuple[int, int]:
-        return self._identities[index]
+    def identities(self, first: int, stop: int) -> Iterable[tuple[int, int]]:
+        return self._identities[first:stop]
 
-    def entry(self, index: int) -> tuple[bytes, int, int]:
-        ino, mode = self._identities[index]
+    def entries(self, first: int, stop: int) -> list[bytes]:
+        parts: list[bytes] = []
+        for index in range(first, stop):
+            ino, mode = self._identities[index]
+            parts += (self._entry(index), pack_dirent(self.names[index], ino, index + 1, mode))
+        return parts
+
+    def _entry(self, index: int) -> bytes:
         if self._staged is None or index < len(_OWN_NAMES):
-            return NO_ENTRY, ino, mode
+            return NO_ENTRY
         context = self._context
         with self._staged.tree.lock:
             try:
                 spot = context.spot(self._nodeid)
-                return context.staged_entry(spot, os.fsdecode(self.names[index]))[1], ino, mode
+                return context.staged_entry(spot, os.fsdecode(self.names[index]))[1]
             except OSError:
                 # Removed since the names were read.
-                return NO_ENTRY, ino, mode
+                return NO_ENTRY
 
 
 class _VersionNames(_Listing):
@@ -84,26 +94,44 @@ class _VersionNames(_Listing):
         self.names = [*_OWN_NAMES, *(name for name, _ in found)]
         self._positions = [None, None, *(position for _, position in found)]
 
-    def _child(self, index: int) -> VersionNode:
-        path = join(self._node.path, os.fsdecode(self.names[index]))
-        return VersionNode(self._node.version, path, self._positions[index])
+    def identities(self, first: int, stop: int) -> Iterator[tuple[int, int]]:
+        vfs, version = self._context.vfs, self._node.version
+        for indices, positions in self._stretches(first, stop):
+            if positions:
+                yield from ((ino, mode) for ino, mode, _, _ in vfs.stats_at(version, positions))
+            else:
+                yield from (self._unlisted(index)[1:] for index in indices)
 
-    def identity(self, index: int) -> tuple[int, int]:
+    def entries(self, first: int, stop: int) -> list[bytes]:
+        parts: list[bytes] = []
+        for indices, positions in self._stretches(first, stop):
+            if positions:
+                names = self.names[indices.start : indices.stop]
+                parts += self._context.named_entries_at(self._node.version, self._base, positions, names, indices.start)
+                continue
+            for index in indices:
+                entry, ino, mode = self._unlisted(index, is_entered=True)
+                parts += (entry, pack_dirent(self.names[index], ino, index + 1, mode))
+        return parts
+
+    def _stretches(self, first: int, stop: int) -> Iterator[tuple[range, list[int]]]:
+        """Neighbours that the manifest lists, with their positions in it; and such that it does not, without any."""
+        start = first
+        for _, found in groupby(self._positions[first:stop], key=lambda position: position is None):
+            positions = list(found)
+            indices = range(start, start + len(positions))
+            yield indices, [position for position in positions if position is not None]
+            start = indices.stop
+
+    def _unlisted(self, index: int, *, is_entered: bool = False) -> tuple[bytes, int, int]:
+        """(entry, inode number, mode) of a directory that is only implied, or of those that every directory names."""
         if index < len(_OWN_NAMES):
-            return ROOT_INO, _DIRECTORY
-        attrs = self._context.vfs.getattr(self._child(index))
-        return attrs.ino, attrs.mode
-
-    def entry(self, index: int) -> tuple[bytes, int, int]:
+            return NO_ENTRY, *_OWN
         context = self._context
-        position = self._positions[index]
-        if position is not None:
-            return context.entry_at(self._node.version, self._base, position)
-        if index < len(_OWN_NAMES):
-            return NO_ENTRY, ROOT_INO, _DIRECTORY
-        node = self._child(index)
+        node = VersionNode(self._node.version, join(self._node.path, os.fsdecode(self.names[index])), None)
         attrs = context.vfs.getattr(node)
-        return entry_out(context.inodes.enter(node), attrs, FOREVER, FOREVER), attrs.ino, attrs.mode
+        entry = entry_out(context.inodes.enter(node), attrs, FOREVER, FOREVER) if is_entered else NO_ENTRY
+        return entry, attrs.ino, attrs.mode
 
 
 class OpenDirectory:
@@ -150,30 +178,16 @@ class Directories:
     def readdir(self, request: Request) -> bytes:
         """FUSE_READDIR."""
         listing, offset, room = self._reading(request)
-        names = listing.names
-        parts: list[bytes] = []
-        for index in range(min(offset, len(names)), len(names)):
-            name = names[index]
-            room -= dirent_size(name)
-            if room < 0:
-                break
-            ino, mode = listing.identity(index)
-            parts.append(pack_dirent(name, ino, index + 1, mode))
-        return b"".join(parts)
+        stop = _end_of_room(listing.names, offset, room)
+        named = zip(listing.names[offset:stop], listing.identities(offset, stop), strict=True)
+        return b"".join(
+            pack_dirent(name, ino, number, mode) for number, (name, (ino, mode)) in enumerate(named, offset + 1)
+        )
 
     def readdirplus(self, request: Request) -> bytes:
         """FUSE_READDIRPLUS."""
         listing, offset, room = self._reading(request)
-        names = listing.names
-        parts: list[bytes] = []
-        for index in range(min(offset, len(names)), len(names)):
-            name = names[index]
-            room -= len(NO_ENTRY) + dirent_size(name)
-            if room < 0:
-                break
-            entry, ino, mode = listing.entry(index)
-            parts += (entry, pack_dirent(name, ino, index + 1, mode))
-        return b"".join(parts)
+        return b"".join(listing.entries(offset, _end_of_room(listing.names, offset, room, len(NO_ENTRY))))
 
     def _reading(self, request: Request) -> tuple[_Listing, int, int]:
         """The names, the position in them, and the room in the reply."""
@@ -190,3 +204,12 @@ class Directories:
                 listing = _Names(self._context, directory.nodeid, node)
             directory.listing = listing
         return listing, offset, size
+
+
+def _end_of_room(names: list[bytes], first: int, room: int, head_bytes: int = 0) -> int:
+    """Where the names end, from `first` on, that fit into a reply of `room` bytes with so many before each."""
+    for index in range(min(first, len(names)), len(names)):
+        room -= head_bytes + dirent_size(names[index])
+        if room < 0:
+            return index
+    return len(names)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
 from mount.drivers.kernel.protocol import FUSE_ROOT_ID
@@ -183,6 +183,12 @@ class Inodes:
         with self._lock:
             self._versions[base >> VERSION_BITS].lookups += 1
         return base | position << 1
+
+    def enter_all(self, base: int, positions: Sequence[int]) -> list[int]:
+        """As `enter_at`, of many positions."""
+        with self._lock:
+            self._versions[base >> VERSION_BITS].lookups += len(positions)
+        return [base | position << 1 for position in positions]
 
     def is_prefilled(self, nodeid: int) -> bool:
         """Whether `note_prefilled` was called for an entry since the kernel last forgot it."""

@@ -121,6 +121,7 @@ fuse_init_out = Layout(
     "max_pages:H map_alignment:H flags2:I max_stack_depth:I request_timeout:H unused:11H",
 )
 fuse_dirent = Layout("fuse_dirent", "ino:Q off:Q namelen:I type:I")
+fuse_direntplus = Layout("fuse_direntplus", "entry_out:fuse_entry_out dirent:fuse_dirent")
 
 fuse_init_in = Layout("fuse_init_in", "major:I minor:I max_readahead:I flags:I flags2:I unused:11I")  # flags2 on: 7.36
 FUSE_COMPAT_INIT_IN_SIZE = 16

@@ -401,6 +401,10 @@ def open_store(url: str, *, single_writer: bool = False, **storage_options: Any)
         from artifactfs.objects.azure import AzureStore
 
         return AzureStore(url, single_writer=single_writer, **storage_options)
+    if scheme.lower() in ("sftp", "ssh"):
+        from artifactfs.objects.sftp import SftpStore
+
+        return SftpStore(url, single_writer=single_writer, **storage_options)
     from artifactfs.objects.remote import FsspecStore
 
     return FsspecStore(url, single_writer=single_writer, **storage_options)

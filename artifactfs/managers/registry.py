@@ -105,7 +105,12 @@ def _looks_plain(place: str) -> bool:
 
 
 def _check_scheme(scheme: str, url: str) -> None:
-    """Raises UnknownScheme, MissingDependency unless fsspec can open the scheme here."""
+    """Raises UnknownScheme, MissingDependency unless the scheme can be opened here."""
+    if scheme in ("s3", "s3a"):
+        # Found, not imported, and fsspec not asked: both take longer than many a command.
+        if importlib.util.find_spec("botocore") is None:
+            raise MissingDependency(f"cannot open {url}: {_install_hint(scheme)}")
+        return
     from fsspec.registry import get_filesystem_class, known_implementations
 
     if scheme not in known_implementations or scheme in _NO_STORES:
@@ -114,18 +119,11 @@ def _check_scheme(scheme: str, url: str) -> None:
             f"cannot open {url}: unknown scheme {scheme!r}; use a path or one of {', '.join(f'{s}://' for s in usable)}"
         )
     try:
-        if scheme in ("s3", "s3a"):
-            # Found, not imported: that takes longer than many a command.
-            if importlib.util.find_spec("botocore") is None:
-                raise ImportError("botocore is not installed")
-            return
         get_filesystem_class(scheme)
     except ImportError as error:
-        raise MissingDependency(f"cannot open {url}: {_install_hint(scheme, error)}") from error
+        raise MissingDependency(f"cannot open {url}: {_install_hint(scheme) or error}") from error
 
 
-def _install_hint(scheme: str, error: ImportError) -> str:
+def _install_hint(scheme: str) -> str:
     extra = _EXTRAS.get(scheme)
-    if extra is not None:
-        return f"install the package it needs with: pip install 'artifactfs[{extra}]'"
-    return str(error)
+    return f"install the package it needs with: pip install 'artifactfs[{extra}]'" if extra else ""

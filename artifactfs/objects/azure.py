@@ -16,8 +16,8 @@ from fsspec.asyn import sync
 
 from artifactfs.errors import NotFound
 from artifactfs.objects.layout import TEMPORARY_PREFIX
-from artifactfs.objects.remote import FsspecStore, changed_ns
-from artifactfs.objects.store import Listing, StoredFile
+from artifactfs.objects.remote import FsspecStore
+from artifactfs.objects.store import Listing, StoredFile, changed_ns
 
 _PAGE_KEYS = 5000
 # What adlfs gives a blob, and goes by.

@@ -9,8 +9,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-CONNECT_TIMEOUT_S = 10
-READ_TIMEOUT_S = 20
+from artifactfs.objects.bounds import CONNECT_TIMEOUT_S, READ_TIMEOUT_S
 
 
 def tuned_options(protocol: str, given: Mapping[str, Any]) -> dict[str, Any]:

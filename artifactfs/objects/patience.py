@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from artifactfs.errors import StoreFull, StoreUnreachable
+from artifactfs.errors import AlreadyExists, ArtifactError, StoreFull, StoreUnreachable
+from artifactfs.objects.store import Outcome
 
 ATTEMPTS = 6
 PATIENCE_S = 30.0
@@ -63,6 +64,27 @@ def patient_pieces(read_from: Callable[[int], Iterator[bytes]]) -> Iterator[byte
             if failures == ATTEMPTS or time.monotonic() - last_s > PATIENCE_S:
                 raise
             pause(failures - 1, error)
+
+
+def create_and_read_back(data: bytes, create: Callable[[], None], read: Callable[[], bytes | None]) -> Outcome:
+    """The outcome of an exclusive create of which the client's word is not believed: what lies there afterwards is.
+
+    `create` raises ArtifactError for whatever went wrong, a name that is taken included; `read` gives what is there.
+    """
+    for attempt in range(ATTEMPTS):
+        try:
+            create()
+            return Outcome.CREATED
+        except ArtifactError as error:
+            found = read()
+            if found is not None:
+                return Outcome.CREATED if found == data else Outcome.TAKEN
+            # "Already exists" with nothing there is a lost race with a conflict (409), worth another try.
+            hopeless = not (error.transient or isinstance(error, AlreadyExists))
+            if hopeless or attempt == ATTEMPTS - 1:
+                raise
+            pause(attempt, error)
+    raise AssertionError("the last attempt returns or raises")
 
 
 def pause(attempt: int, error: Exception) -> None:

@@ -1,5 +1,7 @@
 """A store on any fsspec file system but the local disk and S3 (`objects.s3`), memory:// included.
 
+`objects.azure` and `objects.sftp` build on it.
+
 What fsspec says of an exclusive create is not believed: ``mode="create"`` is ignored by some file systems, racy in
 others, and clients that retry report "already exists" for their own write. So the record is one small PUT, any error is
 followed by reading the key back (our bytes = won, others = lost, nothing = again), and a store is probed once by
@@ -21,33 +23,27 @@ from __future__ import annotations
 import contextlib
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from datetime import datetime, timezone
 from typing import Any, TypeVar
 
 import fsspec
 from fsspec.asyn import AsyncFileSystem
 
-from artifactfs.errors import AlreadyExists, ArtifactError, NotFound
+from artifactfs.errors import ArtifactError, NotFound
 from artifactfs.longpaths import reach
+from artifactfs.objects import bounds
 from artifactfs.objects.clients import try_once, tuned_options
 from artifactfs.objects.hashing import HashedFile
-from artifactfs.objects.layout import MAX_RECORD_BYTES, TEMPORARY_PREFIX
-from artifactfs.objects.patience import ATTEMPTS, patiently, pause
-from artifactfs.objects.store import Buffer, Listing, ObjectStore, Outcome, StoredFile, translate
+from artifactfs.objects.layout import TEMPORARY_PREFIX
+from artifactfs.objects.patience import create_and_read_back, patiently
+from artifactfs.objects.store import Buffer, Listing, ObjectStore, Outcome, StoredFile, changed_ns, translate
 
 _BUCKETS = frozenset({"gs", "gcs", "az", "abfs", "abfss", "oss"})
 """Protocols whose paths begin with a bucket (a container), which must exist."""
 # A PUT to these shows the whole object or none of it; elsewhere a file is written aside and renamed.
 _WHOLE_PUTS = _BUCKETS | {"memory"}
-_SFTP = frozenset({"sftp", "ssh"})
 _WEBDAV = frozenset({"webdav", "dav"})
-CALL_TIMEOUT_S = 30.0
-LISTING_TIMEOUT_S = 600.0
-# A transfer may take a call's time and what this rate takes for its bytes.
-SLOWEST_BYTES_PER_S = 128 << 10
-PARALLEL_TRANSFERS = 8
 # More than any manifest.
 _EVERYTHING = 1 << 40
 T = TypeVar("T")
@@ -56,7 +52,7 @@ T = TypeVar("T")
 class FsspecStore(ObjectStore):
     """A store at an fsspec URL. `single_writer` waives the sound exclusive create: the caller promises to be alone."""
 
-    parallel_transfers = PARALLEL_TRANSFERS
+    parallel_transfers = bounds.PARALLEL_TRANSFERS
 
     def __init__(self, url: str, *, single_writer: bool = False, **storage_options: Any) -> None:
         self.url = url
@@ -65,7 +61,6 @@ class FsspecStore(ObjectStore):
         self._options = storage_options
         self._lock = threading.Lock()
         self._opened: tuple[Any, str] | None = None
-        self._idle: list[tuple[Any, str]] = []
         self._alone = threading.Lock() if single_writer else nullcontext()
         if self._protocol == "memory":
             self.exclusive = True
@@ -84,41 +79,14 @@ class FsspecStore(ObjectStore):
         options = tuned_options(self._protocol, self._options)
         if issubclass(cls, AsyncFileSystem):
             options.setdefault("use_listings_cache", False)
-        if self._protocol in _SFTP:
-            options["skip_instance_cache"] = True
         fs, root = fsspec.url_to_fs(self.url, **options)
         try_once(self._protocol, fs, options)
-        if self._protocol in _SFTP:
-            fs.ftp.get_channel().settimeout(CALL_TIMEOUT_S)
         return fs, str(root).rstrip("/")
 
     @contextlib.contextmanager
     def _connection(self) -> Iterator[tuple[Any, str]]:
-        """A file system for one call, and the root's path in it.
-
-        With paramiko it is one connection, on which two threads take each other's answers away: so a call has one to
-        itself, kept for the next call unless it broke.
-        """
-        if self._protocol not in _SFTP:
-            yield self._open()
-            return
-        with self._lock:
-            held = self._idle.pop() if self._idle else None
-        fs, root = held or self._build()
-        intact = False
-        try:
-            yield fs, root
-            intact = True
-        except (FileNotFoundError, FileExistsError, PermissionError, NotFound):
-            intact = True
-            raise
-        finally:
-            with self._lock:
-                intact = intact and len(self._idle) < PARALLEL_TRANSFERS
-                if intact:
-                    self._idle.append((fs, root))
-            if not intact:
-                fs.client.close()
+        """A file system for one call, and the root's path in it."""
+        yield self._open()
 
     def _call(
         self,
@@ -126,7 +94,7 @@ class FsspecStore(ObjectStore):
         action: Callable[[Any, str, dict[str, float]], T],
         key: str,
         *,
-        timeout_s: float = CALL_TIMEOUT_S,
+        timeout_s: float = bounds.CALL_TIMEOUT_S,
         repeat: bool = True,
     ) -> T:
         """Run `action` with the file system, the path of `key` and the arguments that bound a call in time."""
@@ -144,12 +112,12 @@ class FsspecStore(ObjectStore):
     # -- reading ----------------------------------------------------------------------------------------------------
 
     def get(self, key: str) -> bytes:
-        return self._cat(key, 0, _EVERYTHING, LISTING_TIMEOUT_S)
+        return self._cat(key, 0, _EVERYTHING, bounds.LISTING_TIMEOUT_S)
 
     def get_range(self, key: str, offset: int, size_bytes: int) -> bytes:
         if size_bytes <= 0:
             return b""
-        return self._cat(key, offset, offset + size_bytes, transfer_timeout_s(size_bytes))
+        return self._cat(key, offset, offset + size_bytes, bounds.transfer_timeout_s(size_bytes))
 
     def _cat(self, key: str, start: int, end: int, timeout_s: float) -> bytes:
         try:
@@ -164,35 +132,6 @@ class FsspecStore(ObjectStore):
             if type(error) is ArtifactError and self.size(key) <= start:
                 return b""
             raise
-
-    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        if not keys:
-            return []
-
-        def fetch(fs: Any, root: str, bound: dict[str, float]) -> list[Any]:
-            paths = [f"{root}/{key}" for key in keys]
-            ends = [2 * MAX_RECORD_BYTES] * len(keys)
-            return list(fs.cat_ranges(paths, [0] * len(keys), ends, on_error="return", **bound))
-
-        found: list[bytes | None] = []
-        for key, answer in zip(keys, self._call("read from", fetch, ""), strict=True):
-            if not isinstance(answer, Exception):
-                found.append(bytes(answer))
-                continue
-            error = translate(answer, f"cannot read {key} of {self.url}")
-            if isinstance(error, NotFound):
-                found.append(None)
-            elif error.transient:
-                found.append(self._cat_if_there(key))  # with all the patience there is
-            else:
-                raise error from answer
-        return found
-
-    def _cat_if_there(self, key: str) -> bytes | None:
-        try:
-            return self._cat(key, 0, 2 * MAX_RECORD_BYTES, CALL_TIMEOUT_S)
-        except NotFound:
-            return None
 
     def listing(self, prefix: str) -> Listing:
         files: list[str] = []
@@ -214,7 +153,7 @@ class FsspecStore(ObjectStore):
                     self._require_bucket(fs, path, bound)
                 return path, []
 
-        top, items = self._call("list", ls, prefix, timeout_s=LISTING_TIMEOUT_S)
+        top, items = self._call("list", ls, prefix, timeout_s=bounds.LISTING_TIMEOUT_S)
         for item in items:
             path = str(item["name"]).rstrip("/")
             name = path.rpartition("/")[2]
@@ -239,7 +178,7 @@ class FsspecStore(ObjectStore):
             except FileNotFoundError:
                 return root, {}
 
-        found = self._call("list", find, prefix, timeout_s=LISTING_TIMEOUT_S)
+        found = self._call("list", find, prefix, timeout_s=bounds.LISTING_TIMEOUT_S)
         if found is None:
             yield from self._walk_directories(prefix)
             return
@@ -275,7 +214,7 @@ class FsspecStore(ObjectStore):
             "store",
             lambda fs, path, bound: self._put_whole(fs, path, lambda to: fs.pipe_file(to, raw, **bound)),
             key,
-            timeout_s=transfer_timeout_s(len(raw)),
+            timeout_s=bounds.transfer_timeout_s(len(raw)),
         )
 
     def replace(self, key: str, data: Buffer) -> None:
@@ -287,7 +226,7 @@ class FsspecStore(ObjectStore):
                 self._put_whole(fs, path, lambda to: fs.put_file(place, to, **bound))
 
         file.check_unchanged()
-        self._call("store", send, key, timeout_s=transfer_timeout_s(file.status.st_size))
+        self._call("store", send, key, timeout_s=bounds.transfer_timeout_s(file.status.st_size))
         try:
             file.check_unchanged()
         except ArtifactError:
@@ -338,69 +277,15 @@ class FsspecStore(ObjectStore):
             self._call("create", lambda fs, path, bound: self._create(fs, path, raw, bound), key, repeat=False)
 
         with self._alone:
-            return create_and_read_back(self, key, raw, create)
+            return create_and_read_back(raw, create, lambda: self.get_if_there(key))
 
     def _create(self, fs: Any, path: str, data: bytes, bound: dict[str, float]) -> None:
         if self.single_writer or self._protocol == "memory":
             if self._is_there(fs, path, bound):
                 raise FileExistsError(path)
             self._put_whole(fs, path, lambda to: fs.pipe_file(to, data, **bound), replace=False)
-        elif self._protocol in _SFTP:
-            parent = path.rpartition("/")[0]
-            fs.makedirs(parent, exist_ok=True)
-            temporary = f"{parent}/{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
-            fs.pipe_file(temporary, data)
-            try:
-                fs.ftp.rename(temporary, path)
-            except BaseException:
-                with contextlib.suppress(Exception):
-                    fs.rm_file(temporary)
-                raise
         else:
             fs.pipe_file(path, data, mode="create", **bound)
 
 
-def create_and_read_back(store: ObjectStore, key: str, data: bytes, create: Callable[[], None]) -> Outcome:
-    """The outcome of an exclusive create of which the client's word is not believed: what lies there afterwards is.
-
-    `create` raises ArtifactError for whatever went wrong, a name that is taken included.
-    """
-    for attempt in range(ATTEMPTS):
-        try:
-            create()
-            return Outcome.CREATED
-        except ArtifactError as error:
-            found = store.get_many([key])[0]
-            if found is not None:
-                return Outcome.CREATED if found == data else Outcome.TAKEN
-            # "Already exists" with nothing there is a lost race with a conflict (409), worth another try.
-            hopeless = not (error.transient or isinstance(error, AlreadyExists))
-            if hopeless or attempt == ATTEMPTS - 1:
-                raise
-            pause(attempt, error)
-    raise AssertionError("the last attempt returns or raises")
-
-
-def transfer_timeout_s(size_bytes: int) -> float:
-    """How long a transfer of so many bytes may take."""
-    return CALL_TIMEOUT_S + size_bytes / SLOWEST_BYTES_PER_S
-
-
 _memory_lock = threading.Lock()
-
-
-def changed_ns(item: dict[str, Any]) -> int | None:
-    """When a listed file was written; every file system has its own word for it."""
-    for name in ("LastModified", "last_modified", "updated", "mtime", "modified", "created"):
-        value = item.get(name)
-        if isinstance(value, str):
-            try:
-                value = datetime.fromisoformat(value.replace("Z", "+00:00"))
-            except ValueError:
-                continue
-        if isinstance(value, datetime):
-            value = value if value.tzinfo else value.replace(tzinfo=timezone.utc)
-            return int(value.timestamp() * 1_000_000_000)
-        if isinstance(value, int | float):
-            return int(value * 1_000_000_000)
-    return None

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from artifactfs.errors import ArtifactError, StoreTimeout
-from artifactfs.objects.clients import CONNECT_TIMEOUT_S, READ_TIMEOUT_S
+from artifactfs.objects.bounds import CONNECT_TIMEOUT_S, READ_TIMEOUT_S
+from artifactfs.objects.s3_models import quick_loader
 
 _CONNECTIONS = 64
 # What s3fs takes besides: how it caches, lists and threads.
@@ -63,11 +65,10 @@ def open_place(url: str, options: dict[str, Any]) -> S3Place:
     import botocore
     import botocore.config
     import botocore.session
-    from fsspec.config import conf
 
     from artifactfs import __version__
 
-    given = {**conf.get("s3", {}), **options}
+    given = {**_configured(), **options}
     anonymous = given.pop("anon", False)
     credentials = {
         "aws_access_key_id": given.pop("key", None) or given.pop("username", None),
@@ -101,9 +102,25 @@ def open_place(url: str, options: dict[str, Any]) -> S3Place:
     if unknown := set(given) - _WITHOUT_MEANING:
         raise ArtifactError(f"{url}: unknown storage option {', '.join(sorted(unknown))}")
     session = botocore.session.Session(profile=profile)
+    session.register_component("data_loader", quick_loader(session.get_config_variable("data_path")))
     client = session.create_client("s3", config=botocore.config.Config(**config), **arguments)
     bucket, top = _split(url.partition("://")[2].strip("/"))
     return S3Place(client, bucket, f"{top}/" if top else "", extra)
+
+
+def _configured() -> dict[str, Any]:
+    """The options that fsspec was configured with, by files, variables or the program."""
+    places = (os.environ.get("FSSPEC_CONFIG_DIR"), os.path.expanduser("~/.config/fsspec"))
+    if (
+        "fsspec" not in sys.modules
+        and not any(place and os.path.isdir(place) for place in places)
+        and not any(name.startswith("FSSPEC_") for name in os.environ)
+    ):
+        return {}  # fsspec takes a tenth of a command's start to import
+    from fsspec.config import conf
+
+    found: dict[str, Any] = conf.get("s3", {})
+    return found
 
 
 def _split(path: str) -> tuple[str, str]:

@@ -15,6 +15,8 @@ import errno
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 from artifactfs.errors import (
@@ -29,6 +31,7 @@ from artifactfs.errors import (
     UnsafeStore,
 )
 from artifactfs.objects import layout
+from artifactfs.objects.bounds import RECORDS_AT_ONCE
 from artifactfs.objects.hashing import HashedFile
 
 Buffer = bytes | bytearray | memoryview
@@ -56,6 +59,23 @@ class StoredFile(NamedTuple):
     key: str
     size_bytes: int
     changed_ns: int | None
+
+
+def changed_ns(item: dict[str, Any]) -> int | None:
+    """When a listed file was written; every file system has its own word for it."""
+    for name in ("LastModified", "last_modified", "updated", "mtime", "modified", "created"):
+        value = item.get(name)
+        if isinstance(value, str):
+            try:
+                value = datetime.fromisoformat(value.replace("Z", "+00:00"))
+            except ValueError:
+                continue
+        if isinstance(value, datetime):
+            value = value if value.tzinfo else value.replace(tzinfo=timezone.utc)
+            return int(value.timestamp() * 1_000_000_000)
+        if isinstance(value, int | float):
+            return int(value * 1_000_000_000)
+    return None
 
 
 class ObjectStore(ABC):
@@ -123,9 +143,19 @@ class ObjectStore(ABC):
         """As :meth:`get_range`, piece by piece as the bytes come where that is cheaper."""
         yield self.get_range(key, offset, size_bytes)
 
-    @abstractmethod
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """The bytes of small files, None for each that is not there."""
+        """The bytes of small files, None for each that is not there; many at once where the store takes that."""
+        if len(keys) < 2 or self.parallel_transfers == 1:
+            return [self.get_if_there(key) for key in keys]
+        with ThreadPoolExecutor(min(len(keys), RECORDS_AT_ONCE), "records") as pool:
+            return list(pool.map(self.get_if_there, keys))
+
+    def get_if_there(self, key: str) -> bytes | None:
+        """The bytes of a small file, None when it is not there."""
+        try:
+            return self.get_range(key, 0, 2 * layout.MAX_RECORD_BYTES)
+        except NotFound:
+            return None
 
     @abstractmethod
     def listing(self, prefix: str) -> Listing:

@@ -14,7 +14,7 @@ from store_helpers import contents
 
 from artifactfs import ArtifactManager, Entry, VersionInfo, connect
 from artifactfs.errors import AccessDenied, ArtifactError, IntegrityError, NotFound, StoreTimeout, StoreUnreachable
-from artifactfs.objects import patience, remote
+from artifactfs.objects import bounds, patience
 from tests.servers import Server
 from tests.servers.fixtures import MakeProxy, StartServer
 from tests.servers.proxy import Fault, FaultProxy, Request
@@ -76,7 +76,7 @@ def url(server: Server) -> str:
 def manager(server: Server, proxy: FaultProxy, url: str, monkeypatch: pytest.MonkeyPatch) -> ArtifactManager:
     """A manager that goes through the proxy."""
     if server.name == "sftp":
-        monkeypatch.setattr(remote, "CALL_TIMEOUT_S", 1.0)
+        monkeypatch.setattr(bounds, "CALL_TIMEOUT_S", 1.0)
     return connect(url, **server.options_at(proxy.port), **QUICK[server.name])
 
 

@@ -71,3 +71,21 @@ def test_importing_and_opening_a_local_store_loads_no_fsspec(tmp_path: Path):
         "assert not any(m.partition('.')[0] in ('fsspec', 'asyncio') for m in sys.modules), sorted(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_making_the_client_of_s3_loads_no_fsspec(tmp_path: Path):
+    """Unless fsspec was configured: then its options for S3 count."""
+    code = (
+        "import sys\n"
+        "from artifactfs import connect\n"
+        "client = connect('s3://bucket/place', endpoint_url='http://h:1').store._place().client\n"
+        "print('fsspec' in sys.modules, client._request_signer._credentials.access_key)\n"
+    )
+    environment = {"HOME": str(tmp_path), "AWS_ACCESS_KEY_ID": "own", "AWS_SECRET_ACCESS_KEY": "s"}
+
+    def run(**more: str) -> str:
+        environ = {**environment, **more}
+        return subprocess.check_output([sys.executable, "-c", code], text=True, env=environ)
+
+    assert run().split() == ["False", "own"]
+    assert run(FSSPEC_S3='{"key": "configured", "secret": "s"}').split() == ["True", "configured"]

@@ -1,7 +1,9 @@
-"""What the cache keeps under one digest: an object of a store (a pack, say), or a file that lies in none.
+"""What the cache keeps under one digest: a pack, a file (or an object that is one), a small file without an object.
 
-A blob knows which of its granules are cached, takes in what was fetched, and checks the whole against its digest once
-all of it is there. `SmallBlob` is a small file of a store that does not pack; it goes into a drawer.
+A blob knows which of its granules are cached and takes in what was fetched. A `FileBlob`, whose length and mostly
+whose digest are known, is checked once all of it is there. A `Blob` as it is stands for a pack: how long that is, is
+known to the store alone, and nothing is believed of what versions say about it, since another's may be wrong.
+`SmallBlob` is a small file of a store that does not pack; it goes into a drawer.
 
 Neighbours: `content.fetching` fills blobs, `content.reader` reads them, `content.cache` holds their files. Threading:
 safe from any thread. `_hash_lock` guards the running digest and is held while hashing; `_drop_lock`, taken inside it,
@@ -32,52 +34,31 @@ _PACK_GRANULES = 16
 
 
 class Blob:
-    """See the module docstring. Its length is `size_bytes`, or at least that where `is_exact` is False."""
+    """A pack. See the module docstring."""
 
-    def __init__(
-        self,
-        cache: ContentCache,
-        key: str,
-        size_bytes: int,
-        fetch: Fetch,
-        label: str,
-        *,
-        is_exact: bool,
-        digest: tuple[str, str] | None,
-    ) -> None:
-        """`digest` is (algorithm, hex) of the whole, None where it is not known or cannot be told before the end."""
+    def __init__(self, cache: ContentCache, key: str, fetch: Fetch, label: str) -> None:
+        """`key` is ``<algorithm>-<hex digest>``, and what may follow to tell it from others, after another dash."""
         self.key = key
-        self.size_bytes = size_bytes
         self.fetch = fetch
         self.label = label
-        self.is_exact = is_exact
+        self.segment_granules = min(_PACK_GRANULES, cache.segment_granules(_PACK_GRANULES << GRANULE_SHIFT))
+        self._is_whole = False
         self._cache = cache
-        self._digest = digest
-        whole = cache.segment_granules(size_bytes)
-        self._is_whole = is_exact and whole << GRANULE_SHIFT >= size_bytes
-        self.segment_granules = whole if is_exact else min(_PACK_GRANULES, cache.segment_granules(_PACK_GRANULES << 20))
         self._segments: dict[int, Segment] = {}
-        self._hash_lock = threading.Lock()
-        self._hasher: Any = None
-        self._hashed = 0
-        self._verified: list[int] | None = None
-        self._drop_lock = threading.Lock()
-        self._damages = 0
 
     @property
     def damages(self) -> int:
         """How often the whole was found not to have its digest. Who has read of it before that is to be told."""
-        with self._drop_lock:
-            return self._damages
+        return 0
 
-    def is_as_known(self, damages: int) -> bool:
+    def is_as_known(self, _damages: int) -> bool:
         """Whether `damages` is still what it was; without waiting, for those who read."""
-        return self._damages == damages
+        return True
 
     @property
-    def granules(self) -> int:
-        """How many granules it has, as far as is known."""
-        return -(-self.size_bytes // GRANULE_BYTES)
+    def is_verified(self) -> bool:
+        """Whether what is cached was found to have the digest of the whole; the files in a pack are checked each."""
+        return True
 
     def segment(self, number: int) -> Segment:
         """Its `number`-th segment. Raises OSError."""
@@ -141,14 +122,12 @@ class Blob:
 
     def request_bytes(self, first: int, end: int) -> int:
         """How many bytes to ask the store for, for these granules."""
-        wanted = (end << GRANULE_SHIFT) if not self.is_exact else min(end << GRANULE_SHIFT, self.size_bytes)
-        return wanted - (first << GRANULE_SHIFT)
+        return (end - first) << GRANULE_SHIFT
 
     def check_length(self, first: int, end: int, data: bytes) -> None:
-        """Raises IntegrityError when an answer of the store is too short or too long."""
-        needed = min(end << GRANULE_SHIFT, self.size_bytes) - (first << GRANULE_SHIFT)
-        if not needed <= len(data) <= self.request_bytes(first, end):
-            raise IntegrityError(f"{self.label} is damaged: the store gave {len(data)} bytes where {needed} should be")
+        """Raises IntegrityError when an answer of the store is too short, as far as is known, or too long."""
+        if len(data) > self.request_bytes(first, end):
+            raise IntegrityError(f"{self.label} is damaged: the store gave {len(data)} bytes, more than were asked for")
 
     def store(self, first: int, data: memoryview) -> bool:
         """Put granules into the cache, if there is room. Raises OSError."""
@@ -173,6 +152,80 @@ class Blob:
             take = min(end - first, size - within)
             self.segment(number).forget_granules(within, within + take)
             first += take
+
+    def finish(self) -> None:
+        """Nothing: what is read of a pack is checked."""
+
+    def check(self, _first: int, _data: memoryview, *, may_wait: bool = False) -> None:
+        """Nothing: what is read of a pack is checked."""
+
+    def is_unchecked(self) -> bool:
+        """Whether all of it was cached before, perhaps by a process that was killed before it could check it.
+
+        Raises OSError.
+        """
+        return False
+
+    def whole_fd(self) -> int | None:
+        """A descriptor of a file that holds exactly the blob, checked; owned by the blob. Raises OSError."""
+        return None
+
+    def serials(self, start: int, size_bytes: int) -> list[int]:
+        """The numbers of the segments that bytes lie in: others once those were dropped or deleted."""
+        segment_bytes = self.segment_granules << GRANULE_SHIFT
+        numbers = range(start // segment_bytes, (start + size_bytes - 1) // segment_bytes + 1)
+        return [segment.serial if (segment := self._segments.get(number)) else 0 for number in numbers]
+
+    def drop_around(self, start: int, size_bytes: int) -> None:
+        """Keep nothing of the segments that these bytes lie in. Raises OSError."""
+        segment_bytes = self.segment_granules << GRANULE_SHIFT
+        for number in range(start // segment_bytes, (start + size_bytes - 1) // segment_bytes + 1):
+            self.segment(number).forget()
+
+
+class FileBlob(Blob):
+    """A file, or an object that is one, of `size_bytes`. One of another length is another blob, whatever its digest."""
+
+    def __init__(
+        self, cache: ContentCache, key: str, size_bytes: int, fetch: Fetch, label: str, digest: tuple[str, str] | None
+    ) -> None:
+        """`digest` is (algorithm, hex), None where it is not known."""
+        super().__init__(cache, f"{key}-{size_bytes}", fetch, label)
+        self.size_bytes = size_bytes
+        self.segment_granules = cache.segment_granules(size_bytes)
+        self._is_whole = self.segment_granules << GRANULE_SHIFT >= size_bytes
+        self._digest = digest
+        self._hash_lock = threading.Lock()
+        self._hasher: Any = None
+        self._hashed = 0
+        self._verified: list[int] | None = None
+        self._drop_lock = threading.Lock()
+        self._damages = 0
+
+    @property
+    def damages(self) -> int:
+        """As `Blob.damages`."""
+        with self._drop_lock:
+            return self._damages
+
+    def is_as_known(self, damages: int) -> bool:
+        """As `Blob.is_as_known`."""
+        return self._damages == damages
+
+    @property
+    def granules(self) -> int:
+        """How many granules it has."""
+        return -(-self.size_bytes // GRANULE_BYTES)
+
+    def request_bytes(self, first: int, end: int) -> int:
+        """As `Blob.request_bytes`."""
+        return min(end << GRANULE_SHIFT, self.size_bytes) - (first << GRANULE_SHIFT)
+
+    def check_length(self, first: int, end: int, data: bytes) -> None:
+        """As `Blob.check_length`."""
+        needed = self.request_bytes(first, end)
+        if len(data) != needed:
+            raise IntegrityError(f"{self.label} is damaged: the store gave {len(data)} bytes where {needed} should be")
 
     def finish(self) -> None:
         """Where all of it is cached, or was when it was hashed, see to it that it has its digest.
@@ -245,7 +298,7 @@ class Blob:
 
     @property
     def is_verified(self) -> bool:
-        """Whether what is cached was found to have the digest of the whole."""
+        """As `Blob.is_verified`."""
         if self._is_whole:
             return (segment := self._segments.get(0)) is not None and segment.verified
         return self._verified is not None and self._verified == self._all_serials()
@@ -254,17 +307,14 @@ class Blob:
         return self.serials(0, self.size_bytes)
 
     def is_unchecked(self) -> bool:
-        """Whether all of it was cached before, perhaps by a process that was killed before it could check it.
-
-        Raises OSError.
-        """
+        """As `Blob.is_unchecked`."""
         if not self._is_whole or self._digest is None:
             return False
         segment = self.segment(0)
         return not segment.verified and segment.present == self.granules
 
     def whole_fd(self) -> int | None:
-        """A descriptor of a file that holds exactly the blob, checked; owned by the blob. Raises OSError."""
+        """As `Blob.whole_fd`."""
         if not self._is_whole:
             return None
         segment = self.segment(0)
@@ -272,24 +322,12 @@ class Blob:
             return None
         return segment.fd
 
-    def serials(self, start: int, size_bytes: int) -> list[int]:
-        """The numbers of the segments that bytes lie in: others once those were dropped or deleted."""
-        segment_bytes = self.segment_granules << GRANULE_SHIFT
-        numbers = range(start // segment_bytes, (start + size_bytes - 1) // segment_bytes + 1)
-        return [segment.serial if (segment := self._segments.get(number)) else 0 for number in numbers]
-
     def drop(self) -> None:
         """Keep nothing of it: it was found to be damaged. Raises OSError."""
         for number in range(-(-self.granules // self.segment_granules)):
             segment = self._segments.pop(number, None)
             if segment is not None:
                 segment.forget()
-
-    def drop_around(self, start: int, size_bytes: int) -> None:
-        """Keep nothing of the segments that these bytes lie in. Raises OSError."""
-        segment_bytes = self.segment_granules << GRANULE_SHIFT
-        for number in range(start // segment_bytes, (start + size_bytes - 1) // segment_bytes + 1):
-            self.segment(number).forget()
 
 
 class SmallBlob:

@@ -128,7 +128,7 @@ class ContentCache:
         The same object for everybody in this process, while it is in use and not deleted. Raises OSError.
         """
         name = key if number is None else f"{key}-{granules}-{number}"
-        path = f"{self._root}/segments/{key.rpartition('-')[2][:2]}/{name}"
+        path = f"{self._root}/segments/{key.split('-', 2)[1][:2]}/{name}"
         with self._lock:
             found = self._segments.get(path)
         if found is not None and len(found.ready) >= granules and not found.is_removed():

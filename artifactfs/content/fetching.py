@@ -187,8 +187,7 @@ class Fetcher:
     def settle(self, blob: Blob) -> None:
         """Until what has come of the blob is cached. Raises StoreTimeout."""
         with self._lock:
-            granules = range(blob.granules)
-            requests = {id(found): found for g in granules if (found := self._under_way.get((blob.key, g)))}
+            requests = {id(found): found for (key, _), found in self._under_way.items() if key == blob.key}
         deadline = time.monotonic() + self.timeout_s
         for request in requests.values():
             if not request.settle(max(0.0, deadline - time.monotonic())):

@@ -16,13 +16,14 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 from blake3 import blake3
 from cachetools import LRUCache
 
-from artifactfs.content.blobs import Blob, Fetch, SmallBlob
+from artifactfs.content.blobs import Blob, FileBlob, SmallBlob
 from artifactfs.content.cache import ContentCache
 from artifactfs.content.fetching import READ_TIMEOUT_S, Fetcher, Request
 from artifactfs.content.integrity import check_digest, digest_of
@@ -103,26 +104,28 @@ class ContentReader:
     def blob(self, info: VersionInfo, entry: Entry, algorithm: str) -> Blob | SmallBlob:
         """Where the bytes of an entry are cached."""
         label = label_of(info, entry)
+        size_bytes, digest = entry.size_bytes, None
+        if entry.digest is not None:
+            digest = (algorithm, entry.digest)
         if entry.object is not None:
-            # An object by itself has the digest of the file; a pack is checked file by file.
-            is_file = entry.offset == 0 and entry.digest == entry.object and algorithm == "blake3"
             fetch = partial(self._read_object, entry.object, label)
-            digest = ("blake3", entry.object) if is_file else None
-            return self._shared(
-                f"blake3-{entry.object}", entry.offset + entry.size_bytes, fetch, label, digest, is_exact=is_file
-            )
+            key = f"blake3-{entry.object}"
+            # An object by itself has the digest of the file; a pack is checked file by file.
+            if entry.offset == 0 and digest == ("blake3", entry.object):
+                return self._shared(f"{key}-{size_bytes}", FileBlob, key, size_bytes, fetch, label, digest)
+            return self._shared(key, Blob, key, fetch, label)
 
         def read(offset: int, size_bytes: int) -> Iterator[bytes]:
             yield self.manager.read_entry(info, entry, offset, size_bytes)
 
-        if entry.digest is None:
+        if digest is None:
             place = f"{self._store}\0{label}\0{entry.size_bytes}\0{entry.mtime_ns}"
-            name = blake3(place.encode("utf-8", "surrogateescape")).hexdigest()
-            return self._shared(f"place-{name}", entry.size_bytes, read, label, None, is_exact=True)
-        if entry.size_bytes < CHECKED_BYTES:
-            return SmallBlob(self.cache, entry.size_bytes, read, label, digest=(algorithm, entry.digest))
-        digest = (algorithm, entry.digest)
-        return self._shared(f"{algorithm}-{entry.digest}", entry.size_bytes, read, label, digest, is_exact=True)
+            key = f"place-{blake3(place.encode('utf-8', 'surrogateescape')).hexdigest()}"
+        elif size_bytes < CHECKED_BYTES:
+            return SmallBlob(self.cache, size_bytes, read, label, digest=digest)
+        else:
+            key = "-".join(digest)
+        return self._shared(f"{key}-{size_bytes}", FileBlob, key, size_bytes, read, label, digest)
 
     def _read_object(self, name: str, label: str, offset: int, size_bytes: int) -> Iterator[bytes]:
         """As the manager does, but an error tells of a file for which the object was wanted."""
@@ -131,17 +134,13 @@ class ContentReader:
         except IntegrityError as error:
             raise IntegrityError(f"{label} is damaged: {error}") from error
 
-    def _shared(
-        self, key: str, size_bytes: int, fetch: Fetch, label: str, digest: tuple[str, str] | None, *, is_exact: bool
-    ) -> Blob:
+    def _shared(self, name: str, kind: Callable[..., Blob], *arguments: Any) -> Blob:
+        """The blob of that name, the same for all who read it; made of a kind with these arguments where it is new."""
         with self._lock:
-            blob = self._blobs.get(key)
+            blob = self._blobs.get(name)
             if blob is None:
-                blob = Blob(self.cache, key, size_bytes, fetch, label, is_exact=is_exact, digest=digest)
-                self._blobs[key] = blob
-            elif not blob.is_exact:
-                blob.size_bytes = max(blob.size_bytes, size_bytes)
-            self._idle[key] = blob
+                blob = self._blobs[name] = kind(self.cache, *arguments)
+            self._idle[name] = blob
         return blob
 
     # -- reading ----------------------------------------------------------------------------------------------------
@@ -322,7 +321,7 @@ class OpenFile:
         self._damages = 0
         if isinstance(blob, Blob) and not self._check_needed:
             self._damages = blob.damages
-            self._run = FileRun(blob.size_bytes)
+            self._run = FileRun(entry.offset + entry.size_bytes)
             reader.check_later(blob)
 
     def read(self, size_bytes: int, offset: int) -> bytes:
@@ -343,7 +342,7 @@ class OpenFile:
                 self._stream.touch(self._position)
                 self._stream = None
         data = self._reader.read(blob, start, size_bytes, self._damages)
-        if start + size_bytes == blob.size_bytes:
+        if offset + size_bytes == entry.size_bytes:
             # Nobody comes to the end of a file that is wrong.
             self._reader.finish(blob)
         if not blob.is_as_known(self._damages):
@@ -377,11 +376,12 @@ class OpenFile:
 
     def _mark(self, blob: Blob) -> int:
         """Stands for these bytes where they are cached; another once they are fetched anew."""
-        return hash((self.entry.digest, self.entry.offset, *blob.serials(self.entry.offset, self.entry.size_bytes)))
+        place = (self.entry.offset, self.entry.size_bytes)
+        return hash((self.entry.digest, *place, *blob.serials(*place)))
 
     def whole_file(self) -> int | None:
         """A descriptor, owned by this file, of a local file that holds exactly these bytes, checked; None without."""
-        if self.entry.offset or self._blob.size_bytes != self.entry.size_bytes or not self.entry.size_bytes:
+        if not self.entry.size_bytes:
             return None
         try:
             return self._blob.whole_fd()

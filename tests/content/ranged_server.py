@@ -26,6 +26,9 @@ class Handler(BaseHTTPRequestHandler):
         size_bytes = path.stat().st_size
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         start, end = (int(asked[1]), min(int(asked[2] or size_bytes) + 1, size_bytes)) if asked else (0, size_bytes)
+        if start >= end:
+            self.send_error(416)
+            return
         with server.lock:
             server.requests.append((self.path, start, end))
             server.now += 1

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from artifactfs.content import segments
-from artifactfs.content.blobs import Blob, SmallBlob
+from artifactfs.content.blobs import Blob, FileBlob, SmallBlob
 from artifactfs.content.cache import ContentCache
 from artifactfs.errors import AccessDenied, ArtifactError
 from tests.content.conftest import MIB, Version, read_all
@@ -59,9 +59,9 @@ class Machine(RuleBasedStateMachine):
         for number, size_bytes in enumerate(SIZES):
             digest = blake3(content(number, size_bytes)).hexdigest()
             key = f"blake3-{digest}"
-            exact = number % 2 == 0
-            sure = ("blake3", digest) if exact else None
-            blobs.append(Blob(cache, key, size_bytes, never, key, is_exact=exact, digest=sure))
+            is_pack = number % 2 == 1
+            pack, file = Blob(cache, key, never, key), FileBlob(cache, key, size_bytes, never, key, ("blake3", digest))
+            blobs.append(pack if is_pack else file)
         for number, size_bytes in enumerate(SMALL):
             digest = blake3(content(100 + number, size_bytes)).hexdigest()
             blobs.append(SmallBlob(cache, size_bytes, never, digest, digest=("blake3", digest)))
@@ -105,8 +105,10 @@ class Machine(RuleBasedStateMachine):
     @rule(process=st.integers(0, 1), which=st.integers(0, len(SIZES) - 1))
     def drop(self, process: int, which: int) -> None:
         blob = self.processes[process][which]
-        assert isinstance(blob, Blob)
-        blob.drop()
+        if isinstance(blob, FileBlob):
+            blob.drop()
+        elif isinstance(blob, Blob):
+            blob.drop_around(0, SIZES[which])
 
     @rule()
     def clear(self) -> None:
@@ -196,7 +198,7 @@ def test_what_is_used_goes_last(tmp_path: Path):
     for number in range(12):
         data = content(number, MIB)
         digest = blake3(data).hexdigest()
-        blob = Blob(cache, f"blake3-{digest}", MIB, never, "x", is_exact=True, digest=("blake3", digest))
+        blob = FileBlob(cache, f"blake3-{digest}", MIB, never, "x", ("blake3", digest))
         assert blob.store(0, memoryview(data))
         blobs.append(blob)
         for age, older in enumerate(reversed(blobs)):
@@ -215,7 +217,7 @@ def test_the_floor_of_free_space(tmp_path: Path):
     cache = ContentCache(tmp_path, 1 << 40, floor)
     cache.ensure_created()
     digest = blake3(b"x").hexdigest()
-    blob = Blob(cache, f"blake3-{digest}", MIB, never, "x", is_exact=True, digest=None)
+    blob = FileBlob(cache, f"blake3-{digest}", MIB, never, "x", None)
     assert not blob.store(0, memoryview(bytes(MIB)))
     assert cache.usage().size_bytes == 0
 

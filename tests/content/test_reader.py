@@ -134,6 +134,34 @@ def test_small_files_share_files_of_the_cache(plain: Version, tmp_path: Path):
     assert plain.server.requests == []
 
 
+@pytest.mark.parametrize("claimed", [1, 5000, 3 * MIB, 100 * MIB])
+@pytest.mark.parametrize("path", ["small/0999", "own"])
+def test_what_another_version_claims_of_an_object_is_that_versions_trouble(
+    packed: Version, tmp_path: Path, path: str, claimed: int
+):
+    """V6: that it is longer or shorter, that it is one file, that there is something behind its end."""
+    position = packed.manifest.index(path)
+    assert position is not None
+    honest = packed.manifest[position]
+    lies = [
+        honest._replace(offset=honest.offset + honest.size_bytes + claimed, size_bytes=claimed),
+        honest._replace(offset=0, size_bytes=claimed, digest=honest.object),
+        honest._replace(size_bytes=claimed),
+    ]
+    reader = packed.reader(tmp_path)
+    for lie in lies:
+        with pytest.raises(IntegrityError):
+            read_all(reader.open(packed.info, lie, "blake3"))
+        open_lie = reader.open(packed.info, lie, "blake3")
+        for _ in range(2):
+            assert read_all(packed.open(reader, path)) == packed.content(path)
+            with pytest.raises(IntegrityError):
+                read_all(open_lie)
+    packed.settle()
+    again = packed.reader(tmp_path)
+    assert read_all(packed.open(again, path)) == packed.content(path)
+
+
 @pytest.mark.parametrize("path", ["big", "small/0250"])
 def test_one_request_however_many_readers_wait(packed: Version, tmp_path: Path, path: str):
     reader = packed.reader(tmp_path)

@@ -195,6 +195,7 @@ def rows() -> dict[str, Row]:
         )
     found["s3-again-small"] = S3Again("S3: second read of small files, from the cache", "files")
     found["s3-again-sequential"] = S3Again("S3: second read of the big file, from the cache", "sequential")
+    found["s3-again-pages"] = S3Again("S3: second read of random 4 KiB of the big file, from the cache", "pages")
     found["s3-many"] = S3Many(far=False)
     return found
 

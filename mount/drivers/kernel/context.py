@@ -194,9 +194,9 @@ class Context:
     ) -> list[bytes]:
         """Pieces of the reply to READDIRPLUS: as `entry_at` of many positions, with the names they have.
 
-        `offset` is where the first is read from.
+        `offset` is where the first is read from. Lookups are not counted: see `Inodes.note_lookups`.
         """
-        nodeids = self.inodes.enter_all(base, positions)
+        nodeids = self.inodes.ids_at(base, positions)
         return named_entries(nodeids, self.vfs.stats_at(version, positions), names, offset, *self._owner)
 
     def staged_entry(self, spot: Spot, name: str, *, open_for_writing: bool = False) -> tuple[StagedInode, bytes]:

@@ -19,6 +19,9 @@ from mount.drivers.kernel.protocol import FOPEN_CACHE_DIR, FOPEN_KEEP_CACHE, Mal
 from mount.drivers.kernel.replies import FOREVER, NO_ENTRY, entry_out
 from mount.tree import ROOT_INO, Node, StagedNode, VersionNode, join
 
+AHEAD_BYTES = 64 << 10
+"""Larger replies are not made before they are asked for."""
+
 _OWN_NAMES = (b".", b"..")
 # The kernel knows these two and shows their numbers; what is given here only must not be 0.
 _OWN = (ROOT_INO, 0o040000)
@@ -39,6 +42,10 @@ class _Listing(ABC):
 
         Counts a lookup for each, unless its entry is `NO_ENTRY`.
         """
+
+    @abstractmethod
+    def pack_ahead(self, first: int, stop: int) -> None:
+        """Make ready what `entries` is likely to be asked for next; where that changes nothing and takes no time."""
 
 
 class _Names(_Listing):
@@ -70,6 +77,9 @@ class _Names(_Listing):
             parts += (self._entry(index), pack_dirent(self.names[index], ino, index + 1, mode))
         return parts
 
+    def pack_ahead(self, first: int, stop: int) -> None:
+        """Nothing: these may change before they are asked for."""
+
     def _entry(self, index: int) -> bytes:
         if self._staged is None or index < len(_OWN_NAMES):
             return NO_ENTRY
@@ -93,6 +103,7 @@ class _VersionNames(_Listing):
         found = node.version.manifest.raw_children(node.path)
         self.names = [*_OWN_NAMES, *(name for name, _ in found)]
         self._positions = [None, None, *(position for _, position in found)]
+        self._ahead: tuple[range, list[bytes]] | None = None
 
     def identities(self, first: int, stop: int) -> Iterator[tuple[int, int]]:
         vfs, version = self._context.vfs, self._node.version
@@ -103,16 +114,31 @@ class _VersionNames(_Listing):
                 yield from (self._unlisted(index)[1:] for index in indices)
 
     def entries(self, first: int, stop: int) -> list[bytes]:
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead[0] == range(first, stop):
+            self._context.inodes.note_lookups(self._base, stop - first)
+            return ahead[1]
         parts: list[bytes] = []
         for indices, positions in self._stretches(first, stop):
             if positions:
-                names = self.names[indices.start : indices.stop]
-                parts += self._context.named_entries_at(self._node.version, self._base, positions, names, indices.start)
+                parts += self._listed(indices, positions)
+                self._context.inodes.note_lookups(self._base, len(positions))
                 continue
             for index in indices:
                 entry, ino, mode = self._unlisted(index, is_entered=True)
                 parts += (entry, pack_dirent(self.names[index], ino, index + 1, mode))
         return parts
+
+    def pack_ahead(self, first: int, stop: int) -> None:
+        for indices, positions in self._stretches(first, stop):
+            # Directories that are only implied would be entered.
+            if positions and indices == range(first, stop):
+                self._ahead = indices, self._listed(indices, positions)
+            return
+
+    def _listed(self, indices: range, positions: list[int]) -> list[bytes]:
+        names = self.names[indices.start : indices.stop]
+        return self._context.named_entries_at(self._node.version, self._base, positions, names, indices.start)
 
     def _stretches(self, first: int, stop: int) -> Iterator[tuple[range, list[int]]]:
         """Neighbours that the manifest lists, with their positions in it; and such that it does not, without any."""
@@ -135,13 +161,14 @@ class _VersionNames(_Listing):
 
 
 class OpenDirectory:
-    """A directory being read."""
+    """A directory being read; `told` is how many of the names were in the last reply or before it."""
 
-    __slots__ = ("listing", "nodeid")
+    __slots__ = ("listing", "nodeid", "told")
 
     def __init__(self, nodeid: int) -> None:
         self.nodeid = nodeid
         self.listing: _Listing | None = None
+        self.told = 0
 
 
 class Directories:
@@ -177,7 +204,7 @@ class Directories:
 
     def readdir(self, request: Request) -> bytes:
         """FUSE_READDIR."""
-        listing, offset, room = self._reading(request)
+        _, listing, offset, room = self._reading(request)
         stop = _end_of_room(listing.names, offset, room)
         named = zip(listing.names[offset:stop], listing.identities(offset, stop), strict=True)
         return b"".join(
@@ -186,11 +213,22 @@ class Directories:
 
     def readdirplus(self, request: Request) -> bytes:
         """FUSE_READDIRPLUS."""
-        listing, offset, room = self._reading(request)
-        return b"".join(listing.entries(offset, _end_of_room(listing.names, offset, room, len(NO_ENTRY))))
+        directory, listing, offset, room = self._reading(request)
+        directory.told = _end_of_room(listing.names, offset, room, len(NO_ENTRY))
+        return b"".join(listing.entries(offset, directory.told))
 
-    def _reading(self, request: Request) -> tuple[_Listing, int, int]:
-        """The names, the position in them, and the room in the reply."""
+    def pack_ahead(self, request: Request) -> None:
+        """After `readdirplus`: while the program looks at what it got, the next reply is made."""
+        number, _, room, *_ = protocol.fuse_read_in.read(request.body)
+        directory = self._context.directories.get(number)
+        # Other requests wait meanwhile. The C library reads 32 KiB at a time, 200 names, which take 0.2 ms.
+        if directory is None or directory.listing is None or room > AHEAD_BYTES:
+            return
+        names, first = directory.listing.names, directory.told
+        directory.listing.pack_ahead(first, _end_of_room(names, first, room, len(NO_ENTRY)))
+
+    def _reading(self, request: Request) -> tuple[OpenDirectory, _Listing, int, int]:
+        """The directory, its names, the position in them, and the room in the reply."""
         number, offset, size, *_ = protocol.fuse_read_in.read(request.body)
         directory = self._context.directories.get(number)
         if directory is None:
@@ -203,7 +241,7 @@ class Directories:
             else:
                 listing = _Names(self._context, directory.nodeid, node)
             directory.listing = listing
-        return listing, offset, size
+        return directory, listing, offset, size
 
 
 def _end_of_room(names: list[bytes], first: int, room: int, head_bytes: int = 0) -> int:

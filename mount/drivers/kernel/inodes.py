@@ -184,11 +184,14 @@ class Inodes:
             self._versions[base >> VERSION_BITS].lookups += 1
         return base | position << 1
 
-    def enter_all(self, base: int, positions: Sequence[int]) -> list[int]:
-        """As `enter_at`, of many positions."""
-        with self._lock:
-            self._versions[base >> VERSION_BITS].lookups += len(positions)
+    def ids_at(self, base: int, positions: Sequence[int]) -> list[int]:
+        """As `enter_at`, of many positions, without counting: see `note_lookups`."""
         return [base | position << 1 for position in positions]
+
+    def note_lookups(self, base: int, count: int) -> None:
+        """The kernel is told of so many ids that `ids_at` gave."""
+        with self._lock:
+            self._versions[base >> VERSION_BITS].lookups += count
 
     def is_prefilled(self, nodeid: int) -> bool:
         """Whether `note_prefilled` was called for an entry since the kernel last forgot it."""

@@ -52,6 +52,8 @@ class _Handler(NamedTuple):
     """Answers what can be answered without waiting for anything, None for the rest."""
     may_be_given_up: bool = False
     """Changes nothing, so that a program that is killed need not wait for it."""
+    afterwards: Callable[[Request], None] | None = None
+    """Called after the reply to what was quick, with the request: makes ready what may come next."""
 
 
 class Session:
@@ -143,7 +145,7 @@ class Session:
             return True
         request = Request(header, memoryview(buffer))
         if handler.is_quick or (handler.is_quick_on_versions and nodeid >= FIRST_VERSION):
-            self._answer(handler.handle, request)
+            self._answer(handler.handle, request, afterwards=handler.afterwards)
         elif handler.try_at_once is not None and self._answer(handler.try_at_once, request):
             pass
         elif handler.may_be_given_up:
@@ -155,8 +157,18 @@ class Session:
             self._answer(handler.handle, request)
         return True
 
-    def _answer(self, handle: Callable[[Request], Any], request: Request, *, claim: bool = False) -> bool:
-        """Handle and reply; False when there is no answer. With `claim`, only if nobody else has answered meanwhile."""
+    def _answer(
+        self,
+        handle: Callable[[Request], Any],
+        request: Request,
+        *,
+        claim: bool = False,
+        afterwards: Callable[[Request], None] | None = None,
+    ) -> bool:
+        """Handle and reply; False when there is no answer.
+
+        With `claim`, only if nobody else has answered meanwhile. `afterwards` is called once the reply is sent.
+        """
         unique = request.unique
         try:
             body = handle(request)
@@ -172,6 +184,12 @@ class Session:
                 return False
             if not claim or self._under_way.end(unique):
                 self.channel.reply(unique, body)
+            if afterwards is not None:
+                try:
+                    afterwards(request)
+                except Exception:
+                    # Whoever asks for what was to be made ready meets it again, and is told.
+                    logger.exception("after %s", protocol.OPCODES[request.opcode])
             return True
         if not claim or self._under_way.end(unique):
             self.channel.fail(unique, number)
@@ -241,7 +259,9 @@ class Session:
             protocol.FUSE_DESTROY: _Handler(self._destroy, is_quick=True),
             protocol.FUSE_BATCH_FORGET: _Handler(self._batch_forget, is_quick=True),
             protocol.FUSE_FALLOCATE: _Handler(files.fallocate),
-            protocol.FUSE_READDIRPLUS: _Handler(directories.readdirplus, is_quick_on_versions=True),
+            protocol.FUSE_READDIRPLUS: _Handler(
+                directories.readdirplus, is_quick_on_versions=True, afterwards=directories.pack_ahead
+            ),
             protocol.FUSE_RENAME2: _Handler(names.rename2),
             protocol.FUSE_LSEEK: _Handler(files.lseek),
             protocol.FUSE_COPY_FILE_RANGE: _Handler(files.copy_file_range),

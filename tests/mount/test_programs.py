@@ -205,14 +205,14 @@ def test_a_copy_equals_its_source(mounts: dict[str, Mount], source: Path) -> Non
         same_tree(source, version)
 
 
-def test_git_works_on_a_version(mounts: dict[str, Mount], source: Path) -> None:
+def test_git_works_on_a_version(mounts: dict[str, Mount], source: Path, tmp_path: Path) -> None:
     """V1: a cloned repository is whole: fsck, log, status and a clone of the clone."""
     version = log_by(Program(git_clone), "request", mounts, source) / "clone"
     git = ("git", "-c", "safe.directory=*", "-C", version)
     run(*git, "fsck", "--strict")
     assert run(*git, "log", "--format=%s") == "first\n"
     assert run(*git, "--no-optional-locks", "status", "--porcelain") == ""
-    clone = source.parent / "clone of clone"
+    clone = tmp_path / "clone of clone"
     run("git", "-c", "safe.directory=*", "clone", "-q", version, clone)
     assert run("git", "-C", clone, "log", "--format=%s") == "first\n"
 

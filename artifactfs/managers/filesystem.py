@@ -13,6 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,10 +38,9 @@ from artifactfs.objects import layout
 from artifactfs.objects.commit import Commit, Committer
 from artifactfs.objects.history import History, Known
 from artifactfs.objects.layout import Alias, Tombstone
-from artifactfs.objects.local import LocalStore
 from artifactfs.objects.marker import StoreMarker
+from artifactfs.objects.open import open_store
 from artifactfs.objects.restore import read_range, read_whole, restore
-from artifactfs.objects.store import ObjectStore
 
 if TYPE_CHECKING:
     from artifactfs.findings import OnFinding, VerifyReport
@@ -70,7 +70,7 @@ class FileSystemArtifactManager(StoredManager):
         self.url = url if "://" in url else os.path.abspath(os.path.expanduser(url))
         self._marker = StoreMarker(self.store)
         self._history = History(self.store)
-        self._committer = Committer(self.store, self._history, self._load_manifest)
+        self._committer = Committer(self.store, self._history, self._load_manifest, self._keep_manifest)
         self._manifest_lock = threading.Lock()
         self._manifests: LRUCache[str, Manifest] = LRUCache(
             _MANIFEST_CACHE_BYTES, getsizeof=lambda manifest: manifest.memory_bytes
@@ -357,10 +357,13 @@ class FileSystemArtifactManager(StoredManager):
         manifest = Manifest.decode(raw)
         if manifest.lacks_digests():
             raise FormatError(f"hostile manifest {name}: it has a file without a digest")
+        self._keep_manifest(name, manifest)
+        return manifest
+
+    def _keep_manifest(self, name: str, manifest: Manifest) -> None:
         with self._manifest_lock:
             if manifest.memory_bytes <= self._manifests.maxsize:
                 self._manifests[name] = manifest
-        return manifest
 
     def _commit(self, commit: Commit, aliases: Sequence[str]) -> CommitResult:
         names.check_collection(commit.collection)
@@ -369,8 +372,15 @@ class FileSystemArtifactManager(StoredManager):
             names.check_alias(alias)
         if not commit.commit_id:
             raise InvalidName("a commit needs an id: see new_commit_id")
-        self._marker.create()
-        done = self._committer.commit(commit)
+        if self.store.parallel_transfers == 1:
+            self._marker.create()
+            look = self._committer.look(commit)
+        else:
+            with ThreadPoolExecutor(1, "look") as pool:
+                looking = pool.submit(self._committer.look, commit)
+                self._marker.create()
+            look = looking.result()
+        done = self._committer.commit(commit, look)
         for alias in aliases:
             self._write_alias(commit.collection, commit.artifact, alias, done.record.version)
         return CommitResult(
@@ -383,28 +393,3 @@ class FileSystemArtifactManager(StoredManager):
     def _write_alias(self, collection: str, artifact: str, alias: str, version: str) -> None:
         key = layout.alias_key(layout.artifact_prefix(collection, artifact), alias)
         self.store.replace(key, layout.encode(Alias(version)))
-
-
-def open_store(url: str, *, single_writer: bool = False, **storage_options: Any) -> ObjectStore:
-    """The store at a path or URL; nothing is touched yet."""
-    scheme, separator, rest = url.partition("://")
-    if not separator:
-        return LocalStore(os.path.expanduser(url), single_writer=single_writer)
-    if scheme in ("file", "local"):
-        return LocalStore(rest, single_writer=single_writer)
-    # Imported here: fsspec takes longer to import than everything else together.
-    if scheme.lower() in ("s3", "s3a"):
-        from artifactfs.objects.s3 import S3Store
-
-        return S3Store(url, single_writer=single_writer, **storage_options)
-    if scheme.lower() in ("az", "abfs", "abfss"):
-        from artifactfs.objects.azure import AzureStore
-
-        return AzureStore(url, single_writer=single_writer, **storage_options)
-    if scheme.lower() in ("sftp", "ssh"):
-        from artifactfs.objects.sftp import SftpStore
-
-        return SftpStore(url, single_writer=single_writer, **storage_options)
-    from artifactfs.objects.remote import FsspecStore
-
-    return FsspecStore(url, single_writer=single_writer, **storage_options)

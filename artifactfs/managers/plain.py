@@ -42,7 +42,6 @@ from artifactfs.errors import (
 )
 from artifactfs.managers.base import CommitResult, LocalRange, Progress, ReferenceOf, VersionInfo
 from artifactfs.managers.browsable import StoredManager
-from artifactfs.managers.filesystem import open_store
 from artifactfs.manifest import Entry, EntryKind, Manifest
 from artifactfs.objects.commit import Commit
 from artifactfs.objects.history import Known
@@ -56,6 +55,7 @@ from artifactfs.objects.layout import (
     shown_artifact,
     tombstone_key,
 )
+from artifactfs.objects.open import open_store
 from artifactfs.objects.store import translate
 from artifactfs.plain import layout
 from artifactfs.plain.contents import Contents

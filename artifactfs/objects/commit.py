@@ -6,7 +6,8 @@ files become read-only and aliases are set. Killed before the record: no version
 one more link to an unchanged inode). Killed after it: the same commit id finds the record and does what was left.
 
 Exactly one version per commit id holds among any number of writers, because any record that appears after a writer
-looked for its id takes the number that writer tries, and then it looks again.
+looked for its id takes the number that writer tries, and then it looks again. So it looks once, before it reads the
+tree, and again only when the number it tries is taken: a store that is far away is asked seldom.
 
 Threading: any thread and any process; no lock is needed.
 """
@@ -20,8 +21,10 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 from blake3 import blake3
 
@@ -29,7 +32,7 @@ from artifactfs.errors import FormatError, IntegrityError, UnsupportedTree
 from artifactfs.managers.base import Progress, ReferenceOf
 from artifactfs.manifest import Manifest
 from artifactfs.objects import layout
-from artifactfs.objects.history import History, Numbers
+from artifactfs.objects.history import NEWEST, History, Numbers
 from artifactfs.objects.layout import Creator, Record
 from artifactfs.objects.packs import KnownContents, Packer
 from artifactfs.objects.scan import scan_tree
@@ -37,8 +40,7 @@ from artifactfs.objects.store import ObjectStore, Outcome
 
 _log = logging.getLogger(__name__)
 
-# Contents are looked for in this many of the latest versions, while they have together no more files than that.
-_DEDUP_VERSIONS = 4
+# Contents are looked for in the latest versions, while they have together no more files than that.
 _DEDUP_FILES = 1_000_000
 
 
@@ -72,70 +74,122 @@ class Committed:
     deduplicated_bytes: int = 0
 
 
-class Committer:
-    """Commits trees to one store. `load_manifest` gives the manifest with that object name."""
+class Look(NamedTuple):
+    """What a store held when a commit looked: the versions, the latest of them, and the one this commit made before."""
 
-    def __init__(self, store: ObjectStore, history: History, load_manifest: Callable[[str], Manifest]) -> None:
+    numbers: Numbers
+    latest: Record | None
+    made: Record | None
+
+
+class Content:
+    """The files of the version that is to be: a manifest, its content digest and what is stored of it."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.digest = manifest.content_digest()
+
+    @cached_property
+    def encoded(self) -> bytes:
+        """The manifest's object."""
+        return self.manifest.encode()
+
+    @cached_property
+    def name(self) -> str:
+        """The hex name of that object."""
+        return blake3(self.encoded).hexdigest()
+
+    def is_of(self, record: Record | None) -> bool:
+        """Whether the version with that record has the same content."""
+        return record is not None and record.digest == self.digest
+
+
+class Committer:
+    """Commits trees to one store.
+
+    `load_manifest` gives the manifest with that object name, `keep_manifest` is given those that were just stored.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        history: History,
+        load_manifest: Callable[[str], Manifest],
+        keep_manifest: Callable[[str, Manifest], None] = lambda name, manifest: None,
+    ) -> None:
         self._store = store
         self._history = history
         self._load_manifest = load_manifest
+        self._keep_manifest = keep_manifest
 
-    def commit(self, commit: Commit) -> Committed:
-        """Make the version, or find the one this commit made before. Raises as `ArtifactManager.commit_tree`."""
-        if self._store.local_root is not None:
+    def look(self, commit: Commit) -> Look:
+        """What :meth:`commit` needs to know of the store. Raises as that."""
+        if self._store.local_root is not None and commit.tree:
             refuse_own_store(self._store.local_root, commit.tree)
         # Before anything is read or sent: what the record cannot hold is refused here.
         layout.encode(record_of(commit, 0, None, "", "", Manifest()))
         numbers = self._history.numbers(commit.collection, commit.artifact)
         made = self._history.find_commit(commit.collection, commit.artifact, commit.commit_id, numbers)
-        if made is not None:
-            return self._resumed(commit, made)
+        return Look(numbers, self._latest(commit, numbers) if made is None else None, made)
+
+    def commit(self, commit: Commit, look: Look) -> Committed:
+        """Make the version, or find the one this commit made before. Raises as `ArtifactManager.commit_tree`."""
+        if look.made is not None:
+            return self._resumed(commit, look.made)
         scan = scan_tree(commit.tree, commit.below)
-        known = self._known_contents(commit, numbers)
+        known = self._known_contents(commit, look.numbers)
         packer = Packer(
             self._store, known, consume=commit.consume, reference_of=commit.reference_of, progress=commit.progress
         )
-        packer.run(scan)
-        record, created = self._publish(commit, scan.builder.build(), packer, numbers.next)
+        content: Content
+
+        def manifest_object() -> tuple[str, bytes] | None:
+            nonlocal content
+            content = Content(scan.builder.build())
+            return None if content.is_of(look.latest) else (content.name, content.encoded)
+
+        packer.run(scan, manifest_object)
+        record, created = self._publish(commit, content, packer.stored, look)
         if created:
             # Not when another version has this content: then a repeated commit would scan the tree once more.
             self._store.settle(packer.adopted)
         return Committed(record, created, packer.sent_bytes, packer.deduplicated_bytes)
 
-    def _publish(self, commit: Commit, manifest: Manifest, packer: Packer, looked_below: int) -> tuple[Record, bool]:
+    def _publish(self, commit: Commit, content: Content, stored: list[str], look: Look) -> tuple[Record, bool]:
         """Write the record at the first free number, unless the version is there already; whether this commit made it.
 
-        Versions numbered below `looked_below` are known not to be of this commit.
+        `stored` are the keys of the objects put, which are flushed.
         """
-        digest = manifest.content_digest()
-        manifest_object: str | None = None
+        numbers, latest, is_flushed, has_looked_again = look.numbers, look.latest, False, False
         while True:
+            if not content.is_of(latest):
+                if not is_flushed:
+                    self._flush(content, stored)
+                    is_flushed = True
+                parent = latest.version if latest else None
+                record = record_of(commit, numbers.next, parent, content.digest, content.name, content.manifest)
+                if self._create(commit, numbers.next, record):
+                    self._history.keep(commit.collection, commit.artifact, numbers.next, record)
+                    self._keep_manifest(content.name, content.manifest)
+                    return record, True
+            elif has_looked_again and latest is not None:
+                return latest, False
+            looked_below = numbers.next
             numbers = self._history.numbers(commit.collection, commit.artifact)
             made = self._history.find_commit(
                 commit.collection, commit.artifact, commit.commit_id, numbers, looked_below
             )
             if made is not None:
                 return made, True
-            looked_below = numbers.next
-            latest = self._latest(commit, numbers)
-            if latest is not None and latest.digest == digest:
-                return latest, False
-            if manifest_object is None:
-                # This may take seconds, for the flush; so look again what there is before trying a number.
-                manifest_object = self._store_manifest(manifest, packer)
-                continue
-            parent = latest.version if latest else None
-            record = record_of(commit, numbers.next, parent, digest, manifest_object, manifest)
-            if self._create(commit, numbers.next, record):
-                return record, True
+            latest, has_looked_again = self._latest(commit, numbers), True
 
-    def _store_manifest(self, manifest: Manifest, packer: Packer) -> str:
-        encoded = manifest.encode()
-        name = blake3(encoded).hexdigest()
-        self._store.put(layout.object_key(name), encoded)
-        packer.stored.append(layout.object_key(name))
-        self._store.flush(packer.stored)
-        return name
+    def _flush(self, content: Content, stored: list[str]) -> None:
+        """Have the manifest stored, and everything durable."""
+        key = layout.object_key(content.name)
+        if key not in stored:
+            self._store.put(key, content.encoded)
+            stored.append(key)
+        self._store.flush(stored)
 
     def _create(self, commit: Commit, number: int, record: Record) -> bool:
         """Write the record by exclusive create; False when the number turned out to be taken."""
@@ -158,24 +212,41 @@ class Committer:
 
     def _known_contents(self, commit: Commit, numbers: Numbers) -> KnownContents:
         known = KnownContents()
-        latest = self._history.records(commit.collection, commit.artifact, numbers.live[-_DEDUP_VERSIONS:])
+        latest = self._history.records(commit.collection, commit.artifact, numbers.live[-NEWEST:])[::-1]
         files = 0
-        for version in reversed(latest):
+        records: list[Record] = []
+        for version in latest:
             files += version.record.file_count
-            if files > _DEDUP_FILES and version is not latest[-1]:
+            if records and files > _DEDUP_FILES:
                 break
-            try:
-                known.add_manifest(self._load_manifest(version.record.manifest))
-            except (IntegrityError, FormatError) as error:
-                # A damaged version must not stop new ones: their files are sent again.
-                _log.warning(
-                    "%s of %s/%s cannot be used for deduplication: %s",
-                    version.record.version,
-                    commit.collection,
-                    commit.artifact,
-                    error,
-                )
+            records.append(version.record)
+        for record, manifest in zip(records, self._manifests(records), strict=True):
+            if isinstance(manifest, Manifest):
+                known.add_manifest(manifest)
+                continue
+            # A damaged version must not stop new ones: their files are sent again.
+            _log.warning(
+                "%s of %s/%s cannot be used for deduplication: %s",
+                record.version,
+                commit.collection,
+                commit.artifact,
+                manifest,
+            )
         return known
+
+    def _manifests(self, records: list[Record]) -> list[Manifest | IntegrityError | FormatError]:
+        """The manifests of versions, together where the store takes that, or what is wrong with them."""
+
+        def load(record: Record) -> Manifest | IntegrityError | FormatError:
+            try:
+                return self._load_manifest(record.manifest)
+            except (IntegrityError, FormatError) as error:
+                return error
+
+        if self._store.parallel_transfers == 1 or len(records) < 2:
+            return [load(record) for record in records]
+        with ThreadPoolExecutor(len(records), "manifests") as pool:
+            return list(pool.map(load, records))
 
     def _resumed(self, commit: Commit, made: Record) -> Committed:
         """The commit was done before: do what may have been left."""

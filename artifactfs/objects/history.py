@@ -25,6 +25,8 @@ from artifactfs.objects.store import ObjectStore
 # About 1 KiB each with its VersionInfo.
 _CACHED_RECORDS = 50_000
 _RECORDS_AT_ONCE = 64
+NEWEST = 4
+"""Of how many of the latest versions a commit looks at the records and knows the contents."""
 # By how much the clocks of two committing hosts may differ.
 CLOCK_SKEW_NS = 24 * 3600 * 1_000_000_000
 
@@ -156,6 +158,11 @@ class History:
                     self._records[prefix, number] = fresh
         return [known for known in found.values() if known is not None]
 
+    def keep(self, collection: str, artifact: str, number: int, record: Record) -> None:
+        """Keep a record that was just written, so that it need not be read."""
+        with self._lock:
+            self._records[self.prefix(collection, artifact), number] = Known(record, record.info(collection, artifact))
+
     def version(self, collection: str, artifact: str, number: int) -> Known:
         """The record of one version, after asking the store whether it is still there.
 
@@ -213,8 +220,8 @@ class History:
     def _search(self, collection: str, artifact: str, commit_id: str, live: list[int]) -> Record | None:
         made_ns = commit_time_ns(commit_id)
         newest_first = live[::-1]
-        # The newest record alone usually tells that there is nothing to look for.
-        step = 1
+        # The newest records usually tell that there is nothing to look for; a commit needs them anyway.
+        step = NEWEST
         while newest_first:
             some, newest_first = newest_first[:step], newest_first[step:]
             step = _RECORDS_AT_ONCE

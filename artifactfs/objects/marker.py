@@ -10,11 +10,12 @@ import os
 import threading
 import time
 import uuid
+from collections.abc import Sequence
 
 from artifactfs.errors import FormatError, NotFound, StoreUnreachable
 from artifactfs.objects import layout
 from artifactfs.objects.layout import Marker, Probe
-from artifactfs.objects.store import ObjectStore
+from artifactfs.objects.store import ObjectStore, Outcome
 
 _ATTEMPTS = 20
 _PAUSE_S = 0.05
@@ -37,7 +38,10 @@ class StoreMarker:
         with self._lock:
             if self._seen is not None:
                 return self._seen
-        marker = self._fetch()
+        return self._see(self._fetch())
+
+    def _see(self, marker: Marker | None) -> Marker | None:
+        """As :meth:`read`, when that is what was found at the marker's key."""
         if marker is None:
             top = self._store.listing("")
             foreign = sorted({*top.files, *top.directories} - layout.NOT_CONTENT)
@@ -75,15 +79,26 @@ class StoreMarker:
 
     def create(self) -> Marker:
         """The marker, written if there is none. Raises as :meth:`read`, and UnsafeStore, StoreFull."""
-        marker = self.read()
-        self.require_exclusive(keep=False)
+        with self._lock:
+            marker = self._seen
         if marker is None:
-            ours = Marker(id=uuid.uuid4().hex, created=time.time_ns())
-            self._store.put_exclusive(layout.MARKER_KEY, layout.encode(ours))
-            marker = self.read()
-            if marker is None:
-                raise StoreUnreachable(f"{self._store.url}: the store's marker was written but cannot be read back")
+            wanted = [layout.MARKER_KEY, *([layout.PROBE_KEY] if self._is_probed() else [])]
+            raw = self._store.get_many(wanted)
+            marker = self._see(_decoded(raw[0]))
+            self._require_exclusive(raw[1:])
+        else:
+            self.require_exclusive(keep=False)
+        if marker is None:
+            marker = self._write()
         self._keep_answer()
+        return marker
+
+    def _write(self) -> Marker:
+        ours = Marker(id=uuid.uuid4().hex, created=time.time_ns())
+        outcome = self._store.put_exclusive(layout.MARKER_KEY, layout.encode(ours))
+        marker = self._see(ours) if outcome is Outcome.CREATED else self.read()
+        if marker is None:
+            raise StoreUnreachable(f"{self._store.url}: the store's marker was written but cannot be read back")
         return marker
 
     def require_exclusive(self, *, keep: bool = True) -> None:
@@ -91,27 +106,34 @@ class StoreMarker:
 
         The answer is looked for beside the marker before the backend is probed, and kept there.
         """
-        store = self._store
-        if store.exclusive is None and store.client is not None and not store.single_writer:
-            known = self._answers()
-            # Only a yes is taken from there: a server may have learned it since.
-            store.exclusive = known.get(store.client) or None
-            with self._lock:
-                self._unkept = None if store.exclusive else known
-        store.require_exclusive()
+        self._require_exclusive(self._store.get_many([layout.PROBE_KEY]) if self._is_probed() else [])
         if keep:
             self._keep_answer()
 
-    def _answers(self) -> dict[str, bool]:
-        raw = self._store.get_many([layout.PROBE_KEY])[0]
-        return {} if raw is None else layout.decode_probe(raw, layout.PROBE_KEY).exclusive_create
+    def _is_probed(self) -> bool:
+        """Whether it is not known yet if this store can be written to safely."""
+        store = self._store
+        return store.exclusive is None and store.client is not None and not store.single_writer
+
+    def _require_exclusive(self, answers: Sequence[bytes | None]) -> None:
+        """`answers` is what lies at the key of the probes' answers, empty where the store need not be probed."""
+        for raw in answers:
+            known = {} if raw is None else layout.decode_probe(raw, layout.PROBE_KEY).exclusive_create
+            with self._lock:
+                if self._store.exclusive is None:
+                    # Only a yes is taken from there: a server may have learned it since.
+                    self._store.exclusive = known.get(self._store.client or "") or None
+                    self._unkept = None if self._store.exclusive else known
+        self._store.require_exclusive()
 
     def _keep_answer(self) -> None:
         """Write down what a probe found, once."""
+        client = self._store.client
         with self._lock:
+            if not self._store.exclusive:
+                return  # another thread's probe may be under way
             known, self._unkept = self._unkept, None
-        client, sound = self._store.client, self._store.exclusive
-        if known is not None and client is not None and sound:
+        if known is not None and client is not None:
             self._store.replace(layout.PROBE_KEY, layout.encode(Probe({**known, client: True})))
 
     def check_present(self) -> None:
@@ -122,5 +144,8 @@ class StoreMarker:
             raise StoreUnreachable(f"{self._store.url}: the store was there and is gone (is its disk still mounted?)")
 
     def _fetch(self) -> Marker | None:
-        raw = self._store.get_many([layout.MARKER_KEY])[0]
-        return None if raw is None else layout.decode_marker(raw, layout.MARKER_KEY)
+        return _decoded(self._store.get_many([layout.MARKER_KEY])[0])
+
+
+def _decoded(raw: bytes | None) -> Marker | None:
+    return None if raw is None else layout.decode_marker(raw, layout.MARKER_KEY)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from blake3 import blake3
 
@@ -97,9 +97,11 @@ class Packer:
         self._in_pack: dict[bytes, int] = {}
         self._waiting: list[tuple[int, bytes]] = []
 
-    def run(self, scan: Scan) -> None:
+    def run(self, scan: Scan, last: Callable[[], tuple[str, bytes] | None] = lambda: None) -> None:
         """Store every file of the tree.
 
+        `last` is called when all rows are filled in; the object that it gives, a hex name and bytes, is stored beside
+        those that are still on their way.
         Raises UnsupportedTree when a file is not as it was scanned, StoreFull, StoreUnreachable, AccessDenied.
         """
         with Uploads(self._store, _expected_objects(scan)) as self._uploads:
@@ -113,6 +115,10 @@ class Packer:
                     else:
                         self._large(scan, row, size_bytes)
             self._end_pack(scan)
+            if (named := last()) is not None:
+                name, data = named
+                self.stored.append(object_key(name))
+                self._uploads.put_always(lambda: self._store.put(object_key(name), data))
         self.sent_bytes = self._uploads.sent_bytes
         self.deduplicated_bytes += self._uploads.found_bytes
         self._report(0, 0)

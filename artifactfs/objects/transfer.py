@@ -24,12 +24,11 @@ from blake3 import blake3
 from artifactfs.errors import IntegrityError, NotFound
 from artifactfs.managers.base import Progress
 from artifactfs.manifest import Manifest
-from artifactfs.objects.commit import Commit, Committed, Committer
+from artifactfs.objects.commit import Commit, Committed, Committer, Content
 from artifactfs.objects.disk import has_digest
 from artifactfs.objects.hashing import HashedFile, hash_file
 from artifactfs.objects.history import History
 from artifactfs.objects.layout import object_key
-from artifactfs.objects.packs import KnownContents, Packer
 from artifactfs.objects.store import ObjectStore
 from artifactfs.objects.uploads import renewed
 
@@ -54,16 +53,13 @@ class Transfer(Committer):
 
         Raises IntegrityError (the source is damaged), StoreUnreachable, AccessDenied, StoreFull, UnsafeStore.
         """
-        numbers = self._history.numbers(commit.collection, commit.artifact)
-        made = self._history.find_commit(commit.collection, commit.artifact, commit.commit_id, numbers)
-        if made is not None:
-            return Committed(made, True)
+        look = self.look(commit)
+        if look.made is not None:
+            return Committed(look.made, True)
         wanted = [name for name in manifest.objects if name not in self._known]
         held = _held_bytes(manifest)
         sent = self._send(wanted, held, commit.progress)
-        packer = Packer(self._store, KnownContents(), progress=None)
-        packer.stored.extend(map(object_key, wanted))
-        record, created = self._publish(commit, manifest, packer, numbers.next)
+        record, created = self._publish(commit, Content(manifest), [object_key(name) for name in wanted], look)
         self._known.update(wanted)
         spared = sum(size_bytes for name, size_bytes in held.items() if name not in sent)
         return Committed(record, created, sum(sent.values()), spared)

@@ -64,11 +64,18 @@ class Uploads:
 
         Waits while too many are under way. Raises what an earlier one raised.
         """
-        if self._pool is None:
-            self._put(name, size_bytes, send, done)
-            return
-        if self._there is None:
+        if self._there is None and self._pool is not None:
             self._there = self._list()
+        self._run(size_bytes, lambda: self._put(name, size_bytes, send, done))
+
+    def put_always(self, send: Callable[[], object]) -> None:
+        """Have something small put by `send`, which counts in no sum. As :meth:`put` otherwise."""
+        self._run(0, send)
+
+    def _run(self, size_bytes: int, action: Callable[[], object]) -> None:
+        if self._pool is None:
+            action()
+            return
         finished = {one for one in self._under_way if one.done()}
         self._under_way -= finished
         self._raise_failures(finished)
@@ -78,7 +85,7 @@ class Uploads:
 
         def work() -> None:
             try:
-                self._put(name, size_bytes, send, done)
+                action()
             finally:
                 self._free.release(slots)
 

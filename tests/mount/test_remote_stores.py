@@ -114,7 +114,7 @@ def test_what_a_store_refuses_and_what_it_defers(moto: Server, make_proxy: MakeP
         assert done.returncode != 0
         assert said in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1
-    assert len(proxy.requests) == 1, "what is refused is not asked for again"
+    assert len(proxy.requests) == len(set(proxy.requests)) <= 2, "what is refused is not asked for again"
     proxy.clear()
     mount.mount(*arguments)
     staging = mount.make("c/a")

@@ -2,7 +2,7 @@
 
 It reads HTTP/1.1 as far as it must to tell requests apart, count them and spoil one answer. With ``http=False`` (SFTP)
 it passes on bytes that it cannot read: there each block is a Request, "up" to the server or "down" from it. One thread
-accepts, one serves each connection (two without HTTP). `_lock` guards the plan and the counts and is never
+accepts, one serves each connection (four without HTTP). `_lock` guards the plan and the counts and is never
 held across I/O.
 """
 
@@ -12,9 +12,11 @@ import contextlib
 import enum
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import BinaryIO, NamedTuple
 
 _BLOCK_BYTES = 64 << 10
@@ -65,7 +67,7 @@ class _Planned:
 class FaultProxy:
     """Listens at `port` of `address` and passes on to `upstream_port` of 127.0.0.1. A context manager.
 
-    `latency_s` is added before each request (each block without HTTP) is passed on.
+    Each request waits for `latency_s` before it is passed on, without HTTP each block, whatever is on its way already.
     """
 
     def __init__(self, upstream_port: int, *, http: bool = True, address: str = "127.0.0.1") -> None:
@@ -76,6 +78,7 @@ class FaultProxy:
         self._lock = threading.Lock()
         self._plan: list[_Planned] = []
         self._requests: list[Request] = []
+        self._spans: list[tuple[float, float]] = []
         self._sockets: set[socket.socket] = set()
         self._over = threading.Event()
         self._listener: socket.socket | None = None
@@ -145,6 +148,7 @@ class FaultProxy:
         """Forget the requests so far."""
         with self._lock:
             self._requests.clear()
+            self._spans.clear()
 
     @property
     def requests(self) -> list[Request]:
@@ -156,6 +160,17 @@ class FaultProxy:
     def methods(self) -> Counter[str]:
         """How many requests there were of each method."""
         return Counter(request.method for request in self.requests)
+
+    @property
+    def round_trips(self) -> int:
+        """How many of the answered requests were sent one after the other's answer, at most."""
+        with self._lock:
+            spans = sorted(self._spans, key=lambda span: span[1])
+        found, last_s = 0, 0.0
+        for began_s, ended_s in spans:
+            if began_s >= last_s:
+                found, last_s = found + 1, ended_s
+        return found
 
     # -- at work ------------------------------------------------------------------------------------------------------
 
@@ -193,9 +208,13 @@ class FaultProxy:
                 self._sockets.discard(one)
 
     def _pump(self, source: socket.socket, target: socket.socket, direction: str) -> None:
+        """Pass on what comes, each block as late as `latency_s` says, with many on their way at once."""
+        line: SimpleQueue[tuple[float, bytes]] = SimpleQueue()
+        threading.Thread(target=self._take, args=(source, line), daemon=True).start()
         with contextlib.suppress(OSError):
-            while block := source.recv(_BLOCK_BYTES):
-                self._over.wait(self.latency_s)
+            while (sent := line.get())[1]:
+                due_s, block = sent
+                self._over.wait(max(0.0, due_s - time.monotonic()))
                 fault, _ = self._next_fault(Request(direction, str(len(block))))
                 half = len(block) // 2
                 if fault is Fault.CORRUPT:
@@ -204,7 +223,7 @@ class FaultProxy:
                     target.sendall(block[:half])
                     break
                 elif fault is Fault.STALL:
-                    while source.recv(_BLOCK_BYTES):
+                    while line.get()[1]:
                         pass  # until a side gives up
                     break
                 elif fault is not None:
@@ -213,6 +232,16 @@ class FaultProxy:
         for one in (source, target):
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
+
+    def _take(self, source: socket.socket, line: SimpleQueue[tuple[float, bytes]]) -> None:
+        """Put what comes, and when it is due, on the line; an empty block at the end."""
+        block = b"any"
+        while block:
+            try:
+                block = source.recv(_BLOCK_BYTES)
+            except OSError:
+                block = b""
+            line.put((time.monotonic() + self.latency_s, block))
 
     def _next_fault(self, request: Request) -> tuple[Fault | None, int]:
         with self._lock:
@@ -230,6 +259,7 @@ class FaultProxy:
         from_client, from_server = client.makefile("rb"), server.makefile("rb")
         while True:
             head = _Head.read(from_client)
+            began_s = time.monotonic()
             request = Request(*head.first.split(" ")[:2])
             fault, after_pieces = self._next_fault(request)
             self._over.wait(self.latency_s)
@@ -252,6 +282,9 @@ class FaultProxy:
                 for piece, _ in head.body(from_client):
                     server.sendall(piece)
                 answer = _Head.read(from_server)
+            with self._lock:
+                # Before the client can send its next.
+                self._spans.append((began_s, time.monotonic()))
             if not self._answer(client, from_server, answer, request.method, fault, after_pieces):
                 return
 

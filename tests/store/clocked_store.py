@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from artifactfs.managers import filesystem
-from artifactfs.managers.filesystem import FileSystemArtifactManager, open_store
+from artifactfs.managers.filesystem import FileSystemArtifactManager
 from artifactfs.objects import layout
 from artifactfs.objects.hashing import HashedFile
+from artifactfs.objects.open import open_store
 from artifactfs.objects.store import Buffer, Listing, ObjectStore, Outcome, StoredFile
 
 Hook = Callable[[str, str], None]

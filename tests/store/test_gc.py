@@ -12,9 +12,10 @@ from store_helpers import contents
 
 from artifactfs.errors import FormatError, IntegrityError, Unsupported
 from artifactfs.managers.base import ArtifactManager
-from artifactfs.managers.filesystem import FileSystemArtifactManager, open_store
+from artifactfs.managers.filesystem import FileSystemArtifactManager
 from artifactfs.objects import layout, packs
 from artifactfs.objects.gc import UNREFERENCED_KEY, collect, store_time_ns
+from artifactfs.objects.open import open_store
 
 
 def age(manager: FileSystemArtifactManager, key: str) -> None:

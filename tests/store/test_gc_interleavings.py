@@ -11,6 +11,9 @@ from clocked_store import Clocked, Stopped, objects_in, tree_of
 from artifactfs.objects import layout, packs
 from artifactfs.objects.store import StoredFile
 
+# The calls of a commit until then: whether creates are exclusive, the listing, a file, the manifest, the flush.
+BEFORE_THE_RECORD = 5
+
 
 @pytest.fixture(autouse=True)
 def _one_object_per_file(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,13 +103,13 @@ def unreferenced_but_for_commits(tmp_path: Path) -> tuple[Clocked, Stopped]:
     clocked.commit(tree_of(tmp_path, "x"), "other")
     clocked.commit(tree_of(tmp_path, "a"))
     clocked.days(5)
-    first = Stopped(clocked.store, lambda: clocked.commit(tree_of(tmp_path, "a", "b")), 8)
+    first = Stopped(clocked.store, lambda: clocked.commit(tree_of(tmp_path, "a", "b")), BEFORE_THE_RECORD)
     clocked.manager.delete_version("m", "v0")
     clocked.gc()
     clocked.days(0.9)
     assert not first.over
     assert first.finish() == "v1"
-    second = Stopped(clocked.store, lambda: clocked.commit(tree_of(tmp_path, "a", "c")), 8)
+    second = Stopped(clocked.store, lambda: clocked.commit(tree_of(tmp_path, "a", "c")), BEFORE_THE_RECORD)
     return clocked, second
 
 
@@ -154,7 +157,7 @@ def test_a_pass_counts_from_when_it_had_looked(tmp_path: Path):
     clocked.days(5)
     slow = Stopped(clocked.store, clocked.gc, 5)
     clocked.days(0.5)
-    commit = Stopped(clocked.store, lambda: clocked.commit(tree_of(tmp_path, "a", "b")), 8)
+    commit = Stopped(clocked.store, lambda: clocked.commit(tree_of(tmp_path, "a", "b")), BEFORE_THE_RECORD)
     # By hand, so that no tombstone helps.
     clocked.store.delete("collections/default/m/v0.version")
     slow.finish()

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from artifactfs.managers import filesystem
-from artifactfs.managers.filesystem import FileSystemArtifactManager, open_store
+from artifactfs.managers.filesystem import FileSystemArtifactManager
 from artifactfs.objects import layout, packs
+from artifactfs.objects.open import open_store
 
 GRACE_NS = 24 * HOUR_S * 10**9
 ARTIFACTS = st.sampled_from(["m", "n"])

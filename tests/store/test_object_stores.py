@@ -29,10 +29,11 @@ from artifactfs.errors import (
     UnsafeStore,
     UnsupportedTree,
 )
-from artifactfs.managers.filesystem import FileSystemArtifactManager, open_store
+from artifactfs.managers.filesystem import FileSystemArtifactManager
 from artifactfs.objects.hashing import hash_file
 from artifactfs.objects.layout import is_temporary
 from artifactfs.objects.local import SYNC_EACH_LIMIT, LocalStore
+from artifactfs.objects.open import open_store
 from artifactfs.objects.store import ObjectStore, Outcome, translate
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from artifactfs.errors import NotFound
-from artifactfs.managers.filesystem import open_store
 from artifactfs.objects import azure
+from artifactfs.objects.open import open_store
 from artifactfs.objects.store import ObjectStore
 from tests.servers import Server
 from tests.servers.fixtures import MakeProxy, StartServer

@@ -100,7 +100,7 @@ def test_a_file_that_changes_after_the_scan(
 ):
     run = packs.Packer.run
 
-    def interfere(packer: packs.Packer, scan: object) -> None:
+    def interfere(packer: packs.Packer, *arguments: object) -> None:
         path = tree / name
         if change == "append":
             with path.open("ab") as file:
@@ -115,7 +115,7 @@ def test_a_file_that_changes_after_the_scan(
                 path.symlink_to("/etc/passwd")
             elif change == "fifo":
                 os.mkfifo(path)
-        run(packer, scan)  # type: ignore[arg-type]
+        run(packer, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(packs.Packer, "run", interfere)
     with pytest.raises(UnsupportedTree, match="changed or went"):

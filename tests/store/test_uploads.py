@@ -11,8 +11,9 @@ from store_helpers import contents
 
 from artifactfs import connect
 from artifactfs.errors import AccessDenied, StoreUnreachable
-from artifactfs.managers.filesystem import FileSystemArtifactManager, open_store
+from artifactfs.managers.filesystem import FileSystemArtifactManager
 from artifactfs.objects import layout
+from artifactfs.objects.open import open_store
 from artifactfs.objects.uploads import Uploads
 from artifactfs.transfer import copy_version
 from tests.mount.harness import eventually

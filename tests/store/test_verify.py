@@ -16,10 +16,11 @@ from artifactfs.errors import AccessDenied, CollectionNotFound, StoreUnreachable
 from artifactfs.findings import Finding, FindingKind, VerifyReport
 from artifactfs.managers import filesystem
 from artifactfs.managers.base import ArtifactManager
-from artifactfs.managers.filesystem import FileSystemArtifactManager, open_store
+from artifactfs.managers.filesystem import FileSystemArtifactManager
 from artifactfs.manifest import Entry, Manifest
 from artifactfs.objects import examine, layout
 from artifactfs.objects.examine import ROW, Needed, read_object
+from artifactfs.objects.open import open_store
 
 FILES = {"a": b"alpha", "b": b"beta", "sub/big": bytes(range(256)) * 6000, "empty": b""}
 

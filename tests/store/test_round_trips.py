@@ -1,0 +1,68 @@
+"""How often a commit waits for a server that is far away: its requests, and how many of them come one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from artifactfs import ArtifactManager, connect
+from artifactfs.managers.commit_id import new_commit_id
+from tests.servers import Server
+from tests.servers.fixtures import MakeProxy, StartServer
+from tests.servers.proxy import FaultProxy
+
+# What is sent at once reaches the proxy within this time, however busy the machine is.
+LATENCY_S = 0.2
+
+
+@pytest.fixture
+def server(start_server: StartServer) -> Server:
+    return start_server("moto")
+
+
+@pytest.fixture
+def proxy(server: Server, make_proxy: MakeProxy) -> FaultProxy:
+    return make_proxy(server)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Callable[[str], Path]:
+    def make(content: str) -> Path:
+        place = tmp_path / content
+        place.mkdir()
+        (place / "file").write_text(content)
+        return place
+
+    return make
+
+
+def far(proxy: FaultProxy, action: Callable[[], object]) -> tuple[int, int]:
+    """The requests of an action, and the round trips one after another."""
+    proxy.count_from_now()
+    proxy.latency_s = LATENCY_S
+    try:
+        action()
+    finally:
+        proxy.latency_s = 0.0
+    return len(proxy.requests), proxy.round_trips
+
+
+def test_round_trips_of_commits(server: Server, proxy: FaultProxy, tree: Callable[[str], Path]):
+    url, options = server.fresh(), server.options_at(proxy.port)
+
+    def commit(manager: ArtifactManager, content: str) -> Callable[[], object]:
+        return lambda: manager.commit_tree("model", tree(content), commit_id=new_commit_id())
+
+    # Marker, probe's answer and listing at once; what else is there; the probe, five requests; the marker; what the
+    # probe found; pack and manifest at once; the record; whether a tombstone buries it.
+    assert far(proxy, commit(connect(url, **options), "new store")) == (15, 12)
+    # Marker, probe's answer and listing at once; the record there is; its manifest; pack and manifest at once; the
+    # record; whether a tombstone buries it.
+    assert far(proxy, commit(connect(url, **options), "one more")) == (9, 6)
+    manager = connect(url, **options)
+    # Two records and two manifests.
+    assert far(proxy, commit(manager, "another")) == (11, 6)
+    # The listing; pack and manifest; the record; whether a tombstone buries it.
+    assert far(proxy, commit(manager, "by the same manager")) == (5, 4)

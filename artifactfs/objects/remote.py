@@ -123,7 +123,7 @@ class FsspecStore(ObjectStore):
         try:
             return self._call(
                 "read",
-                lambda fs, path, bound: bytes(fs.cat_file(path, start=start, end=end, **bound)),
+                lambda fs, path, bound: self._read(fs, path, start, end, bound),
                 key,
                 timeout_s=timeout_s,
             )
@@ -132,6 +132,9 @@ class FsspecStore(ObjectStore):
             if type(error) is ArtifactError and self.size(key) <= start:
                 return b""
             raise
+
+    def _read(self, fs: Any, path: str, start: int, end: int, bound: dict[str, float]) -> bytes:
+        return bytes(fs.cat_file(path, start=start, end=end, **bound))
 
     def listing(self, prefix: str) -> Listing:
         files: list[str] = []

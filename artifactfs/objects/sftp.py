@@ -10,14 +10,24 @@ Threading: any thread; the lock guards the idle connections and is not held acro
 from __future__ import annotations
 
 import contextlib
+import logging
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from artifactfs.errors import NotFound
 from artifactfs.objects import bounds
 from artifactfs.objects.layout import TEMPORARY_PREFIX
 from artifactfs.objects.remote import FsspecStore
+
+_log = logging.getLogger(__name__)
+
+# What a server answers at once, as paramiko and OpenSSH's own client ask for.
+_REQUEST_BYTES = 32 << 10
+# So much is asked for before the first answer: 64 MiB from a server 50 ms away
+# come in 4.3 s; each answer waited for, 8 MiB take 16.7.
+_AT_ONCE_BYTES = 8 << 20
 
 
 class SftpStore(FsspecStore):
@@ -54,6 +64,18 @@ class SftpStore(FsspecStore):
             if not intact:
                 fs.client.close()
 
+    def _read(self, fs: Any, path: str, start: int, end: int, bound: dict[str, float]) -> bytes:
+        with fs.ftp.open(path, "rb") as file:
+            # Paramiko asks ahead in a thread of its own, where an error would be printed and go nowhere.
+            file._prefetch_thread = partial(_ask, file._prefetch_thread)
+            end = min(end, file.stat().st_size)
+            pieces: list[bytes] = []
+            for first in range(start, end, _AT_ONCE_BYTES):
+                last = min(first + _AT_ONCE_BYTES, end)
+                spans = [(offset, min(_REQUEST_BYTES, last - offset)) for offset in range(first, last, _REQUEST_BYTES)]
+                pieces += file.readv(spans)
+            return b"".join(pieces)
+
     def _create(self, fs: Any, path: str, data: bytes, bound: dict[str, float]) -> None:
         if self.single_writer:
             super()._create(fs, path, data, bound)
@@ -68,3 +90,11 @@ class SftpStore(FsspecStore):
             with contextlib.suppress(Exception):
                 fs.rm_file(temporary)
             raise
+
+
+def _ask(ask: Callable[..., None], *arguments: Any) -> None:
+    try:
+        ask(*arguments)
+    except Exception as error:  # noqa: BLE001
+        # Whoever waits for the answers meets the same broken connection, or waits no longer than the channel allows.
+        _log.debug("no more is asked for: %s", error)

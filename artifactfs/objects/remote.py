@@ -215,10 +215,16 @@ class FsspecStore(ObjectStore):
         raw = bytes(data)
         self._call(
             "store",
-            lambda fs, path, bound: self._put_whole(fs, path, lambda to: fs.pipe_file(to, raw, **bound)),
+            lambda fs, path, bound: self._put_whole(fs, path, lambda to: self._write(fs, to, raw, bound)),
             key,
             timeout_s=bounds.transfer_timeout_s(len(raw)),
         )
+
+    def _write(self, fs: Any, path: str, data: bytes, bound: dict[str, float]) -> None:
+        fs.pipe_file(path, data, **bound)
+
+    def _write_file(self, fs: Any, path: str, place: str, bound: dict[str, float]) -> None:
+        fs.put_file(place, path, **bound)
 
     def replace(self, key: str, data: Buffer) -> None:
         self.put(key, data)
@@ -226,7 +232,7 @@ class FsspecStore(ObjectStore):
     def put_file(self, key: str, file: HashedFile) -> None:
         def send(fs: Any, path: str, bound: dict[str, float]) -> None:
             with reach(file.path) as place:
-                self._put_whole(fs, path, lambda to: fs.put_file(place, to, **bound))
+                self._put_whole(fs, path, lambda to: self._write_file(fs, to, place, bound))
 
         file.check_unchanged()
         self._call("store", send, key, timeout_s=bounds.transfer_timeout_s(file.status.st_size))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 
 from artifactfs import ArtifactManager, connect
 from artifactfs.managers.commit_id import new_commit_id
+from artifactfs.objects.store import Listing
 from tests.servers import Server
 from tests.servers.fixtures import MakeProxy, StartServer
 from tests.servers.proxy import FaultProxy
@@ -66,3 +69,23 @@ def test_round_trips_of_commits(server: Server, proxy: FaultProxy, tree: Callabl
     assert far(proxy, commit(manager, "another")) == (11, 6)
     # The listing; pack and manifest; the record; whether a tombstone buries it.
     assert far(proxy, commit(manager, "by the same manager")) == (5, 4)
+
+
+def test_sftp_does_not_wait_for_each_answer(start_server: StartServer, make_proxy: MakeProxy):
+    """2 MiB are 64 requests each way, half as long as each of them would take is bound enough."""
+    server = start_server("sftp")
+    proxy = make_proxy(server)
+    store = connect(server.fresh(), **server.options_at(proxy.port)).store  # type: ignore[attr-defined]
+    data = random.Random(1).randbytes((2 << 20) + 1)
+    assert store.listing("") == Listing([], [])  # connected
+    proxy.latency_s = LATENCY_S / 4
+    started = time.monotonic()
+    store.put("objects/00/data", data)
+    wrote_s = time.monotonic() - started
+    assert store.get_range("objects/00/data", 0, 1 << 30) == data
+    read_s = time.monotonic() - started - wrote_s
+    assert wrote_s < 16 * LATENCY_S
+    assert read_s < 16 * LATENCY_S
+    assert store.get_range("objects/00/data", 100_000, 100_000) == data[100_000:200_000]
+    assert store.get_range("objects/00/data", len(data) - 5, 10) == data[-5:]
+    assert store.get_range("objects/00/data", len(data), 10) == b""

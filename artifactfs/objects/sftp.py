@@ -26,8 +26,8 @@ _log = logging.getLogger(__name__)
 
 # What a server answers at once, as paramiko and OpenSSH's own client ask for.
 _REQUEST_BYTES = 32 << 10
-# So much is asked for before the first answer: 64 MiB from a server 50 ms away come in 4.3 s. With each answer waited for
-# 8 MiB took 16.7 s, and a pack of 16 MiB 15 s to be written even on loopback, where it takes 0.24 s.
+# So much is asked for before the first answer: 64 MiB from a server 50 ms away come in 4.3 s. With each answer waited
+# for, 8 MiB took 16.7 s, and a pack of 16 MiB took 15 s to be written even on loopback, where it takes 0.24.
 _AT_ONCE_BYTES = 8 << 20
 _PIECE_BYTES = 1 << 20
 

@@ -34,9 +34,9 @@ class CachedContent:
         """None: whether the bytes are in the cache is not known without looking there."""
         return None
 
-    def in_memory(self, _size_bytes: int, _offset: int) -> memoryview | None:
-        """None: what is cached may be in pieces."""
-        return None
+    def in_memory(self, size_bytes: int, offset: int, room: memoryview) -> bytes | memoryview:
+        """The bytes that `read` would give, those of the cache in `room`: memory that is used again and again."""
+        return self._file.read_into(room, size_bytes, offset)
 
     def copy_to(self, _fd: int, _offset: int, _fd_offset: int, _size_bytes: int) -> int:
         """Nothing: what is cached may be in pieces, and goes through memory."""

@@ -166,7 +166,7 @@ class Content:
             self._reader.note_checked(entry.digest, where)
         return whole if size_bytes == entry.size_bytes else whole[offset : offset + size_bytes]
 
-    def in_memory(self, size_bytes: int, offset: int) -> memoryview | None:
+    def in_memory(self, size_bytes: int, offset: int, _room: memoryview) -> memoryview | None:
         """The bytes that `read` would give, mapped into memory: to be handed to the kernel, not touched.
 
         To touch them is to be killed (SIGBUS) when the file is cut meanwhile. None where `read` has to be asked: for

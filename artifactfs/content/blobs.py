@@ -96,8 +96,8 @@ class Blob:
             first += take
         return True
 
-    def read(self, start: int, size_bytes: int) -> bytes | None:
-        """Bytes from the cache, None unless all of them are there. Raises OSError."""
+    def read(self, start: int, size_bytes: int, room: memoryview | None = None) -> bytes | memoryview | None:
+        """Bytes from the cache, None unless all of them are there; in `room` where that is enough. Raises OSError."""
         pieces = []
         end = start + size_bytes
         segment_bytes = self.segment_granules << GRANULE_SHIFT
@@ -108,7 +108,7 @@ class Blob:
             first, last = within >> GRANULE_SHIFT, within + take - 1 >> GRANULE_SHIFT
             if not segment.has(first, last + 1):
                 return None
-            data = os.pread(segment.fd, take, within)
+            data = _read_file(segment.fd, take, within, room if take == size_bytes else None)
             if len(data) != take:
                 # Another process found it damaged and emptied it; or the store gave less than there is of a pack.
                 if not segment.is_removed():
@@ -181,6 +181,12 @@ class Blob:
         segment_bytes = self.segment_granules << GRANULE_SHIFT
         for number in range(start // segment_bytes, (start + size_bytes - 1) // segment_bytes + 1):
             self.segment(number).forget()
+
+
+def _read_file(fd: int, size_bytes: int, offset: int, room: memoryview | None) -> bytes | memoryview:
+    if room is None or len(room) < size_bytes:
+        return os.pread(fd, size_bytes, offset)
+    return room[: os.preadv(fd, [room[:size_bytes]], offset)]
 
 
 class FileBlob(Blob):
@@ -288,9 +294,11 @@ class FileBlob(Blob):
         raise IntegrityError(f"{self.label} is damaged: its digest is {found[:16]}…, should be {wanted[:16]}…")
 
     def _catch_up(self) -> None:
+        room = None
         while self._hashed < self.granules:
             start = self._hashed << GRANULE_SHIFT
-            data = self.read(start, min(GRANULE_BYTES, self.size_bytes - start))
+            room = room or memoryview(bytearray(GRANULE_BYTES))
+            data = self.read(start, min(GRANULE_BYTES, self.size_bytes - start), room)
             if data is None:
                 return
             self._hasher.update(data)
@@ -351,7 +359,7 @@ class SmallBlob:
         """Whether it is cached. Raises OSError."""
         return self.read(0, self.size_bytes) is not None
 
-    def read(self, start: int, size_bytes: int) -> bytes | None:
+    def read(self, start: int, size_bytes: int, _room: memoryview | None = None) -> bytes | None:
         """Bytes from the cache, None when it is not there. Raises OSError."""
         data = self._cache.drawers.get(*self._digest, self.size_bytes)
         return None if data is None else data[start : start + size_bytes]

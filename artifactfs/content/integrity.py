@@ -30,12 +30,12 @@ def raw_digest_of(data: bytes | bytearray | memoryview, algorithm: str) -> bytes
     return digest
 
 
-def digest_of(data: bytes | bytearray, algorithm: str) -> str:
+def digest_of(data: bytes | bytearray | memoryview, algorithm: str) -> str:
     """The hex digest of `data`; `algorithm` as in `hasher`. Raises FormatError."""
     return raw_digest_of(data, algorithm).hex()
 
 
-def check_digest(data: bytes | bytearray, digest: str, algorithm: str, label: str) -> None:
+def check_digest(data: bytes | bytearray | memoryview, digest: str, algorithm: str, label: str) -> None:
     """Raises IntegrityError, naming `label`, when `data` has another digest."""
     found = digest_of(data, algorithm)
     if found != digest:

@@ -145,15 +145,24 @@ class ContentReader:
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
-    def read(self, blob: Blob | SmallBlob, start: int, size_bytes: int, damages: int = 0) -> bytes:
+    def read(
+        self,
+        blob: Blob | SmallBlob,
+        start: int,
+        size_bytes: int,
+        damages: int = 0,
+        room: memoryview | None = None,
+    ) -> bytes | memoryview:
         """Bytes of a blob that lie inside it, fetched where they are missing; `damages` are those known to the caller.
+
+        They may be put into `room`.
 
         Raises IntegrityError, StoreTimeout and what the manager's `read_entry` raises.
         """
         first, end = start >> GRANULE_SHIFT, (start + size_bytes - 1 >> GRANULE_SHIFT) + 1
         for attempt in range(_ATTEMPTS):
             try:
-                data = blob.read(start, size_bytes)
+                data = blob.read(start, size_bytes, room)
                 if data is not None:
                     return data
                 requests = []
@@ -256,9 +265,9 @@ def label_of(info: VersionInfo, entry: Entry) -> str:
     return f"{info.collection}/{info.artifact}@{info.version}:{entry.path}"
 
 
-def _assembled(blob: Blob | SmallBlob, start: int, end: int, requests: list[Request]) -> bytes | None:
+def _assembled(blob: Blob | SmallBlob, start: int, end: int, requests: list[Request]) -> bytes | memoryview | None:
     """Bytes of a blob, as they came with requests and, for the others, from the cache; None when some have gone."""
-    pieces: list[bytes] = []
+    pieces: list[bytes | memoryview] = []
     for request in sorted(requests, key=lambda request: request.first):
         for granule, data in enumerate(list(request.pieces), request.first):
             begin = granule << GRANULE_SHIFT
@@ -326,6 +335,10 @@ class OpenFile:
 
     def read(self, size_bytes: int, offset: int) -> bytes:
         """At most `size_bytes` from `offset`; b"" past the end. Raises as `ContentReader.read`."""
+        return bytes(self.read_into(None, size_bytes, offset))
+
+    def read_into(self, room: memoryview | None, size_bytes: int, offset: int) -> bytes | memoryview:
+        """As `read`, perhaps in `room`."""
         entry = self.entry
         size_bytes = min(size_bytes, entry.size_bytes - offset)
         if size_bytes <= 0:
@@ -341,7 +354,7 @@ class OpenFile:
             if run.is_through and self._stream is not None and self._position is not None:
                 self._stream.touch(self._position)
                 self._stream = None
-        data = self._reader.read(blob, start, size_bytes, self._damages)
+        data = self._reader.read(blob, start, size_bytes, self._damages, room)
         if offset + size_bytes == entry.size_bytes:
             # Nobody comes to the end of a file that is wrong.
             self._reader.finish(blob)
@@ -349,7 +362,7 @@ class OpenFile:
             raise IntegrityError(f"{label_of(self._info, entry)} is damaged: what was read of it may be wrong")
         return data
 
-    def _read_checked(self, offset: int, size_bytes: int) -> bytes:
+    def _read_checked(self, offset: int, size_bytes: int) -> bytes | memoryview:
         entry, blob, reader = self.entry, self._blob, self._reader
         if self._stream is not None and self._position is not None:
             self._stream.touch(self._position)

@@ -151,13 +151,13 @@ class Files:
         handle = self._context.handle(number, request.nodeid)
         if isinstance(handle, VersionFile):
             # Half of the cost of a large read is to copy the bytes here and there again.
-            view = handle.content.in_memory(size, offset)
+            view = handle.content.in_memory(size, offset, request.room)
             if view is not None:
                 return view
         return handle.read(size, offset)
 
     def read_at_once(self, request: Request) -> bytes | bytearray | memoryview | None:
-        """FUSE_READ of a small file of a local store that lies in memory; None where that cannot be told at once."""
+        """FUSE_READ of a small file, local or cached, that lies in memory; None where that cannot be told at once."""
         number, offset, size, *_ = _read_in.read(request.body)
         context = self._context
         if number == 0 and context.reading is Reading.UNOPENED:

@@ -35,6 +35,9 @@ _RECORD = struct.Struct("<QII")
 _MAGIC = b"AFM1"
 _BOOT_FILE = "/proc/sys/kernel/random/boot_id"
 _OPEN_ATTEMPTS = 16
+# What is written at once. The page cache takes as much in one piece of memory where it can, and large pieces are those
+# that nobody used lately: 768 MiB by 1 MiB cost 0.4 to 1.3 s of CPU on a virtual machine, by 256 KiB 0.2 to 0.6.
+_WRITE_BYTES = 256 << 10
 # How far the time of last use on disk may lag behind: telling it costs a system call.
 _TOUCH_S = 30.0
 MAP_SUFFIX = ".map"
@@ -152,7 +155,7 @@ class Segment:
         """Put in granules from `first` on; only the last of them may be short. Raises OSError, StoreFull of nothing."""
         done, offset = 0, first << GRANULE_SHIFT
         while done < len(data):
-            done += os.pwrite(self.fd, data[done:], offset + done)
+            done += os.pwrite(self.fd, data[done : done + _WRITE_BYTES], offset + done)
         records = bytearray()
         for start in range(0, len(data), GRANULE_BYTES):
             granule = data[start : start + GRANULE_BYTES]

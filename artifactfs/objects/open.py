@@ -25,6 +25,10 @@ def open_store(url: str, *, single_writer: bool = False, **storage_options: Any)
         from artifactfs.objects.azure import AzureStore
 
         return AzureStore(url, single_writer=single_writer, **storage_options)
+    if scheme.lower() in ("gs", "gcs"):
+        from artifactfs.objects.gcs import GcsStore
+
+        return GcsStore(url, single_writer=single_writer, **storage_options)
     if scheme.lower() in ("sftp", "ssh"):
         from artifactfs.objects.sftp import SftpStore
 

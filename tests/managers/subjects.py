@@ -70,7 +70,13 @@ class Subject:
         return [path for path in fs.find(root) if content in fs.cat_file(path)]
 
     def _fs(self) -> tuple[Any, str]:
-        fs, root = fsspec.url_to_fs(self.stored, **self.options)
+        if self.stored.startswith("gs://"):
+            # What fsspec gives asks the emulator for what it does not know: see `artifactfs.objects.gcs`.
+            from gcsfs.core import GCSFileSystem
+
+            fs, root = GCSFileSystem(**self.options), self.stored.removeprefix("gs://")
+        else:
+            fs, root = fsspec.url_to_fs(self.stored, **self.options)
         fs.invalidate_cache()
         return fs, root
 
@@ -147,7 +153,7 @@ SUBJECTS: dict[str, Callable[[Path], Subject]] = {
     "wandb": _wandb,
 }
 
-SERVERS = ("ceph", "azurite", "moto", "sftp", "webdav")
+SERVERS = ("ceph", "azurite", "gcs", "moto", "sftp", "webdav")
 
 
 def on_server(server: Server) -> Subject:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.servers import Server, ServerMissing, s3
 from tests.servers.ceph import ceph
-from tests.servers.others import azurite, sftp, webdav
+from tests.servers.others import azurite, gcs, sftp, webdav
 from tests.servers.proxy import FaultProxy
 
 StartServer = Callable[[str], Server]
@@ -22,6 +22,7 @@ KINDS: dict[str, Callable[[Path], contextlib.AbstractContextManager[Server]]] = 
     "ceph": ceph,
     "rclone": s3.rclone,
     "azurite": azurite,
+    "gcs": gcs,
     "sftp": sftp,
     "webdav": webdav,
 }

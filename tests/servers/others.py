@@ -113,3 +113,21 @@ def webdav(directory: Path) -> Iterator[Server]:
     ]
     with running(command, directory / "webdav.log", lambda: listens(port)):
         yield Server("webdav", port, "webdav://", lambda at: {"base_url": f"http://127.0.0.1:{at}"}, exclusive=False)
+
+
+@contextlib.contextmanager
+def gcs(directory: Path) -> Iterator[Server]:
+    """An emulator of Google Cloud Storage's JSON API, which does not know preconditions: no exclusive create."""
+    port = free_port()
+    command = [
+        *(Path(sys.executable).with_name("gcp-storage-emulator"), "start", "--host=127.0.0.1", f"--port={port}"),
+        *("--default-bucket=bucket", "--in-memory", "--quiet"),
+    ]
+    with running(command, directory / "gcs.log", lambda: listens(port)):
+        yield Server(
+            "gcs",
+            port,
+            "gs://bucket",
+            lambda at: {"endpoint_url": f"http://127.0.0.1:{at}", "token": "anon"},
+            exclusive=False,
+        )

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from store_helpers import contents
@@ -24,7 +25,7 @@ HTTP_FAULTS = [
 ]
 # SSH notices a wrong bit, and all that can be told apart is the direction of a block.
 BYTE_FAULTS = [Fault.CUT, Fault.STALL, Fault.LOST_ANSWER, Fault.CORRUPT]
-KINDS = ("moto", "azurite", "webdav", "sftp")
+KINDS = ("moto", "azurite", "gcs", "webdav", "sftp")
 READS = [(kind, fault) for kind in KINDS for fault in (BYTE_FAULTS if kind == "sftp" else HTTP_FAULTS)]
 # A commit's answers have hardly a body to be cut in, stalled or spoilt.
 WRITES = [
@@ -36,6 +37,7 @@ WRITES = [
 QUICK: dict[str, dict[str, Any]] = {
     "moto": {"config_kwargs": {"read_timeout": 0.5}},
     "azurite": {"read_timeout": 0.5},
+    "gcs": {"requests_timeout": 0.5, "single_writer": True},
     "webdav": {"timeout": 0.5, "single_writer": True},
     "sftp": {},
 }
@@ -105,15 +107,22 @@ def committed(manager: ArtifactManager, tree: Path) -> tuple[VersionInfo, Entry]
 
 
 def gets_objects(request: Request) -> bool:
-    return (request.method == "GET" and "objects/" in request.target) or (
+    return (request.method == "GET" and "objects/" in unquote(request.target)) or (
         request.method == "down" and request.block_bytes > 4096
     )
 
 
 def puts_objects(request: Request) -> bool:
-    return (request.method == "PUT" and "objects/" in request.target) or (
-        request.method == "up" and request.block_bytes > 4096
+    return (
+        (request.method == "PUT" and "objects/" in request.target)
+        or (request.method == "up" and request.block_bytes > 4096)
+        or uploads(request)
     )
+
+
+def uploads(request: Request) -> bool:
+    """On Google's, where the body has the name."""
+    return request.method == "POST" and "uploadType=" in request.target
 
 
 def puts_records(request: Request) -> bool:
@@ -138,7 +147,12 @@ def test_a_read_meets_a_fault(
 
 @faults(WRITES)
 def test_a_commit_meets_a_fault(
-    fault: Fault, manager: ArtifactManager, direct: ArtifactManager, proxy: FaultProxy, tree: Path
+    fault: Fault,
+    server: Server,
+    manager: ArtifactManager,
+    direct: ArtifactManager,
+    proxy: FaultProxy,
+    tree: Path,
 ):
     """While objects go up, and at its record, also when that was written and the answer lost: one version, whole."""
     manager.ensure_created()
@@ -150,7 +164,10 @@ def test_a_commit_meets_a_fault(
         assert (result.info.version, result.created) == (f"v{number}", True)
         assert proxy.has_struck
         # Without HTTP the record cannot be told from the rest: then it is the middle of the dialogue.
-        if proxy.is_http:
+        if server.name == "gcs":
+            # After the large file, the pack and the manifest.
+            proxy.plan(fault, after=3, matches=uploads)
+        elif proxy.is_http:
             proxy.plan(fault, matches=puts_records)
         else:
             proxy.plan(fault, after=10, matches=lambda request: request.method == "down")
@@ -226,7 +243,7 @@ def test_a_directory_that_cannot_be_listed_is_not_left_out(
             call()
 
 
-@pytest.mark.parametrize("server", ["moto", "ceph", "azurite"], indirect=True)
+@pytest.mark.parametrize("server", ["moto", "ceph", "azurite", "gcs"], indirect=True)
 def test_no_such_bucket(server: Server, tree: Path):
     """O6: it is neither an empty store nor an unreachable one."""
     elsewhere = connect(server.prefix + "-that-is-not-there/store", **server.options)

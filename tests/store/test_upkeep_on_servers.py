@@ -17,7 +17,7 @@ from tests.servers import Server
 from tests.servers.fixtures import MakeProxy, StartServer
 from tests.servers.proxy import Fault
 
-pytestmark = pytest.mark.parametrize("server", ["moto", "ceph", "azurite", "sftp", "webdav"], indirect=True)
+pytestmark = pytest.mark.parametrize("server", ["moto", "ceph", "azurite", "gcs", "sftp", "webdav"], indirect=True)
 
 
 @pytest.fixture

@@ -13,13 +13,14 @@ from mount.references import Reference
 class CachedContent:
     """See the module docstring."""
 
-    __slots__ = ("_algorithm", "_file", "_info", "read")
+    __slots__ = ("_algorithm", "_file", "_info", "read", "read_at_once")
 
     def __init__(self, info: VersionInfo, algorithm: str, file: OpenFile) -> None:
         self._info = info
         self._algorithm = algorithm
         self._file = file
         self.read = file.read
+        self.read_at_once = file.read_at_once
 
     @property
     def size_bytes(self) -> int:
@@ -29,10 +30,6 @@ class CachedContent:
     def to_reference(self) -> Reference:
         """What lets a staged file stand for these bytes."""
         return Reference.to_entry(self._info, self._file.entry, self._algorithm)
-
-    def read_at_once(self, _size_bytes: int, _offset: int) -> bytes | None:
-        """None: whether the bytes are in the cache is not known without looking there."""
-        return None
 
     def in_memory(self, size_bytes: int, offset: int, room: memoryview) -> bytes | memoryview:
         """The bytes that `read` would give, those of the cache in `room`: memory that is used again and again."""

@@ -12,6 +12,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from artifactfs.content.cache import ContentCache
+from artifactfs.content.inmemory import FEW_BYTES, read_in_memory
 from artifactfs.content.integrity import check_digest
 from artifactfs.content.reader import CHECKED_BYTES, ContentReader
 from artifactfs.errors import IntegrityError
@@ -145,21 +146,17 @@ class Content:
         return whole[offset : offset + size_bytes]
 
     def read_at_once(self, size_bytes: int, offset: int) -> bytes | bytearray | None:
-        """As `read`, unless a disk would have to be waited for: then None. Raises IntegrityError."""
+        """As `read`, of a small file or a few bytes; None where a disk has to be waited for. Raises IntegrityError."""
         entry, where = self._entry, self._where
         size_bytes = min(size_bytes, entry.size_bytes - offset)
         if size_bytes <= 0:
             return b""
-        if entry.size_bytes >= CHECKED_BYTES:
-            return None
         assert self._descriptor is not None, "read after close"
-        whole = bytearray(entry.size_bytes)
-        try:
-            done = os.preadv(self._descriptor.fd, [whole], where.offset, os.RWF_NOWAIT)
-        except OSError:
-            # Not in the page cache, or a file system that cannot tell.
-            return None
-        if done < entry.size_bytes:
+        if entry.size_bytes >= CHECKED_BYTES:
+            few = size_bytes <= FEW_BYTES
+            return read_in_memory(self._descriptor.fd, size_bytes, where.offset + offset) if few else None
+        whole = read_in_memory(self._descriptor.fd, entry.size_bytes, where.offset)
+        if whole is None:
             return None
         if entry.digest is not None and not self._reader.is_checked(entry.digest, where):
             check_digest(whole, entry.digest, self._algorithm, _label(self._info, entry))

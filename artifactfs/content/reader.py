@@ -26,6 +26,7 @@ from cachetools import LRUCache
 from artifactfs.content.blobs import Blob, FileBlob, SmallBlob
 from artifactfs.content.cache import ContentCache
 from artifactfs.content.fetching import READ_TIMEOUT_S, Fetcher, Request
+from artifactfs.content.inmemory import FEW_BYTES, read_in_memory
 from artifactfs.content.integrity import check_digest, digest_of
 from artifactfs.content.segments import GRANULE_BYTES, GRANULE_SHIFT, Segment
 from artifactfs.content.streams import REQUEST_BYTES, DirectoryStream, FileRun
@@ -360,6 +361,30 @@ class OpenFile:
             self._reader.finish(blob)
         if not blob.is_as_known(self._damages):
             raise IntegrityError(f"{label_of(self._info, entry)} is damaged: what was read of it may be wrong")
+        return data
+
+    def read_at_once(self, size_bytes: int, offset: int) -> bytes | bytearray | None:
+        """As `read`, of few bytes; None where a store or a disk has to be waited for, or there is more to be done.
+
+        That is so for small files, which are checked, and at the end of a file.
+        """
+        entry, blob, run = self.entry, self._blob, self._run
+        size_bytes = min(size_bytes, entry.size_bytes - offset)
+        if size_bytes <= 0:
+            return b""
+        is_end = offset + size_bytes == entry.size_bytes
+        if run is None or isinstance(blob, SmallBlob) or size_bytes > FEW_BYTES or is_end:
+            return None
+        start = entry.offset + offset
+        place = blob.known_place(start, size_bytes)
+        if place is None:
+            return None
+        segment, within = place
+        data = read_in_memory(segment.fd, size_bytes, within)
+        if data is None or not blob.is_as_known(self._damages):
+            return None
+        for first, end in run.advance(start, size_bytes):
+            self._reader.ahead(blob, first, end, self._damages)
         return data
 
     def _read_checked(self, offset: int, size_bytes: int) -> bytes | memoryview:

@@ -67,6 +67,37 @@ def test_random_reads_move_one_granule_each(packed: Version, tmp_path: Path):
     assert all(end - start <= MIB for _, start, end in packed.server.requests)
 
 
+def test_few_cached_bytes_are_read_at_once(packed: Version, tmp_path: Path):
+    """Never waiting for the store, and not what comes with more to be done."""
+    file, content = packed.open(packed.reader(tmp_path), "big"), packed.content("big")
+    assert file.read_at_once(4096, 2 * MIB) is None
+    assert packed.server.requests == []
+    for offset in (0, 2 * MIB, BIG_BYTES - 4096):
+        assert file.read(4096, offset) == content[offset : offset + 4096]
+    packed.settle()
+    packed.server.requests.clear()
+    for size_bytes, offset in ((4096, 2 * MIB + 100), (64 << 10, 100), (1, MIB - 1)):
+        assert file.read_at_once(size_bytes, offset) == content[offset : offset + size_bytes]
+    assert file.read_at_once(2 * 4096, MIB - 4096) is None  # the next granule is not there
+    assert file.read_at_once((64 << 10) + 1, 0) is None
+    assert file.read_at_once(4096, BIG_BYTES - 4096) is None  # the whole is checked with its end
+    assert file.read_at_once(4096, BIG_BYTES) == b""
+    assert packed.server.requests == []
+
+
+def test_few_bytes_read_straight_on_are_fetched_ahead(packed: Version, tmp_path: Path):
+    backwards = packed.open(packed.reader(tmp_path), "big")
+    for granule in reversed(range(4)):
+        backwards.read(4096, granule * MIB)
+    packed.settle()
+    file, content = packed.open(packed.reader(tmp_path), "big"), packed.content("big")
+    assert file.read(4096, 0) == content[:4096]
+    assert packed.server.requests == []
+    for offset in range(4096, 4 * MIB, 64 << 10):
+        assert file.read_at_once(32 << 10, offset) == content[offset : offset + (32 << 10)]
+    eventually(lambda: packed.server.requests, what="something fetched ahead")
+
+
 def test_small_files_in_the_order_of_their_paths_cost_their_packs(packed: Version, tmp_path: Path):
     """About total size / 8 MiB requests; the first granule and the ends of packs are requests of their own."""
     reader = packed.reader(tmp_path)

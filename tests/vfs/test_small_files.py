@@ -12,6 +12,7 @@ import pytest
 from artifactfs.content.reader import CHECKED_BYTES
 from artifactfs.managers.filesystem import FileSystemArtifactManager
 from mount import small_files
+from mount.handles import VersionFile
 from mount.settings import MountSettings
 from mount.small_files import SmallFile
 from mount.tree import VersionNode
@@ -70,6 +71,16 @@ def test_the_same_bytes_as_by_the_ordinary_way(vfs: Vfs) -> None:
         assert file.content.size_bytes == file.size_bytes == len(FILES[name])
         assert file.read(100, 1) == FILES[name][1:101]
         assert file.read_whole(buffer[: file.size_bytes - 1]) is None
+
+
+def test_few_bytes_of_a_large_file(vfs: Vfs) -> None:
+    """V1: they are had at once where they lie in memory; more of them are left to the ordinary way."""
+    whole, data = vfs.open(vfs.resolve("/c/a/v0/whole"), os.O_RDONLY), FILES["whole"]
+    assert isinstance(whole, VersionFile)
+    for size_bytes, offset in ((4096, 5000), (64 << 10, 0), (4096, len(data) - 100), (4096, len(data))):
+        assert whole.content.read_at_once(size_bytes, offset) == data[offset : offset + size_bytes]
+    assert whole.content.read_at_once((64 << 10) + 1, 0) is None
+    whole.close()
 
 
 @pytest.mark.parametrize("name", ["empty", "whole", "directory", "link"])

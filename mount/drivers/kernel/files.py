@@ -157,7 +157,7 @@ class Files:
         return handle.read(size, offset)
 
     def read_at_once(self, request: Request) -> bytes | bytearray | memoryview | None:
-        """FUSE_READ of a small file, local or cached, that lies in memory; None where that cannot be told at once."""
+        """FUSE_READ of a small file or few bytes, local or cached; None where something has to be waited for."""
         number, offset, size, *_ = _read_in.read(request.body)
         context = self._context
         if number == 0 and context.reading is Reading.UNOPENED:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from cachetools import LRUCache
 
+from artifactfs.content.reader import CHECKED_BYTES
 from artifactfs.errors import ArtifactError
 from mount.drivers.kernel import protocol
 from mount.drivers.kernel.channel import Channel
@@ -194,7 +195,9 @@ class UnopenedFiles:
         file = self._vfs.open(self._inodes.node(nodeid), os.O_RDONLY)
         assert isinstance(file, VersionFile), "only versions are read without being opened"
         try:
-            return file.content.read_at_once(size_bytes, offset)
+            # A large one is better held, which `get` does.
+            large = file.content.size_bytes >= CHECKED_BYTES
+            return None if large else file.content.read_at_once(size_bytes, offset)
         finally:
             file.close()
 

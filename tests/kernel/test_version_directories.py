@@ -9,8 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from artifactfs.managers.filesystem import FileSystemArtifactManager
+from mount.drivers.kernel.directories import Listing
 from tests.kernel.serving import served
 from tests.kernel.test_reading import counting
 
@@ -95,3 +98,24 @@ def test_every_entry_is_told_once_and_as_it_is(source: Path, tmp_path: Path, pro
         if not is_directory and not is_link:
             assert mtime_ns == before.st_mtime_ns
     assert len(numbers) == len(names)
+
+
+class Names(Listing):
+    """Names alone."""
+
+    identities = entries = pack_ahead = None  # type: ignore[assignment]
+
+
+@given(
+    lengths=st.lists(st.integers(1, 255), max_size=50),
+    first=st.integers(0, 60) | st.just(2**64 - 1),
+    room=st.integers(0, 4000),
+    head_bytes=st.sampled_from([24, 152]),
+)
+def test_a_reply_has_as_many_names_as_fit(lengths: list[int], first: int, room: int, head_bytes: int) -> None:
+    """None that does not, from wherever it begins."""
+    stop = Names([b"x" * length for length in lengths]).end_of_room(first, room, head_bytes)
+    needed = [head_bytes + (length + 7) // 8 * 8 for length in lengths]
+    assert sum(needed[first:stop]) <= room
+    assert stop >= len(lengths) or sum(needed[first : stop + 1]) > room
+    assert stop >= first

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from array import array
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from itertools import groupby
+from itertools import accumulate, groupby
 
 from mount.drivers.kernel import protocol
 from mount.drivers.kernel.context import Context, Request
-from mount.drivers.kernel.protocol import FOPEN_CACHE_DIR, FOPEN_KEEP_CACHE, Malformed, dirent_size, pack_dirent
+from mount.drivers.kernel.protocol import FOPEN_CACHE_DIR, FOPEN_KEEP_CACHE, Malformed, pack_dirent
 from mount.drivers.kernel.replies import FOREVER, NO_ENTRY, entry_out
 from mount.tree import ROOT_INO, Node, StagedNode, VersionNode, join
 
@@ -27,10 +29,22 @@ _OWN_NAMES = (b".", b"..")
 _OWN = (ROOT_INO, 0o040000)
 
 
-class _Listing(ABC):
+class Listing(ABC):
     """The names of a directory, ``.`` and ``..`` first, at one moment."""
 
-    names: list[bytes]
+    def __init__(self, names: list[bytes]) -> None:
+        self.names = names
+        self._ends = array("Q", accumulate(len(name) + 7 & -8 for name in names))
+
+    def end_of_room(self, first: int, room: int, head_bytes: int) -> int:
+        """Where the names end, from `first` on, that fit into `room` bytes, padded and with so many before each."""
+        ends = self._ends
+        if first >= len(ends):
+            return first
+        room += ends[first - 1] if first else 0
+        return bisect_right(
+            range(len(ends)), room, lo=first, key=lambda index: ends[index] + (index + 1 - first) * head_bytes
+        )
 
     @abstractmethod
     def identities(self, first: int, stop: int) -> Iterable[tuple[int, int]]:
@@ -48,7 +62,7 @@ class _Listing(ABC):
         """Make ready what `entries` is likely to be asked for next; where that changes nothing and takes no time."""
 
 
-class _Names(_Listing):
+class _Names(Listing):
     """Of the root, a collection, an artifact, or a staged directory.
 
     Of the first three only names are told: their attributes would load every version.
@@ -64,7 +78,7 @@ class _Names(_Listing):
                 found = list(context.vfs.readdir(context.spot(nodeid).node))
         else:
             found = list(context.vfs.readdir(node))
-        self.names = [*_OWN_NAMES, *(os.fsencode(dirent.name) for dirent in found)]
+        super().__init__([*_OWN_NAMES, *(os.fsencode(dirent.name) for dirent in found)])
         self._identities = [_OWN, _OWN, *((dirent.ino, dirent.mode) for dirent in found)]
 
     def identities(self, first: int, stop: int) -> Iterable[tuple[int, int]]:
@@ -93,7 +107,7 @@ class _Names(_Listing):
                 return NO_ENTRY
 
 
-class _VersionNames(_Listing):
+class _VersionNames(Listing):
     """Of a directory of a version: what is told comes from the manifest's columns, and makes no object for a file."""
 
     def __init__(self, context: Context, nodeid: int, node: VersionNode) -> None:
@@ -101,7 +115,7 @@ class _VersionNames(_Listing):
         self._node = node
         self._base = context.inodes.version_base(nodeid)
         found = node.version.manifest.raw_children(node.path)
-        self.names = [*_OWN_NAMES, *(name for name, _ in found)]
+        super().__init__([*_OWN_NAMES, *(name for name, _ in found)])
         self._positions = [None, None, *(position for _, position in found)]
         self._ahead: tuple[range, list[bytes]] | None = None
 
@@ -167,7 +181,7 @@ class OpenDirectory:
 
     def __init__(self, nodeid: int) -> None:
         self.nodeid = nodeid
-        self.listing: _Listing | None = None
+        self.listing: Listing | None = None
         self.told = 0
 
 
@@ -205,7 +219,7 @@ class Directories:
     def readdir(self, request: Request) -> bytes:
         """FUSE_READDIR."""
         _, listing, offset, room = self._reading(request)
-        stop = _end_of_room(listing.names, offset, room)
+        stop = listing.end_of_room(offset, room, protocol.fuse_dirent.size)
         named = zip(listing.names[offset:stop], listing.identities(offset, stop), strict=True)
         return b"".join(
             pack_dirent(name, ino, number, mode) for number, (name, (ino, mode)) in enumerate(named, offset + 1)
@@ -214,7 +228,7 @@ class Directories:
     def readdirplus(self, request: Request) -> bytes:
         """FUSE_READDIRPLUS."""
         directory, listing, offset, room = self._reading(request)
-        directory.told = _end_of_room(listing.names, offset, room, len(NO_ENTRY))
+        directory.told = listing.end_of_room(offset, room, protocol.fuse_direntplus.size)
         return b"".join(listing.entries(offset, directory.told))
 
     def pack_ahead(self, request: Request) -> None:
@@ -224,10 +238,10 @@ class Directories:
         # Other requests wait meanwhile. The C library reads 32 KiB at a time, 200 names, which take 0.2 ms.
         if directory is None or directory.listing is None or room > AHEAD_BYTES:
             return
-        names, first = directory.listing.names, directory.told
-        directory.listing.pack_ahead(first, _end_of_room(names, first, room, len(NO_ENTRY)))
+        listing, first = directory.listing, directory.told
+        listing.pack_ahead(first, listing.end_of_room(first, room, protocol.fuse_direntplus.size))
 
-    def _reading(self, request: Request) -> tuple[OpenDirectory, _Listing, int, int]:
+    def _reading(self, request: Request) -> tuple[OpenDirectory, Listing, int, int]:
         """The directory, its names, the position in them, and the room in the reply."""
         number, offset, size, *_ = protocol.fuse_read_in.read(request.body)
         directory = self._context.directories.get(number)
@@ -242,12 +256,3 @@ class Directories:
                 listing = _Names(self._context, directory.nodeid, node)
             directory.listing = listing
         return directory, listing, offset, size
-
-
-def _end_of_room(names: list[bytes], first: int, room: int, head_bytes: int = 0) -> int:
-    """Where the names end, from `first` on, that fit into a reply of `room` bytes with so many before each."""
-    for index in range(min(first, len(names)), len(names)):
-        room -= head_bytes + dirent_size(names[index])
-        if room < 0:
-            return index
-    return len(names)

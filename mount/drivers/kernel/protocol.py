@@ -367,8 +367,3 @@ def pack_dirent(name: bytes, ino: int, offset: int, mode: int) -> bytes:
     size = len(name)
     padding = -size % 8
     return fuse_dirent.pack(ino, offset, size, mode >> 12 & 15) + name + bytes(padding)
-
-
-def dirent_size(name: bytes) -> int:
-    """How long `pack_dirent` is."""
-    return fuse_dirent.size + len(name) + (-len(name) % 8)

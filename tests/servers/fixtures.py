@@ -57,6 +57,12 @@ def s3_server(request: pytest.FixtureRequest, start_server: StartServer) -> Serv
 
 
 @pytest.fixture
+def proxy(server: Server, make_proxy: MakeProxy) -> FaultProxy:
+    """A proxy in front of the server of a module that says which `server` is its."""
+    return make_proxy(server)
+
+
+@pytest.fixture
 def make_proxy() -> Iterator[MakeProxy]:
     """Puts a FaultProxy in front of a server."""
     with contextlib.ExitStack() as stack:

@@ -17,7 +17,7 @@ from artifactfs import ArtifactManager, Entry, VersionInfo, connect
 from artifactfs.errors import AccessDenied, ArtifactError, IntegrityError, NotFound, StoreTimeout, StoreUnreachable
 from artifactfs.objects import bounds, patience
 from tests.servers import Server
-from tests.servers.fixtures import MakeProxy, StartServer
+from tests.servers.fixtures import StartServer
 from tests.servers.proxy import Fault, FaultProxy, Request
 
 HTTP_FAULTS = [
@@ -55,11 +55,6 @@ def _name(case: str | Fault) -> str:
 @pytest.fixture(params=KINDS)
 def server(request: pytest.FixtureRequest, start_server: StartServer) -> Server:
     return start_server(request.param)
-
-
-@pytest.fixture
-def proxy(server: Server, make_proxy: MakeProxy) -> FaultProxy:
-    return make_proxy(server)
 
 
 @pytest.fixture(autouse=True)

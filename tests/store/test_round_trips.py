@@ -26,11 +26,6 @@ def server(start_server: StartServer) -> Server:
 
 
 @pytest.fixture
-def proxy(server: Server, make_proxy: MakeProxy) -> FaultProxy:
-    return make_proxy(server)
-
-
-@pytest.fixture
 def tree(tmp_path: Path) -> Callable[[str], Path]:
     def make(content: str) -> Path:
         place = tmp_path / content

@@ -16,7 +16,7 @@ from artifactfs.objects.hashing import hash_file
 from artifactfs.objects.s3 import S3Store
 from artifactfs.objects.s3_client import PIECE_BYTES, Deadline, Upload, open_place
 from tests.servers import Server
-from tests.servers.fixtures import MakeProxy, StartServer
+from tests.servers.fixtures import StartServer
 from tests.servers.proxy import Fault, FaultProxy, Request
 
 MIB = 1 << 20
@@ -33,11 +33,6 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def server(start_server: StartServer) -> Server:
     return start_server("moto")
-
-
-@pytest.fixture
-def proxy(server: Server, make_proxy: MakeProxy) -> FaultProxy:
-    return make_proxy(server)
 
 
 @pytest.fixture

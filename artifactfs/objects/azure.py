@@ -8,61 +8,36 @@ is one bounded call that can be repeated by itself. Threading: as `objects.remot
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from typing import Any, TypeVar
-
-from fsspec.asyn import sync
+from typing import Any
 
 from artifactfs.errors import NotFound
-from artifactfs.objects.layout import TEMPORARY_PREFIX
+from artifactfs.objects.pages import Page, PagedStore
 from artifactfs.objects.remote import FsspecStore
-from artifactfs.objects.store import Listing, StoredFile, changed_ns
+from artifactfs.objects.store import StoredFile, changed_ns
 
 _PAGE_KEYS = 5000
 # What adlfs gives a blob, and goes by.
 _METADATA = {"is_directory": "false"}
-T = TypeVar("T")
 
 
-class AzureStore(FsspecStore):
+class AzureStore(PagedStore, FsspecStore):
     """A store at ``az://container/prefix``."""
 
     page_keys = _PAGE_KEYS
     renews_in_place = True
 
-    def listing(self, prefix: str) -> Listing:
-        files: list[str] = []
-        directories: list[str] = []
-        for _, items in self._pages(prefix, "/"):
-            for item in items:
-                name = item.name.rstrip("/").rpartition("/")[2]
-                if item.name.endswith("/"):
-                    directories.append(name)
-                elif not _is_folder(item) and not name.startswith(TEMPORARY_PREFIX):
-                    files.append(name)
-        # Where folders are kept as such, one is listed both as a blob and as what blobs' names begin with.
-        return Listing(files, list(dict.fromkeys(directories)))
-
-    def walk(self, prefix: str) -> Iterator[StoredFile]:
-        for top, items in self._pages(prefix):
-            yield from _files(top, items)
-
-    def few(self, prefix: str) -> list[StoredFile] | None:
-        pages = self._pages(prefix)
-        found = list(_files(*next(pages)))
-        return found if next(pages, None) is None else None
-
     def size(self, key: str) -> int:
-        async def ask(client: Any, container: str, name: str) -> int:
-            return int((await client.get_blob_client(container, name).get_blob_properties()).size)
+        async def ask(fs: Any, container: str, name: str) -> int:
+            return int((await fs.service_client.get_blob_client(container, name).get_blob_properties()).size)
 
         return self._ask("look for", ask, key)
 
     def renew(self, key: str) -> bool:
-        async def ask(client: Any, container: str, name: str) -> None:
+        async def ask(fs: Any, container: str, name: str) -> None:
             # Of all requests without a body, this one makes the blob count as changed.
-            await client.get_blob_client(container, name).set_blob_metadata(_METADATA)
+            await fs.service_client.get_blob_client(container, name).set_blob_metadata(_METADATA)
 
         try:
             self._ask("renew", ask, key)
@@ -70,34 +45,24 @@ class AzureStore(FsspecStore):
             return False
         return True
 
-    def _pages(self, prefix: str, delimiter: str = "") -> Iterator[tuple[str, list[Any]]]:
-        """The store's top in the container, and the blobs of one page after another; at least one page."""
+    def _pages(self, prefix: str, delimiter: str = "") -> Iterator[Page]:
         token: str | None = None
         while True:
             top, items, token = self._ask(
                 "list", partial(_page, delimiter=delimiter, token=token, prefix=prefix), prefix
             )
-            yield top, items
+            folders = [item.name.rstrip("/").rpartition("/")[2] for item in items if item.name.endswith("/")]
+            yield Page(list(_files(top, items)), folders, not token)
             if not token:
                 return
 
-    def _ask(self, what: str, ask: Callable[[Any, str, str], Awaitable[T]], key: str) -> T:
-        """Run `ask` with Azure's client, the container and the name of `key` in it."""
-
-        def action(fs: Any, path: str, bound: dict[str, float]) -> T:
-            container, _, name = path.partition("/")
-            answer: T = sync(fs.loop, ask, fs.service_client, container, name, **bound)
-            return answer
-
-        return self._call(what, action, key)
-
 
 async def _page(
-    client: Any, container: str, name: str, *, delimiter: str, token: str | None, prefix: str
+    fs: Any, container: str, name: str, *, delimiter: str, token: str | None, prefix: str
 ) -> tuple[str, list[Any], str | None]:
     from azure.core.exceptions import ResourceNotFoundError
 
-    blobs = client.get_container_client(container)
+    blobs = fs.service_client.get_container_client(container)
     wanted = {"name_starts_with": f"{name}/" if name else "", "results_per_page": _PAGE_KEYS, "include": ["metadata"]}
     pages = (blobs.walk_blobs(delimiter=delimiter, **wanted) if delimiter else blobs.list_blobs(**wanted)).by_page(
         token

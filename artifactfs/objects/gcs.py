@@ -13,22 +13,19 @@ https://cloud.google.com/storage/docs/json_api/v1/objects
 from __future__ import annotations
 
 import errno
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, TypeVar
-
-from fsspec.asyn import sync
+from collections.abc import Iterator
+from typing import Any
 
 from artifactfs.errors import NotFound
 from artifactfs.objects import bounds
-from artifactfs.objects.layout import TEMPORARY_PREFIX
+from artifactfs.objects.pages import Page, PagedStore
 from artifactfs.objects.remote import FsspecStore
-from artifactfs.objects.store import Listing, StoredFile, changed_ns
+from artifactfs.objects.store import StoredFile, changed_ns
 
 _PAGE_KEYS = 1000
-T = TypeVar("T")
 
 
-class GcsStore(FsspecStore):
+class GcsStore(PagedStore, FsspecStore):
     """A store at ``gs://bucket/prefix``."""
 
     page_keys = _PAGE_KEYS
@@ -45,25 +42,6 @@ class GcsStore(FsspecStore):
         fs = _client_class()(**options)
         return fs, str(fs._strip_protocol(self.url)).rstrip("/")
 
-    def listing(self, prefix: str) -> Listing:
-        files: list[str] = []
-        directories: list[str] = []
-        for _, page in self._pages(prefix, "/"):
-            directories += (name.rstrip("/").rpartition("/")[2] for name in page.get("prefixes", ()))
-            names = (item["name"].rpartition("/")[2] for item in page.get("items", ()))
-            # A name that ends with a slash stands for a folder, made by other programs.
-            files += (name for name in names if name and not name.startswith(TEMPORARY_PREFIX))
-        return Listing(files, directories)
-
-    def walk(self, prefix: str) -> Iterator[StoredFile]:
-        for top, page in self._pages(prefix):
-            yield from _files(top, page)
-
-    def few(self, prefix: str) -> list[StoredFile] | None:
-        pages = self._pages(prefix)
-        found = list(_files(*next(pages)))
-        return found if next(pages, None) is None else None
-
     def size(self, key: str) -> int:
         async def ask(fs: Any, bucket: str, name: str) -> int:
             return int((await fs._call("GET", "b/{}/o/{}", bucket, name, fields="size", json_out=True))["size"])
@@ -78,8 +56,7 @@ class GcsStore(FsspecStore):
             return False
         return True
 
-    def _pages(self, prefix: str, delimiter: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-        """The store's top in the bucket, and the answers of one page after another; at least one."""
+    def _pages(self, prefix: str, delimiter: str = "") -> Iterator[Page]:
         more: dict[str, str] = {"delimiter": delimiter} if delimiter else {}
 
         async def ask(fs: Any, bucket: str, name: str) -> tuple[str, dict[str, Any]]:
@@ -93,20 +70,12 @@ class GcsStore(FsspecStore):
 
         while True:
             top, page = self._ask("list", ask, prefix)
-            yield top, page
-            if "nextPageToken" not in page:
+            token = page.get("nextPageToken")
+            folders = [name.rstrip("/").rpartition("/")[2] for name in page.get("prefixes", ())]
+            yield Page(list(_files(top, page)), folders, not token)
+            if not token:
                 return
-            more["pageToken"] = page["nextPageToken"]
-
-    def _ask(self, what: str, ask: Callable[[Any, str, str], Awaitable[T]], key: str) -> T:
-        """Run `ask` with gcsfs's client, the bucket and the name of `key` in it."""
-
-        def action(fs: Any, path: str, bound: dict[str, float]) -> T:
-            bucket, _, name = path.partition("/")
-            answer: T = sync(fs.loop, ask, fs, bucket, name, **bound)
-            return answer
-
-        return self._call(what, action, key)
+            more["pageToken"] = token
 
 
 def _client_class() -> Any:
@@ -129,5 +98,6 @@ def _client_class() -> Any:
 
 def _files(top: str, page: dict[str, Any]) -> Iterator[StoredFile]:
     for item in page.get("items", ()):
+        # A name that ends with a slash stands for a folder, made by other programs.
         if not item["name"].endswith("/"):
             yield StoredFile(item["name"][len(top) :], int(item["size"]), changed_ns(item))

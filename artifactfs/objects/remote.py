@@ -23,12 +23,12 @@ from __future__ import annotations
 import contextlib
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import fsspec
-from fsspec.asyn import AsyncFileSystem
+from fsspec.asyn import AsyncFileSystem, sync
 
 from artifactfs.errors import ArtifactError, NotFound
 from artifactfs.longpaths import reach
@@ -108,6 +108,16 @@ class FsspecStore(ObjectStore):
                 raise translate(error, f"cannot {what} {key or 'the top'} of {self.url}") from error
 
         return patiently(once) if repeat else once()
+
+    def _ask(self, what: str, ask: Callable[[Any, str, str], Awaitable[T]], key: str) -> T:
+        """Run `ask` with an asynchronous file system, the bucket or container, and the name of `key` in it."""
+
+        def action(fs: Any, path: str, bound: dict[str, float]) -> T:
+            bucket, _, name = path.partition("/")
+            answer: T = sync(fs.loop, ask, fs, bucket, name, **bound)
+            return answer
+
+        return self._call(what, action, key)
 
     # -- reading ----------------------------------------------------------------------------------------------------
 

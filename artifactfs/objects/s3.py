@@ -21,13 +21,11 @@ from typing import Any, NamedTuple, TypeVar
 from artifactfs.errors import AlreadyExists, ArtifactError, NotFound
 from artifactfs.objects.bounds import LISTING_TIMEOUT_S, PARALLEL_TRANSFERS, transfer_timeout_s
 from artifactfs.objects.hashing import HashedFile, changed, open_regular, unreadable
-from artifactfs.objects.layout import TEMPORARY_PREFIX
+from artifactfs.objects.pages import Page, PagedStore
 from artifactfs.objects.patience import create_and_read_back, patient_pieces, patiently
 from artifactfs.objects.s3_client import Deadline, S3Place, Upload, open_place, pieces
 from artifactfs.objects.store import (
     Buffer,
-    Listing,
-    ObjectStore,
     Outcome,
     StoredFile,
     changed_ns,
@@ -42,7 +40,7 @@ _MOST_PARTS = 10_000
 T = TypeVar("T")
 
 
-class S3Store(ObjectStore):
+class S3Store(PagedStore):
     """A store at ``s3://bucket/prefix``. `single_writer` waives the sound exclusive create."""
 
     parallel_transfers = PARALLEL_TRANSFERS
@@ -114,7 +112,7 @@ class S3Store(ObjectStore):
 
         return patient_pieces(read_from)
 
-    def _pages(self, prefix: str, delimiter: str = "") -> Iterator[dict[str, Any]]:
+    def _pages(self, prefix: str, delimiter: str = "") -> Iterator[Page]:
         more: dict[str, Any] = {"Delimiter": delimiter} if delimiter else {}
         while True:
 
@@ -123,32 +121,20 @@ class S3Store(ObjectStore):
                 return place.call("list_objects_v2", Prefix=below, **more)
 
             found = self._call("list", prefix, page)
-            yield found
-            if not found.get("IsTruncated"):
+            is_last = not found.get("IsTruncated")
+            yield Page(
+                list(self._files(found)),
+                [item["Prefix"].rstrip("/").rpartition("/")[2] for item in found.get("CommonPrefixes", ())],
+                is_last,
+            )
+            if is_last:
                 return
             more["ContinuationToken"] = found["NextContinuationToken"]
-
-    def listing(self, prefix: str) -> Listing:
-        files: list[str] = []
-        directories: list[str] = []
-        for page in self._pages(prefix, "/"):
-            names = [item["Key"].rpartition("/")[2] for item in page.get("Contents", ())]
-            # A folder's own marker has no name of its own.
-            files += [name for name in names if name and not name.startswith(TEMPORARY_PREFIX)]
-            directories += [item["Prefix"].rstrip("/").rpartition("/")[2] for item in page.get("CommonPrefixes", ())]
-        return Listing(files, directories)
-
-    def walk(self, prefix: str) -> Iterator[StoredFile]:
-        for page in self._pages(prefix):
-            yield from self._files(page)
-
-    def few(self, prefix: str) -> list[StoredFile] | None:
-        page = next(self._pages(prefix))
-        return None if page.get("IsTruncated") else list(self._files(page))
 
     def _files(self, page: dict[str, Any]) -> Iterator[StoredFile]:
         top = len(self._place().top)
         for item in page.get("Contents", ()):
+            # A folder's own marker ends with a slash.
             if not item["Key"].endswith("/"):
                 yield StoredFile(item["Key"][top:], int(item["Size"]), changed_ns(item))
 

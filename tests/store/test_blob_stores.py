@@ -22,11 +22,6 @@ def server(request: pytest.FixtureRequest, start_server: StartServer) -> Server:
 
 
 @pytest.fixture
-def proxy(server: Server, make_proxy: MakeProxy) -> FaultProxy:
-    return make_proxy(server)
-
-
-@pytest.fixture
 def store(server: Server, proxy: FaultProxy) -> ObjectStore:
     store = open_store(server.fresh(), **server.options_at(proxy.port))
     for number, key in enumerate(KEYS):
@@ -51,6 +46,7 @@ def test_listings(
     assert (store.listing(""), store.listing("objects/03")) == (([], ["objects"]), (["x3"], []))
     proxy.count_from_now()
     few = store.few("objects")
+    assert len(proxy.requests) == 1
     assert (few is None) == (pages > 1)
     assert few is None or [file.key for file in few] == KEYS
     assert store.few("objects/03") == [file for file in store.walk("objects") if file.key == KEYS[3]]

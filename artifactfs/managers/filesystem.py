@@ -12,8 +12,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -372,14 +372,8 @@ class FileSystemArtifactManager(StoredManager):
             names.check_alias(alias)
         if not commit.commit_id:
             raise InvalidName("a commit needs an id: see new_commit_id")
-        if self.store.parallel_transfers == 1:
-            self._marker.create()
-            look = self._committer.look(commit)
-        else:
-            with ThreadPoolExecutor(1, "look") as pool:
-                looking = pool.submit(self._committer.look, commit)
-                self._marker.create()
-            look = looking.result()
+        steps: list[Callable[[], Any]] = [self._marker.create, partial(self._committer.look, commit)]
+        _, look = self.store.at_once(lambda step: step(), steps)
         done = self._committer.commit(commit, look)
         for alias in aliases:
             self._write_alias(commit.collection, commit.artifact, alias, done.record.version)

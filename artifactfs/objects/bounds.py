@@ -10,8 +10,8 @@ LISTING_TIMEOUT_S = 600.0
 SLOWEST_BYTES_PER_S = 128 << 10
 """A transfer may take a call's time and what this rate takes for its bytes."""
 PARALLEL_TRANSFERS = 8
-RECORDS_AT_ONCE = 32
-"""How many small files are read at once."""
+CALLS_AT_ONCE = 32
+"""How many small calls, which read a record say, are made at once."""
 
 
 def transfer_timeout_s(size_bytes: int) -> float:

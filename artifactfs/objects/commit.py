@@ -21,7 +21,6 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -243,10 +242,7 @@ class Committer:
             except (IntegrityError, FormatError) as error:
                 return error
 
-        if self._store.parallel_transfers == 1 or len(records) < 2:
-            return [load(record) for record in records]
-        with ThreadPoolExecutor(len(records), "manifests") as pool:
-            return list(pool.map(load, records))
+        return self._store.at_once(load, records)
 
     def _resumed(self, commit: Commit, made: Record) -> Committed:
         """The commit was done before: do what may have been left."""

@@ -14,10 +14,10 @@ import enum
 import errno
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from artifactfs.errors import (
     AccessDenied,
@@ -31,10 +31,12 @@ from artifactfs.errors import (
     UnsafeStore,
 )
 from artifactfs.objects import layout
-from artifactfs.objects.bounds import RECORDS_AT_ONCE
+from artifactfs.objects.bounds import CALLS_AT_ONCE
 from artifactfs.objects.hashing import HashedFile
 
 Buffer = bytes | bytearray | memoryview
+S = TypeVar("S")
+T = TypeVar("T")
 
 
 class Outcome(enum.Enum):
@@ -145,10 +147,17 @@ class ObjectStore(ABC):
 
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """The bytes of small files, None for each that is not there; many at once where the store takes that."""
-        if len(keys) < 2 or self.parallel_transfers == 1:
-            return [self.get_if_there(key) for key in keys]
-        with ThreadPoolExecutor(min(len(keys), RECORDS_AT_ONCE), "records") as pool:
-            return list(pool.map(self.get_if_there, keys))
+        return self.at_once(self.get_if_there, keys)
+
+    def at_once(self, action: Callable[[S], T], items: Sequence[S]) -> list[T]:
+        """What `action` gives of each, at the same time where the store takes that, else in order.
+
+        Raises what it raised of the first of those for which it did.
+        """
+        if len(items) < 2 or self.parallel_transfers == 1:
+            return [action(item) for item in items]
+        with ThreadPoolExecutor(min(len(items), CALLS_AT_ONCE), "at-once") as pool:
+            return list(pool.map(action, items))
 
     def get_if_there(self, key: str) -> bytes | None:
         """The bytes of a small file, None when it is not there."""

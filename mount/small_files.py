@@ -13,11 +13,11 @@ note which file is read, of `DirectoryStream` are leaves. None is held while a s
 
 from __future__ import annotations
 
-import os
 import threading
 
 from cachetools import FIFOCache
 
+from artifactfs.content.inmemory import fill_in_memory
 from artifactfs.content.integrity import raw_digest_of
 from artifactfs.content.reader import CHECKED_BYTES
 from artifactfs.content.segments import Segment
@@ -85,12 +85,7 @@ class SmallFile(VersionFile):
         be: `content` waits, or tells.
         """
         whole = buffer[: self.size_bytes]
-        try:
-            done = os.preadv(self._fd, (whole,), self._offset, os.RWF_NOWAIT)
-        except OSError:
-            # Not in the page cache, or a file system that cannot tell.
-            return None
-        if done < self.size_bytes:
+        if len(whole) < self.size_bytes or not fill_in_memory(self._fd, whole, self._offset):
             return None
         if raw_digest_of(whole, self._version.manifest.algorithm) == self._digest:
             return whole

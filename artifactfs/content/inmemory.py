@@ -11,8 +11,12 @@ FEW_BYTES = 64 << 10
 def read_in_memory(fd: int, size_bytes: int, offset: int) -> bytearray | None:
     """These bytes; None where not all of them are in memory, and on file systems that cannot tell."""
     data = bytearray(size_bytes)
+    return data if fill_in_memory(fd, data, offset) else None
+
+
+def fill_in_memory(fd: int, room: bytearray | memoryview, offset: int) -> bool:
+    """As `read_in_memory`, into all of `room`; whether it was filled."""
     try:
-        done = os.preadv(fd, (data,), offset, os.RWF_NOWAIT)
+        return os.preadv(fd, (room,), offset, os.RWF_NOWAIT) == len(room)
     except OSError:
-        return None
-    return data if done == size_bytes else None
+        return False

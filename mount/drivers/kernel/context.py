@@ -180,14 +180,14 @@ class Context:
             return entry_out(self.inodes.enter(node), attrs, valid, NOT_AT_ALL)
         return entry_out(self.inodes.enter(node), attrs, Validity.of(self.vfs.lifetime_s(node)), FOREVER)
 
-    def entry_at(self, version: LoadedVersion, base: int, position: int) -> tuple[bytes, int, int]:
-        """(entry, inode number, mode) of what the manifest has at a position; counts a lookup. No object is made.
+    def entry_at(self, version: LoadedVersion, base: int, position: int) -> bytes:
+        """The entry of what the manifest has at a position; counts a lookup. No object is made.
 
         `base` is that of `Inodes.version_base`.
         """
         ino, mode, size_bytes, mtime_ns = self.vfs.stat_at(version, position)
         nodeid = self.inodes.enter_at(base, position)
-        return lasting_entry_out(nodeid, ino, mode, size_bytes, mtime_ns, *self._owner), ino, mode
+        return lasting_entry_out(nodeid, ino, mode, size_bytes, mtime_ns, *self._owner)
 
     def named_entries_at(
         self, version: LoadedVersion, base: int, positions: Sequence[int], names: Sequence[bytes], offset: int

@@ -48,7 +48,7 @@ class Names:
         version, directory = inodes.directory(nodeid)
         position = version.manifest.raw_index(directory + b"/" + name if directory else name)
         if position is not None:
-            return self._context.entry_at(version, inodes.version_base(nodeid), position)[0]
+            return self._context.entry_at(version, inodes.version_base(nodeid), position)
         try:
             return self._context.entry(self._vfs.lookup(inodes.node(nodeid), os.fsdecode(name)))
         except NotFound:

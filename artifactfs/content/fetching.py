@@ -76,6 +76,14 @@ class Request:
             self.has_come = self.has(self.end)
             self._changed.notify_all()
 
+    def skip(self, end: int) -> None:
+        """The granules before `end` are cached already."""
+        with self._changed:
+            self.pieces += [None] * (end - self.first - len(self.pieces))
+            self._seen_to = len(self.pieces)
+            self.has_come = self.has(self.end)
+            self._changed.notify_all()
+
     def see_to(self, is_cached: bool) -> None:
         """The last granule that came is cached, or cannot be."""
         with self._changed:
@@ -251,21 +259,38 @@ class Fetcher:
                     return None
 
     def _fetch(self, request: Request) -> None:
-        blob, first, end = request.blob, request.first, request.end
-        if first == end:
+        blob = request.blob
+        if request.first == request.end:
             blob.finish()
             return
-        if self._has_come(request):
-            return
-        granule = first
-        for piece in _granules(blob.fetch(first * GRANULE_BYTES, blob.request_bytes(first, end))):
-            blob.check_length(granule, min(granule + 1, end), piece)
-            self._take(request, granule, piece)
-            granule += 1
-        if granule < end:
-            blob.check_length(granule, end, b"")
-        with self._lock:
-            self.requests += 1
+        for first, end in self._missing(request):
+            request.skip(first)
+            granule = first
+            for piece in _granules(blob.fetch(first * GRANULE_BYTES, blob.request_bytes(first, end))):
+                blob.check_length(granule, min(granule + 1, end), piece)
+                self._take(request, granule, piece)
+                granule += 1
+            with self._lock:
+                self.requests += 1
+            if granule < end:
+                blob.check_length(granule, end, b"")
+                return
+        request.skip(request.end)
+
+    def _missing(self, request: Request) -> list[tuple[int, int]]:
+        """The runs of its granules that no other brought between the look into the cache and the making of this one."""
+        runs: list[tuple[int, int]] = []
+        for granule in range(request.first, request.end):
+            try:
+                if request.blob.has(granule, granule + 1):
+                    continue
+            except OSError as error:
+                logger.info("could not look for %s in the cache: %s", request.blob.label, error)
+            if runs and runs[-1][1] == granule:
+                runs[-1] = runs[-1][0], granule + 1
+            else:
+                runs.append((granule, granule + 1))
+        return runs
 
     def _take(self, request: Request, granule: int, piece: bytes) -> None:
         """One granule has come: tell who waits for it, then cache it. Raises IntegrityError when it is the damage."""
@@ -286,14 +311,6 @@ class Fetcher:
         request.see_to(is_stored)
         if is_stored:
             blob.check(granule, view)
-
-    def _has_come(self, request: Request) -> bool:
-        """Whether another request brought it between the look into the cache and the making of this one."""
-        try:
-            return request.blob.has(request.first, request.end)
-        except OSError as error:
-            logger.info("could not look for %s in the cache: %s", request.blob.label, error)
-            return False
 
 
 def _granules(pieces: Iterable[bytes]) -> Iterator[bytes]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from artifactfs.content.blobs import Blob
 from artifactfs.content.reader import ContentReader
 from artifactfs.content.streams import PARALLEL, REQUEST_BYTES, FileRun
 from artifactfs.errors import ArtifactError, IntegrityError, StoreTimeout, StoreUnreachable
@@ -232,6 +233,30 @@ def test_a_reader_that_gives_up_leaves_the_request_to_the_others(packed: Version
             packed.open(reader, "own").read(100, 0)
         packed.server.gate.set()
         assert patient.result() == packed.content("own")[:100]
+
+
+def test_what_came_while_it_was_looked_for_is_not_fetched_again(
+    packed: Version, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    reader = packed.reader(tmp_path)
+    file, other, content = packed.open(reader, "big"), packed.open(reader, "big"), packed.content("big")
+    has = Blob.has
+    came: list[bytes] = []
+
+    def look_slowly(blob: Blob, first: int, end: int) -> bool:
+        found = has(blob, first, end)
+        if first == 1 and not came:
+            came.append(b"")
+            came[0] = other.read(4096, MIB)
+            eventually(lambda: has(blob, first, end), what="what another has fetched to be cached")
+            eventually(lambda: not reader.fetcher._under_way)
+        return found
+
+    monkeypatch.setattr(Blob, "has", look_slowly)
+    assert file.read(4 * MIB, 0) == content[: 4 * MIB]
+    assert came == [content[MIB : MIB + 4096]]
+    asked = [(start, end) for _, start, end in packed.server.requests if start < 4 * MIB]
+    assert sorted(asked) == [(0, MIB), (MIB, 2 * MIB), (2 * MIB, 4 * MIB)]
 
 
 def test_a_store_that_stalls_is_an_error_in_time_and_the_next_try_succeeds(packed: Version, tmp_path: Path):

@@ -50,7 +50,7 @@ class SlowStore(FileSystemArtifactManager):
 def served(manager: FileSystemArtifactManager, directory: Path, **options: Any) -> Iterator[Session]:
     """A session of a read-only mount at ``directory/mnt``, served until the block ends."""
     mountpoint = directory / "mnt"
-    mountpoint.mkdir()
+    mountpoint.mkdir(parents=True)
     settings = MountSettings(
         "store", mountpoint, read_only=True, state_dir=directory / "state", cache_dir=directory / "cache", **options
     )

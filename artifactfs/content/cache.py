@@ -223,12 +223,13 @@ class ContentCache:
             if entry.name.endswith(MAP_SUFFIX):
                 continue
             with suppress(FileNotFoundError):
-                blocks = entry.stat(follow_symlinks=False).st_blocks
+                status = entry.stat(follow_symlinks=False)
                 try:
                     used_ns = os.stat(entry.path + MAP_SUFFIX).st_mtime_ns
                 except FileNotFoundError:
-                    used_ns = 0  # without a map it is of no use
-                yield _Item(entry.path, used_ns, blocks * 512)
+                    # Without a map it is of no use, unless that is being made, or is this.
+                    used_ns = status.st_mtime_ns
+                yield _Item(entry.path, used_ns, status.st_blocks * 512)
         for entry in _files(f"{self._root}/drawers", f"{self._root}/stores"):
             with suppress(FileNotFoundError):
                 status = entry.stat(follow_symlinks=False)

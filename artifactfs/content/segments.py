@@ -87,7 +87,8 @@ class Segment:
         self.serial = next(_serials)
         self._touched_s = 0.0
         for _ in range(_OPEN_ATTEMPTS):
-            if self._open():
+            raw = self._open(granules)
+            if raw:
                 break
             # The data of one and the map of another: somebody was stopped, or is busy, between the two.
             remove_segment(path)
@@ -95,7 +96,6 @@ class Segment:
         else:
             raise ArtifactError(f"{path} and its map do not belong together, and keep not to: delete them")
         self.ready = bytearray(granules)
-        raw = os.pread(self._map_fd, _HEADER.size + granules * _RECORD.size, 0)
         self.verified = _HEADER.unpack_from(raw)[1] == BOOT
         self.present = 0  # records found when it was opened, of whichever boot
         for granule in range((len(raw) - _HEADER.size) // _RECORD.size):
@@ -104,8 +104,8 @@ class Segment:
             self.ready[granule] = bool(found) and boot == BOOT
         self.touch()
 
-    def _open(self) -> bool:
-        """Open both files; whether the map is that of the data."""
+    def _open(self, granules: int) -> bytes:
+        """Open both files; what is in the map, nothing where it is not that of the data."""
         self.fd = _open_made(self.path)
         inode = os.fstat(self.fd).st_ino
         map_path = self.path + MAP_SUFFIX
@@ -118,12 +118,17 @@ class Segment:
                 os.pwrite(self._map_fd, _HEADER.pack(_MAGIC, 0, inode), 0)
                 os.link(aside, map_path)
             except FileExistsError:
-                os.close(self._map_fd)
+                aside_fd, self._map_fd = self._map_fd, -1
+                os.close(aside_fd)
                 self._map_fd = os.open(map_path, os.O_RDWR | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return b""  # somebody who makes room has deleted it
             finally:
-                os.unlink(aside)
-        header = os.pread(self._map_fd, _HEADER.size, 0)
-        return len(header) == _HEADER.size and _HEADER.unpack(header)[::2] == (_MAGIC, inode)
+                with suppress(FileNotFoundError):
+                    os.unlink(aside)
+        raw = os.pread(self._map_fd, _HEADER.size + granules * _RECORD.size, 0)
+        is_of_data = len(raw) >= _HEADER.size and _HEADER.unpack_from(raw)[::2] == (_MAGIC, inode)
+        return raw if is_of_data else b""
 
     def has(self, first: int, end: int) -> bool:
         """Whether the granules from `first` to before `end` can be read; looks at what other processes have filled."""

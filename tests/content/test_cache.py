@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from artifactfs.content import segments
 from artifactfs.content.blobs import Blob, FileBlob, SmallBlob
 from artifactfs.content.cache import ContentCache
+from artifactfs.content.segments import Segment
 from artifactfs.errors import AccessDenied, ArtifactError
 from tests.content.conftest import MIB, Version, read_all
 
@@ -209,6 +210,59 @@ def test_what_is_used_goes_last(tmp_path: Path):
     assert kept[0] == 0, "the one that was used again and again"
     assert kept[1:] == list(range(12 - len(kept) + 1, 12))
     assert 5 <= len(kept) <= 8
+
+
+def test_a_map_that_is_being_made_is_not_what_goes_first(tmp_path: Path):
+    cache = ContentCache(tmp_path, 2 * MIB, 0)
+    cache.ensure_created()
+    (tmp_path / "segments/aa").mkdir()
+    coming = tmp_path / "segments/aa/blake3-aa-1.map.1-1"
+    for number in range(6):
+        coming.write_bytes(bytes(16))
+        data = content(number, MIB)
+        digest = blake3(data).hexdigest()
+        blob = FileBlob(cache, f"blake3-{digest}", MIB, never, "x", ("blake3", digest))
+        blob.store(0, memoryview(data))
+    assert coming.exists()
+    assert cache.usage().size_bytes <= 3 * MIB
+
+
+@pytest.mark.parametrize("harm", ["the new map", "another's map", "another's map, made first"])
+def test_a_segment_that_is_deleted_while_it_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str):
+    """Whoever makes room takes away its map, or empties it first."""
+    path = tmp_path / "aa/segment"
+    pread, link = os.pread, os.link
+    harmed: list[str] = []
+
+    def link_late(aside: str, map_path: str) -> None:
+        if not harmed and harm == "the new map":
+            harmed.append(aside)
+            os.unlink(aside)
+        if not harmed and harm == "another's map, made first":
+            harmed.append(aside)
+            Segment(str(path), 4)
+        link(aside, map_path)
+
+    def read_late(fd: int, size_bytes: int, offset: int) -> bytes:
+        found = pread(fd, size_bytes, offset)
+        if not harmed and harm == "another's map":
+            harmed.append("map")
+            os.truncate(f"{path}.map", 0)
+            segments.remove_segment(str(path))
+        return found
+
+    monkeypatch.setattr(segments.os, "link", link_late)
+    monkeypatch.setattr(segments.os, "pread", read_late)
+    segment = Segment(str(path), 4)
+    assert harmed
+    if segment.is_removed():
+        segment = Segment(str(path), 4)
+    segment.write(1, memoryview(b"x" * MIB))
+    monkeypatch.undo()
+    again = Segment(str(path), 4)
+    assert again.has(1, 2)
+    assert not again.has(0, 1)
+    assert sorted(file.name for file in path.parent.iterdir()) == ["segment", "segment.map"]
 
 
 def test_the_floor_of_free_space(tmp_path: Path):

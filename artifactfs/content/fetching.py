@@ -3,8 +3,8 @@
 A `Request` is a run of granules of one blob. Readers wait for requests and do not make them: one that gives up leaves
 the request to the others. What somebody waits for goes before what is only fetched ahead.
 
-Threading: safe from any thread. `_lock` guards the queue and the table of what is under way; it is a leaf and held
-across no I/O.
+Threading: safe from any thread. `_lock` guards the queue, the table of what is under way and the counts; it is a leaf
+and held across no I/O.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 
 from artifactfs.content.blobs import Blob, SmallBlob
 from artifactfs.content.segments import GRANULE_BYTES
+from artifactfs.content.streams import LEAST_AROUND
 from artifactfs.errors import ArtifactError, StoreTimeout
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,8 @@ THREADS = 16
 """How many requests are under way at once."""
 # Threads that wait for a store which does not answer are replaced, so that the next try can succeed; to this many.
 _MOST_THREADS = 64
+# So many requests at once are not much slower than one.
+_FEW = 6
 # A thread without work ends after this time.
 _IDLE_S = 10.0
 
@@ -116,6 +119,34 @@ class Request:
             return self._changed.wait_for(lambda: self._seen_to >= come, timeout_s)
 
 
+class Pace:
+    """How long requests take by their size, in seconds: soon what is less, slowly what is more. Not locked."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, float] = {}
+
+    def note(self, granules: int, seconds: float) -> None:
+        """A request of so many granules took so long."""
+        size = 1 if granules == 1 else 1 << granules.bit_length()
+        before = self._seconds.get(size, seconds)
+        self._seconds[size] = min(seconds, before + (seconds - before) / 4)
+
+    @property
+    def in_wait(self) -> int:
+        """How many granules come in less than twice the time of one: a power of two, or the next, to find out."""
+        one = self._seconds.get(1)
+        size = 1
+        while one is not None:
+            larger = max(LEAST_AROUND, 2 * size)
+            seconds = self._seconds.get(larger)
+            if seconds is None:
+                return larger
+            if seconds >= 2 * one:
+                break
+            size = larger
+        return size
+
+
 class Fetcher:
     """See the module docstring."""
 
@@ -124,6 +155,7 @@ class Fetcher:
         self.timeout_s = timeout_s
         self.fetched_bytes = 0
         self.requests = 0
+        self._pace = Pace()
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
         self._under_way: dict[tuple[str, int], Request] = {}
@@ -180,6 +212,15 @@ class Fetcher:
     def threads(self) -> int:
         """How many threads there are."""
         return self._threads
+
+    @property
+    def _active(self) -> int:
+        return self._threads - self._idle
+
+    @property
+    def in_wait(self) -> int:
+        """How many granules may be fetched in the time that one is waited for; 1 while several are being fetched."""
+        return 1 if self._active > _FEW // 2 else self._pace.in_wait
 
     def wait(self, requests: Iterable[Request], end: int) -> None:
         """Until all granules before `end` have come. Raises what fetching raised; StoreTimeout."""
@@ -266,12 +307,15 @@ class Fetcher:
         for first, end in self._missing(request):
             request.skip(first)
             granule = first
+            is_quiet, started_s = self._active <= _FEW, time.monotonic()
             for piece in _granules(blob.fetch(first * GRANULE_BYTES, blob.request_bytes(first, end))):
                 blob.check_length(granule, min(granule + 1, end), piece)
                 self._take(request, granule, piece)
                 granule += 1
             with self._lock:
                 self.requests += 1
+                if is_quiet and self._active <= _FEW:
+                    self._pace.note(granule - first, time.monotonic() - started_s)
             if granule < end:
                 blob.check_length(granule, end, b"")
                 return
@@ -310,7 +354,11 @@ class Fetcher:
             is_stored = False
         request.see_to(is_stored)
         if is_stored:
-            blob.check(granule, view)
+            try:
+                blob.check(granule, view)
+            except OSError as error:
+                # Who comes to its end tries again.
+                logger.info("could not check %s in the cache: %s", blob.label, error)
 
 
 def _granules(pieces: Iterable[bytes]) -> Iterator[bytes]:

@@ -352,6 +352,9 @@ class OpenFile:
         if run is not None:
             for first, end in run.advance(start, size_bytes):
                 self._reader.ahead(blob, first, end, self._damages)
+            if blob.known_place(start, size_bytes) is None:
+                for first, end in run.jump(start >> GRANULE_SHIFT, self._reader.fetcher.in_wait):
+                    self._reader.ahead(blob, first, end, self._damages)
             if run.is_through and self._stream is not None and self._position is not None:
                 self._stream.touch(self._position)
                 self._stream = None

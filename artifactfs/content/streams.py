@@ -30,6 +30,11 @@ _AHEAD_FACTOR = 4
 # … by this many requests at least, so that a distant store is not waited for.
 _LEAST_PARALLEL = 4
 
+# So many times reading has to have jumped to what is not there, before more is fetched than it asks for.
+_PROOF_JUMPS = 4
+LEAST_AROUND = 8
+"""The smallest block of granules that is fetched together when reading jumps about."""
+
 # So many files in the order of their paths are proof enough to fetch the next ones.
 _PROOF_FILES = 3
 # How many files a program may leave out, and still read in order.
@@ -45,13 +50,14 @@ _AHEAD_FILES = 64
 class FileRun:
     """What one open file's reader has read straight on."""
 
-    __slots__ = ("_begin", "_end", "_frontier", "_granules", "_size_bytes", "is_through")
+    __slots__ = ("_begin", "_end", "_frontier", "_granules", "_jumps", "_size_bytes", "is_through")
 
     def __init__(self, size_bytes: int) -> None:
         self._size_bytes = size_bytes
         self._granules = -(-size_bytes // GRANULE_BYTES)
         self._begin = self._end = -1
         self._frontier = 0
+        self._jumps = 0
         self.is_through = False
         """Whether it was read from its beginning to its end."""
 
@@ -76,6 +82,24 @@ class FileRun:
         while self._frontier < limit and (self._frontier + unit <= limit or limit == self._granules):
             first, self._frontier = self._frontier, min(self._frontier + unit, self._granules)
             yield first, self._frontier
+
+    def jump(self, granule: int, in_wait: int) -> list[tuple[int, int]]:
+        """Note that a granule is not there, after `advance`; gives the runs (first, end) to be fetched besides.
+
+        Where the store is far away, others come in the time that this one is waited for: `in_wait`, as `Fetcher` tells.
+        Who jumps about in a file for long gets its neighbours, more each time, and so at last all of the file; that
+        costs no more time than what was asked for has cost.
+        """
+        if self._end - self._begin >= _PROOF_BYTES:
+            return []
+        self._jumps += 1
+        around = min(in_wait, self._jumps - _PROOF_JUMPS, _REQUEST_GRANULES)
+        if around < LEAST_AROUND:
+            return []
+        size = 1 << around.bit_length() - 1
+        first = granule & -size
+        runs = ((first, granule), (granule + 1, min(first + size, self._granules)))
+        return [(start, end) for start, end in runs if start < end]
 
 
 class _Track:

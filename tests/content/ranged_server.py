@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -60,6 +61,7 @@ class Handler(BaseHTTPRequestHandler):
         with path.open("rb") as file:
             file.seek(start)
             data = server.change(file.read(end - start))
+        time.sleep(server.latency_s)
         self.send_response(206)
         self.send_header("Content-Range", f"bytes {start}-{end - 1}/{size_bytes}")
         self.send_header("Content-Length", str(len(data)))
@@ -103,6 +105,7 @@ class RangedServer:
         self.status = 200
         self.cut = False
         self.change: Callable[[bytes], bytes] = lambda data: data
+        self.latency_s = 0.0
         self.requests = []
         self.most_at_once = 0
         self.gate.set()

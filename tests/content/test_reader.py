@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from artifactfs.content.blobs import Blob
+from artifactfs.content.fetching import Pace
 from artifactfs.content.reader import ContentReader
 from artifactfs.content.streams import PARALLEL, REQUEST_BYTES, FileRun
 from artifactfs.errors import ArtifactError, IntegrityError, StoreTimeout, StoreUnreachable
@@ -55,17 +56,81 @@ def test_the_second_reading_asks_for_nothing_also_in_another_process(packed: Ver
     assert packed.server.requests == []
 
 
-def test_random_reads_move_one_granule_each(packed: Version, tmp_path: Path):
-    reader = packed.reader(tmp_path)
+def read_randomly(packed: Version, reader: ContentReader, count: int) -> set[int]:
+    """Pages of the large file in random order; gives the granules that they lie in."""
     file, content = packed.open(reader, "big"), packed.content("big")
     chance = random.Random(1)
     granules = set()
-    for _ in range(30):
+    for _ in range(count):
         offset = chance.randrange(BIG_BYTES - 4096) & ~4095
         granules.add(offset // MIB)
         assert file.read(4096, offset) == content[offset : offset + 4096]
+    return granules
+
+
+def test_random_reads_near_a_store_move_one_granule_each(packed: Version, tmp_path: Path):
+    reader = packed.reader(tmp_path)
+    reader.fetcher._pace.note(1, 0.04)
+    reader.fetcher._pace.note(7, 10.0)
+    granules = read_randomly(packed, reader, 30)
     assert len(packed.server.requests) == len(granules)
     assert all(end - start <= MIB for _, start, end in packed.server.requests)
+
+
+def test_random_reads_far_from_a_store_move_what_comes_in_the_time_of_one(packed: Version, tmp_path: Path):
+    packed.server.latency_s = 0.1
+    reader = packed.reader(tmp_path)
+    granules = read_randomly(packed, reader, 200)
+    assert len(granules) > 35
+    fetched = [granule for _, start, end in packed.server.requests for granule in range(start // MIB, -(-end // MIB))]
+    assert len(fetched) == len(set(fetched))
+    assert len(packed.server.requests) < len(granules) * 3 // 4
+
+
+@pytest.mark.parametrize(
+    ("in_wait", "jumps", "runs"),
+    [
+        (100, 11, []),
+        (100, 12, [(96, 101), (102, 104)]),
+        (100, 19, [(96, 101), (102, 104)]),
+        (100, 20, [(96, 101), (102, 112)]),
+        (100, 100, [(96, 101), (102, 112)]),
+        (8, 100, [(96, 101), (102, 104)]),
+        (1, 100, []),
+    ],
+)
+def test_who_jumps_about_for_long_gets_the_neighbours(in_wait: int, jumps: int, runs: list[tuple[int, int]]):
+    run = FileRun(1 << 30)
+    for number in range(jumps - 1):
+        assert not list(run.advance((500 + 2 * number) * MIB, 4096))
+        run.jump(500 + 2 * number, in_wait)
+    assert not list(run.advance(101 * MIB, 4096))
+    assert run.jump(101, in_wait) == runs
+
+
+def test_how_many_granules_come_in_the_time_of_one():
+    pace = Pace()
+    assert pace.in_wait == 1
+    pace.note(1, 0.4)  # the first makes the connection
+    pace.note(1, 0.055)
+    assert pace.in_wait == 8  # to find out
+    pace.note(5, 0.075)
+    assert pace.in_wait == 16
+    pace.note(10, 0.150)
+    assert pace.in_wait == 8
+    pace.note(10, 0.090)
+    assert pace.in_wait == 32
+    near = Pace()
+    near.note(1, 0.005)
+    near.note(4, 0.011)
+    assert near.in_wait == 1
+
+
+def test_who_reads_straight_on_gets_no_neighbours():
+    run = FileRun(1 << 30)
+    for granule in range(100):
+        list(run.advance(granule * MIB, MIB))
+        assert run.jump(granule, 100) == []
 
 
 def test_few_cached_bytes_are_read_at_once(packed: Version, tmp_path: Path):

@@ -30,6 +30,8 @@ from tests.soak import copiers
 # From a kill in the middle of mounting's first requests to one among several commits.
 LONGEST_LIFE_S = 0.8
 COPIERS = 3
+# A writer that is ahead of the checking waits; else a slow machine would never be done.
+BATCHES_PER_KILL = 8
 LINE_BYTES = 64
 LOG_LINES = 60
 
@@ -56,7 +58,7 @@ class Counts:
 # -- writers, in processes of their own --------------------------------------------------------------------------------
 
 
-def copy(artifact: Path, ledger_path: Path, stop: Path, seed: int) -> None:
+def copy(artifact: Path, ledger_path: Path, stop: Path, kills: Path, seed: int) -> None:
     """Write files until `stop` exists; as `copiers.copy`, with names that no attempt shares with another."""
     rng = random.Random(seed)
     with open(ledger_path, "a") as ledger:
@@ -72,9 +74,18 @@ def copy(artifact: Path, ledger_path: Path, stop: Path, seed: int) -> None:
                         copiers._note(ledger, name, hashlib.sha256(data).hexdigest())
                         break
                     copiers._note(ledger, name, None)
-            if stop.exists():
+            if _is_over(batch, stop, kills):
                 return
             time.sleep(rng.random() * 0.5)
+
+
+def _is_over(batch: int, stop: Path, kills: Path) -> bool:
+    """Whether `stop` exists, once this batch is not too far ahead: `kills` has a byte for each that is checked."""
+    while not stop.exists():
+        if batch < BATCHES_PER_KILL * (1 + kills.stat().st_size):
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def line(number: int) -> bytes:
@@ -82,7 +93,7 @@ def line(number: int) -> bytes:
     return f"{number} ".ljust(LINE_BYTES - 1, ".").encode() + b"\n"
 
 
-def append(artifact: Path, ledger_path: Path, stop: Path, seed: int) -> None:
+def append(artifact: Path, ledger_path: Path, stop: Path, kills: Path, seed: int) -> None:
     """Write logs line by line, each synced and then noted, until `stop` exists."""
     with open(ledger_path, "a") as ledger:
         for number in itertools.count():
@@ -94,7 +105,7 @@ def append(artifact: Path, ledger_path: Path, stop: Path, seed: int) -> None:
                     ledger.write(json.dumps([name, count + 1]) + "\n")
                     ledger.flush()
                     time.sleep(0.005)
-            if stop.exists():
+            if _is_over(number, stop, kills):
                 return
             time.sleep(0.05)
 
@@ -110,6 +121,7 @@ class CrashLoop:
         self._rng = random.Random(seed)
         self._directory = mount.path.parent
         self._stop = self._directory / "stop"
+        self._kills = self._directory / "kills"
         self._copied = [f"crash/copied{number}" for number in range(COPIERS)]
         self._logged = "crash/logged"
         self._checked: dict[str, int] = {}
@@ -125,6 +137,7 @@ class CrashLoop:
         for label in labels:
             self._mount.make(label)
             self._ledger(label).touch()
+        self._kills.touch()
         writers = [self._start("copy", label, number) for number, label in enumerate(self._copied)]
         writers.append(self._start("append", self._logged, COPIERS))
         ended = threading.Event()
@@ -137,6 +150,7 @@ class CrashLoop:
                 self._mount.mount()
                 self.counts.kills += 1
                 self._check_all()
+                self._kills.write_bytes(bytes(self.counts.kills))
                 if self.counts.kills % 20 == 0:
                     report(f"{self.counts.kills} kills, {len(self._versions)} versions seen")
             self._stop.touch()
@@ -154,8 +168,8 @@ class CrashLoop:
 
     def _start(self, what: str, label: str, number: int) -> subprocess.Popen[str]:
         code = "import sys; from pathlib import Path; from tests.soak import crash; "
-        code += f"crash.{what}(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))"
-        arguments = [str(self._mount / label), str(self._ledger(label)), str(self._stop)]
+        code += f"crash.{what}(*map(Path, sys.argv[1:5]), int(sys.argv[5]))"
+        arguments = [str(self._mount / label), str(self._ledger(label)), str(self._stop), str(self._kills)]
         arguments.append(str(self._rng.randrange(1 << 30) + number))
         return subprocess.Popen([sys.executable, "-c", code, *arguments], stderr=subprocess.PIPE, text=True)
 

@@ -314,7 +314,7 @@ class Fetcher:
                 granule += 1
             with self._lock:
                 self.requests += 1
-                if is_quiet and self._active <= _FEW:
+                if granule > first and is_quiet and self._active <= _FEW:
                     self._pace.note(granule - first, time.monotonic() - started_s)
             if granule < end:
                 blob.check_length(granule, end, b"")

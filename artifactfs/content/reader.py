@@ -1,10 +1,11 @@
 """Reading files of versions out of the content cache, filled from the store as reading goes on.
 
 `ContentReader` turns (entry, offset, size) into granules of blobs: of the object that an entry lies in, or of the file
-where it lies in none. What is missing is fetched by `content.fetching`: one granule where reading jumps about, more and
-more ahead of a reader that goes straight on (`FileRun`), the rest of the pack and the next files in the order of their
-paths where small files are read in that order (`content.streams`). Files below `CHECKED_BYTES` are checked against
-their digest before their first byte is given out, larger ones when all of them is there.
+where it lies in none. What is missing is fetched by `content.fetching`: one granule where reading jumps about, with its
+neighbours where that goes on for long and the store is far away; more and more ahead of a reader that goes straight on
+(`FileRun`); the rest of the pack and the next files in the order of their paths where small files are read in that
+order (`content.streams`). Files below `CHECKED_BYTES` are checked against their digest before their first byte is given
+out, larger ones when all of them is there.
 
 Neighbours: the mount opens its files here where `ArtifactManager.local_range` knows of no local bytes, and so do the
 commands on a store. Threading: safe from any thread, an `OpenFile` too. `_lock` guards the tables; it is a leaf and

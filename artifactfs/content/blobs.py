@@ -295,7 +295,7 @@ class FileBlob(Blob):
 
     def _catch_up(self) -> None:
         room = None
-        while self._hashed < self.granules:
+        while self._hashed < self.granules and self.has(self._hashed, self._hashed + 1):
             start = self._hashed << GRANULE_SHIFT
             room = room or memoryview(bytearray(GRANULE_BYTES))
             data = self.read(start, min(GRANULE_BYTES, self.size_bytes - start), room)

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 
 from artifactfs.content.blobs import Blob, SmallBlob
 from artifactfs.content.segments import GRANULE_BYTES
-from artifactfs.content.streams import LEAST_AROUND
+from artifactfs.content.streams import LEAST_AROUND, PARALLEL
 from artifactfs.errors import ArtifactError, StoreTimeout
 
 logger = logging.getLogger(__name__)
@@ -29,6 +29,8 @@ THREADS = 16
 _MOST_THREADS = 64
 # So many requests at once are not much slower than one.
 _FEW = 6
+# A store that gives a granule in this time is on the same machine, or next to it.
+_CLOSE_S = 0.004
 # A thread without work ends after this time.
 _IDLE_S = 10.0
 
@@ -124,12 +126,15 @@ class Pace:
 
     def __init__(self) -> None:
         self._seconds: dict[int, float] = {}
+        self._first: float | None = None
 
-    def note(self, granules: int, seconds: float) -> None:
-        """A request of so many granules took so long."""
+    def note(self, granules: int, seconds: float, first: float) -> None:
+        """A request of so many granules took so long, and the first of them came after `first`."""
         size = 1 if granules == 1 else 1 << granules.bit_length()
         before = self._seconds.get(size, seconds)
         self._seconds[size] = min(seconds, before + (seconds - before) / 4)
+        before = first if self._first is None else self._first
+        self._first = min(first, before + (first - before) / 16)
 
     @property
     def in_wait(self) -> int:
@@ -145,6 +150,15 @@ class Pace:
                 break
             size = larger
         return size
+
+    @property
+    def parallel(self) -> int:
+        """How many requests it takes to have the bytes of one file at the speed of the way to the store.
+
+        Two from a store that is close: with more, bytes come out of order, and wait in the cache for those before
+        them. A connection to one that is farther away gives a part of what the way could carry.
+        """
+        return PARALLEL if self._first is None else max(2, min(PARALLEL, round(self._first / _CLOSE_S)))
 
 
 class Fetcher:
@@ -216,6 +230,11 @@ class Fetcher:
     @property
     def _active(self) -> int:
         return self._threads - self._idle
+
+    @property
+    def parallel(self) -> int:
+        """As `Pace.parallel`."""
+        return self._pace.parallel
 
     @property
     def in_wait(self) -> int:
@@ -308,14 +327,16 @@ class Fetcher:
             request.skip(first)
             granule = first
             is_quiet, started_s = self._active <= _FEW, time.monotonic()
+            first_s = 0.0
             for piece in _granules(blob.fetch(first * GRANULE_BYTES, blob.request_bytes(first, end))):
+                first_s = first_s or time.monotonic() - started_s
                 blob.check_length(granule, min(granule + 1, end), piece)
                 self._take(request, granule, piece)
                 granule += 1
             with self._lock:
                 self.requests += 1
                 if granule > first and is_quiet and self._active <= _FEW:
-                    self._pace.note(granule - first, time.monotonic() - started_s)
+                    self._pace.note(granule - first, time.monotonic() - started_s, first_s)
             if granule < end:
                 blob.check_length(granule, end, b"")
                 return

@@ -351,7 +351,7 @@ class OpenFile:
         blob, run = self._blob, self._run
         assert isinstance(blob, Blob)
         if run is not None:
-            for first, end in run.advance(start, size_bytes):
+            for first, end in run.advance(start, size_bytes, self._reader.fetcher.parallel):
                 self._reader.ahead(blob, first, end, self._damages)
             if blob.known_place(start, size_bytes) is None:
                 for first, end in run.jump(start >> GRANULE_SHIFT, self._reader.fetcher.in_wait):
@@ -387,7 +387,7 @@ class OpenFile:
         data = read_in_memory(segment.fd, size_bytes, within)
         if data is None or not blob.is_as_known(self._damages):
             return None
-        for first, end in run.advance(start, size_bytes):
+        for first, end in run.advance(start, size_bytes, self._reader.fetcher.parallel):
             self._reader.ahead(blob, first, end, self._damages)
         return data
 

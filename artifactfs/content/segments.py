@@ -10,7 +10,8 @@ Two processes may have the same segment open and fill it: they write the same by
 away first; open descriptors go on reading.
 
 Threading: safe from any thread. The descriptors are closed when the last reference to a `Segment` goes, so that none is
-closed under a reader. No lock.
+closed under a reader. `_writing` is a leaf, held while bytes go to the file: the kernel lets in one writer after
+another, and has those that wait spin (1 GiB by eight threads: 2.3 s of CPU without the lock, 1.8 s with it).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import itertools
 import os
 import struct
+import threading
 import time
 from contextlib import suppress
 
@@ -70,6 +72,7 @@ class Segment:
         "__weakref__",
         "_map_fd",
         "_touched_s",
+        "_writing",
         "fd",
         "is_gone",
         "path",
@@ -86,6 +89,7 @@ class Segment:
         self.is_gone = False
         self.serial = next(_serials)
         self._touched_s = 0.0
+        self._writing = threading.Lock()
         for _ in range(_OPEN_ATTEMPTS):
             raw = self._open(granules)
             if raw:
@@ -159,8 +163,9 @@ class Segment:
     def write(self, first: int, data: memoryview) -> None:
         """Put in granules from `first` on; only the last of them may be short. Raises OSError, StoreFull of nothing."""
         done, offset = 0, first << GRANULE_SHIFT
-        while done < len(data):
-            done += os.pwrite(self.fd, data[done : done + _WRITE_BYTES], offset + done)
+        with self._writing:
+            while done < len(data):
+                done += os.pwrite(self.fd, data[done : done + _WRITE_BYTES], offset + done)
         records = bytearray()
         for start in range(0, len(data), GRANULE_BYTES):
             granule = data[start : start + GRANULE_BYTES]

@@ -16,7 +16,7 @@ from artifactfs.manifest import Entry, EntryKind, Manifest
 REQUEST_BYTES = 16 << 20
 """The most that one request asks for: as much as a pack has. A request to S3 costs 1.8 ms of CPU, more than 1 MiB."""
 PARALLEL = 8
-"""How many such requests are kept under way for one reader."""
+"""How many such requests are kept under way for one reader, if the store is not close."""
 WINDOW_BYTES = PARALLEL * REQUEST_BYTES
 
 _REQUEST_GRANULES = REQUEST_BYTES // GRANULE_BYTES
@@ -27,8 +27,8 @@ _OVERLAP_BYTES = 2 << 20
 # So many bytes straight on are proof enough to fetch ahead, this many times as much as was read.
 _PROOF_BYTES = 512 << 10
 _AHEAD_FACTOR = 4
-# … by this many requests at least, so that a distant store is not waited for.
-_LEAST_PARALLEL = 4
+# … by this many requests while it is less than they ask for at most, so that a distant store is not waited for.
+_FIRST_PARALLEL = 4
 
 # So many times reading has to have jumped to what is not there, before more is fetched than it asks for.
 _PROOF_JUMPS = 4
@@ -61,8 +61,8 @@ class FileRun:
         self.is_through = False
         """Whether it was read from its beginning to its end."""
 
-    def advance(self, start: int, size_bytes: int) -> Iterator[tuple[int, int]]:
-        """Note a read; gives the runs of granules (first, end) to be fetched ahead."""
+    def advance(self, start: int, size_bytes: int, parallel: int = PARALLEL) -> Iterator[tuple[int, int]]:
+        """Note a read; gives the runs of granules (first, end) to be fetched ahead, by `parallel` requests at once."""
         end = start + size_bytes
         if self._end - _OVERLAP_BYTES <= start <= self._end + _GAP_BYTES and start >= self._begin >= 0:
             self._end = max(self._end, end)
@@ -74,8 +74,8 @@ class FileRun:
         read_bytes = self._end - self._begin
         if read_bytes < _PROOF_BYTES:
             return
-        window = min(WINDOW_BYTES, read_bytes * _AHEAD_FACTOR)
-        unit = max(1, min(_REQUEST_GRANULES, window // _LEAST_PARALLEL >> GRANULE_SHIFT))
+        window = min(parallel * REQUEST_BYTES, read_bytes * _AHEAD_FACTOR)
+        unit = max(1, min(_REQUEST_GRANULES, window // min(parallel, _FIRST_PARALLEL) >> GRANULE_SHIFT))
         position = (self._end - 1 >> GRANULE_SHIFT) + 1
         self._frontier = max(self._frontier, position)
         limit = min(self._granules, position + (window >> GRANULE_SHIFT))

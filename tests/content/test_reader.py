@@ -70,8 +70,8 @@ def read_randomly(packed: Version, reader: ContentReader, count: int) -> set[int
 
 def test_random_reads_near_a_store_move_one_granule_each(packed: Version, tmp_path: Path):
     reader = packed.reader(tmp_path)
-    reader.fetcher._pace.note(1, 0.04)
-    reader.fetcher._pace.note(7, 10.0)
+    reader.fetcher._pace.note(1, 0.04, 0.04)
+    reader.fetcher._pace.note(7, 10.0, 0.04)
     granules = read_randomly(packed, reader, 30)
     assert len(packed.server.requests) == len(granules)
     assert all(end - start <= MIB for _, start, end in packed.server.requests)
@@ -111,19 +111,46 @@ def test_who_jumps_about_for_long_gets_the_neighbours(in_wait: int, jumps: int, 
 def test_how_many_granules_come_in_the_time_of_one():
     pace = Pace()
     assert pace.in_wait == 1
-    pace.note(1, 0.4)  # the first makes the connection
-    pace.note(1, 0.055)
+    pace.note(1, 0.4, 0.4)  # the first makes the connection
+    pace.note(1, 0.055, 0.055)
     assert pace.in_wait == 8  # to find out
-    pace.note(5, 0.075)
+    pace.note(5, 0.075, 0.055)
     assert pace.in_wait == 16
-    pace.note(10, 0.150)
+    pace.note(10, 0.150, 0.055)
     assert pace.in_wait == 8
-    pace.note(10, 0.090)
+    pace.note(10, 0.090, 0.055)
     assert pace.in_wait == 32
     near = Pace()
-    near.note(1, 0.005)
-    near.note(4, 0.011)
+    near.note(1, 0.005, 0.005)
+    near.note(4, 0.011, 0.005)
     assert near.in_wait == 1
+
+
+def test_how_many_requests_at_once_a_store_is_asked_by_how_far_away_it_is():
+    pace = Pace()
+    assert pace.parallel == PARALLEL
+    pace.note(1, 0.4, 0.4)
+    assert pace.parallel == PARALLEL
+    pace.note(16, 0.06, 0.004)
+    assert pace.parallel == 2
+    for _ in range(3):
+        pace.note(16, 0.2, 0.02)
+    assert pace.parallel == 2
+    for _ in range(50):
+        pace.note(16, 0.2, 0.06)
+    assert pace.parallel == PARALLEL
+
+
+@pytest.mark.parametrize("parallel", [2, 4, PARALLEL])
+def test_so_many_requests_are_under_way(parallel: int):
+    run, asked, most = FileRun(1 << 30), [], 0
+    for start in range(0, 1 << 30, MIB):
+        asked += run.advance(start, MIB, parallel)
+        if start > 256 * MIB:  # smaller ones, and more of them, come first
+            most = max(most, sum(end * MIB > start for _, end in asked))
+    assert [asked[0][0], asked[-1][1]] == [1, 1024]
+    assert all(end == first for (_, end), (first, _) in itertools.pairwise(asked))
+    assert parallel <= most <= parallel + 1
 
 
 def test_who_reads_straight_on_gets_no_neighbours():

@@ -27,7 +27,7 @@ _OVERLAP_BYTES = 2 << 20
 # So many bytes straight on are proof enough to fetch ahead, this many times as much as was read.
 _PROOF_BYTES = 512 << 10
 _AHEAD_FACTOR = 4
-# … by this many requests while it is less than they ask for at most, so that a distant store is not waited for.
+# … which is divided among this many requests while it is little, so that a distant store is not waited for.
 _FIRST_PARALLEL = 4
 
 # So many times reading has to have jumped to what is not there, before more is fetched than it asks for.

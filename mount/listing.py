@@ -156,7 +156,9 @@ class Listing:
         return overview
 
     def forget(self, collection: str, artifact: str) -> None:
-        """Ask the store again for everything that a change of this artifact touches."""
+        """Ask the store again for everything that a change of this artifact touches, which was made just now."""
+        # So it answers: what was known before the change is no stand-in for what it is about to tell.
+        self._note_reachable()
         with self._lock:
             for key in (
                 _OVERVIEW,
@@ -248,10 +250,13 @@ class Listing:
             if known is _UNKNOWN:
                 raise
             return known, False
+        self._note_reachable()
+        return value, True
+
+    def _note_reachable(self) -> None:
         if not self.reachable:
             self.reachable = True
             logger.info("the store answers again")
-        return value, True
 
     def _note_unreachable(self, why: str) -> None:
         if self.reachable:

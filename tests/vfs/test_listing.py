@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 import artifactfs
+from artifactfs.content.metadata import StoreMemory
 from artifactfs.errors import AccessDenied, StoreTimeout, StoreUnreachable
 from artifactfs.managers.commit_id import new_commit_id
 from mount import listing
 from mount.listing import Listing
+from tests.mount.harness import eventually
 from tests.vfs.stores import Gate, Outage, Wrapped
 
 
@@ -104,6 +106,24 @@ def test_a_change_during_the_flight(manager: artifactfs.ArtifactManager) -> None
     assert old == [("v0", "v1")]
     manager.delete_version("a", "v1", "c")
     assert shared.versions("c", "a") == ("v0",)
+
+
+def test_a_change_at_the_end_of_an_outage(
+    manager: artifactfs.ArtifactManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """V8, O1: who was told of a new version finds it, though news of the store were not waited for until then."""
+    monkeypatch.setattr(listing, "IMPATIENCE_S", 0.0)
+    outage = Outage()
+    memory = StoreMemory(tmp_path / "cache", "s3://bucket", {})
+    shared = Listing(Wrapped(manager, outage), 0.0, memory)  # type: ignore[arg-type]
+    assert shared.versions("c", "a") == ("v0", "v1")
+    outage.error = StoreUnreachable("gone")
+    assert shared.versions("c", "a") == ("v0", "v1")
+    eventually(lambda: not shared.reachable)
+    outage.error = None
+    manager.commit_tree("a", tmp_path / "store/collections", "c", commit_id=new_commit_id())
+    shared.forget("c", "a")
+    assert shared.versions("c", "a") == ("v0", "v1", "v2")
 
 
 def test_a_failed_flight_fails_for_all_and_is_over(manager: artifactfs.ArtifactManager) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -351,11 +351,9 @@ class OpenFile:
         blob, run = self._blob, self._run
         assert isinstance(blob, Blob)
         if run is not None:
-            for first, end in run.advance(start, size_bytes, self._reader.fetcher.parallel):
-                self._reader.ahead(blob, first, end, self._damages)
+            self._ahead(blob, run.advance(start, size_bytes, self._reader.fetcher.parallel))
             if blob.known_place(start, size_bytes) is None:
-                for first, end in run.jump(start >> GRANULE_SHIFT, self._reader.fetcher.in_wait):
-                    self._reader.ahead(blob, first, end, self._damages)
+                self._ahead(blob, run.jump(start >> GRANULE_SHIFT, self._reader.fetcher.in_wait))
             if run.is_through and self._stream is not None and self._position is not None:
                 self._stream.touch(self._position)
                 self._stream = None
@@ -387,9 +385,13 @@ class OpenFile:
         data = read_in_memory(segment.fd, size_bytes, within)
         if data is None or not blob.is_as_known(self._damages):
             return None
-        for first, end in run.advance(start, size_bytes, self._reader.fetcher.parallel):
-            self._reader.ahead(blob, first, end, self._damages)
+        self._ahead(blob, run.advance(start, size_bytes, self._reader.fetcher.parallel))
         return data
+
+    def _ahead(self, blob: Blob, runs: Iterable[tuple[int, int]]) -> None:
+        """As `ContentReader.ahead`, for runs of granules (first, end)."""
+        for first, end in runs:
+            self._reader.ahead(blob, first, end, self._damages)
 
     def _read_checked(self, offset: int, size_bytes: int) -> bytes | memoryview:
         entry, blob, reader = self.entry, self._blob, self._reader

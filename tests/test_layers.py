@@ -29,6 +29,7 @@ RESERVED = {
         "mount/preflight.py",
         "mount/drivers/kernel/channel.py",
         "mount/drivers/kernel/mounting.py",
+        "artifactfs/beneath.py",
         "artifactfs/objects/",
     ),
 }

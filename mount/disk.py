@@ -1,4 +1,4 @@
-"""Small file-system primitives Python lacks: syncfs, renameat2, durable writes.
+"""Small file-system primitives Python lacks: renameat2, fallocate, a copy by reference.
 
 Pure calls, no state, safe from any thread. Errors are OSError with the kernel's errno.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
-from pathlib import Path
 
 from artifactfs.longpaths import reach
 
@@ -17,26 +16,6 @@ _AT_FDCWD = -100
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
-
-
-def sync_directory(path: str | Path) -> None:
-    """Make the names in a directory durable (fsync of the directory)."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def sync_filesystem(path: Path) -> None:
-    """Make everything written to the file system that holds `path` durable (syncfs(2), Linux)."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        if _libc.syncfs(fd) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), str(path))
-    finally:
-        os.close(fd)
 
 
 def rename(old: str, new: str, flags: int = 0) -> None:
@@ -65,16 +44,3 @@ def copy(source: str, target: str) -> None:
         while left > 0 and (done := os.copy_file_range(reader.fileno(), writer.fileno(), left)):
             left -= done
     shutil.copystat(source, target)
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Replace the file `path` by `data`, whole or not at all, durable on return."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(fd, data)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    os.rename(temporary, path)
-    sync_directory(path.parent)

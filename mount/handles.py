@@ -11,6 +11,7 @@ import resource
 import threading
 from typing import TYPE_CHECKING, Any
 
+from artifactfs import durable
 from artifactfs.content.cache import ContentCache
 from artifactfs.content.inmemory import FEW_BYTES, read_in_memory
 from artifactfs.content.integrity import check_digest
@@ -289,10 +290,8 @@ class StagedFile:
         self._resolve()
         view = memoryview(data)
         self.tree.room.take(len(view))
-        done = 0
-        while done < len(view):
-            done += os.pwrite(self.fd, view[done:], offset + done)
-        return done
+        durable.write_all(self.fd, view, offset)
+        return len(view)
 
     def truncate(self, size_bytes: int) -> None:
         """Cut or extend the file."""

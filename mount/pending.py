@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from mount import disk
+from artifactfs import durable
 from mount.control import CommitState, Pending
 from mount.staged_tree import StagedTree
 
@@ -54,7 +54,7 @@ class PendingTree:
 
     def save(self) -> None:
         """Make the record durable. Raises OSError."""
-        disk.write_durably(self.directory / "commit.json", msgspec.json.encode(self.record))
+        durable.replace(self.directory / "commit.json", msgspec.json.encode(self.record))
 
     def describe(self) -> Pending:
         """For the control surface."""

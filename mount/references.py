@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from artifactfs import durable
 from artifactfs.longpaths import make_directories, reach, walk
 from artifactfs.managers.base import VersionInfo
 from artifactfs.manifest import Entry, EntryKind
@@ -160,10 +161,7 @@ class OpenReference:
     def _fill(self, fd: int) -> None:
         times = os.fstat(fd)
         for offset in range(0, self.reference.size_bytes, _CHUNK_BYTES):
-            data = memoryview(self.read(_CHUNK_BYTES, offset))
-            while data:
-                done = os.pwrite(fd, data, offset)
-                data, offset = data[done:], offset + done
+            durable.write_all(fd, self.read(_CHUNK_BYTES, offset), offset)
         os.utime(fd, ns=(times.st_atime_ns, times.st_mtime_ns))
 
     def forget(self, fd: int) -> None:

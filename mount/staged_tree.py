@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from artifactfs import durable
 from artifactfs.longpaths import reach, walk
 from mount import disk
 from mount.errno_map import is_attribute_too_long, is_no_attribute, is_too_long
@@ -326,7 +327,7 @@ class StagedTree:
         """fsync(2) of a directory: the names in it are durable. Raises OSError."""
         if path or self.exists():
             with reach(self.disk_path(path)) as place:
-                disk.sync_directory(place)
+                durable.sync_directory(place)
 
     # -- changing names ---------------------------------------------------------------------------------------------
 

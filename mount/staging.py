@@ -29,12 +29,12 @@ from pathlib import Path
 
 import msgspec
 
+from artifactfs import durable
 from artifactfs.errors import ArtifactError
 from artifactfs.longpaths import remove_tree
 from artifactfs.managers.base import ArtifactManager
 from artifactfs.managers.commit_id import new_commit_id
 from artifactfs.names import PENDING_PREFIX, STAGING
-from mount import disk
 from mount.control import ArtifactState, CommitRequest, CommitState, Finished, Staged
 from mount.errors import Busy, NothingStaged, NotPermitted
 from mount.handles import VersionReader
@@ -147,7 +147,7 @@ class ArtifactStaging:
             self.directory.mkdir(parents=True, exist_ok=True)
             try:
                 self._references.fill(aside, loaded)
-                disk.write_durably(self.directory / UNTOUCHED, b"")
+                durable.replace(self.directory / UNTOUCHED, b"")
                 with self.lock:
                     self._replace_staged(aside)
                 self._on_dirty(self)
@@ -201,8 +201,8 @@ class ArtifactStaging:
                 if not (directory / "tree").exists():
                     remove_tree(directory)
                 raise
-            disk.sync_directory(directory)
-            disk.sync_directory(self.directory)
+            durable.sync_directory(directory)
+            durable.sync_directory(self.directory)
             self._on_dirty(self)
             return pending
 
@@ -232,7 +232,7 @@ class ArtifactStaging:
         """Make the staged files durable while writers go on; what changes meanwhile is caught by another round."""
         for _ in range(_SYNC_ROUNDS):
             before = self.staged.last_change_ns
-            disk.sync_filesystem(self.staged.root)
+            durable.sync_filesystem(self.staged.root)
             if self.staged.last_change_ns == before:
                 return
 

@@ -17,11 +17,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from artifactfs import names
+from artifactfs import durable, names
 from artifactfs.errors import InvalidName
 from artifactfs.managers.base import ArtifactManager
 from artifactfs.manifest import EntryKind
-from mount import attributes, disk
+from mount import attributes
 from mount.committer import Committer
 from mount.control import Status
 from mount.errors import CrossTree, NotPermitted, ReadOnly, Stale
@@ -272,7 +272,7 @@ class Vfs:
     def sync(self) -> None:
         """Make everything staged durable. Raises OSError."""
         if self.area is not None:
-            disk.sync_filesystem(self.area.root)
+            durable.sync_filesystem(self.area.root)
 
     # -- directories ------------------------------------------------------------------------------------------------
 

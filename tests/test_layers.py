@@ -30,6 +30,7 @@ RESERVED = {
         "mount/drivers/kernel/channel.py",
         "mount/drivers/kernel/mounting.py",
         "artifactfs/beneath.py",
+        "artifactfs/durable.py",
         "artifactfs/objects/",
     ),
 }

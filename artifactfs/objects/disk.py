@@ -15,6 +15,7 @@ import stat
 import uuid
 from collections.abc import Callable
 
+from artifactfs.durable import sync_directory, write_all
 from artifactfs.longpaths import reach
 from artifactfs.objects.hashing import HashedFile, open_regular, stored_digest
 from artifactfs.objects.layout import TEMPORARY_PREFIX
@@ -72,9 +73,7 @@ def write_new(path: str, data: Buffer, *, sync: bool) -> None:
     with reach(path) as place:
         fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, READ_ONLY)
     try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
+        write_all(fd, data)
         if sync:
             os.fsync(fd)
     finally:
@@ -187,29 +186,6 @@ def rename_new(source: str, target: str) -> bool:
     return True
 
 
-def sync_directory(path: str) -> None:
-    """Put the names in a directory on disk."""
-    with reach(path) as place:
-        fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # file systems without fsync for directories (some FUSE ones)
-            raise
-    finally:
-        os.close(fd)
-
-
-def sync_file(path: str) -> None:
-    """Put a file's bytes on disk."""
-    with reach(path) as place:
-        fd = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 @functools.cache
 def _libc(name: str) -> Callable[..., int] | None:
     """A function of the C library, None where it has none of that name."""
@@ -225,16 +201,3 @@ def _call(function: Callable[..., int], path: str, *arguments: int | bytes) -> N
     if function(*arguments) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), path)
-
-
-def sync_filesystem(path: str) -> bool:
-    """Put everything on the file system of `path` on disk; False where the system cannot."""
-    function = _libc("syncfs")
-    if function is None:
-        return False
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        _call(function, path, fd)
-    finally:
-        os.close(fd)
-    return True

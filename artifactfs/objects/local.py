@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from cachetools import LRUCache
 
+from artifactfs.durable import sync_directory, sync_file, sync_filesystem
 from artifactfs.errors import ArtifactError, UnsafeStore
 from artifactfs.objects.disk import (
     READ_ONLY,
@@ -32,9 +33,6 @@ from artifactfs.objects.disk import (
     make_durable_directories,
     read_all,
     same_inode,
-    sync_directory,
-    sync_file,
-    sync_filesystem,
     touch,
     write_new,
 )

@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 from blake3 import blake3
 
+from artifactfs.durable import write_all
 from artifactfs.errors import (
     AccessDenied,
     AlreadyExists,
@@ -221,8 +222,7 @@ def _write_span(store: ObjectStore, span: Span, root: str, report: Report) -> No
         _check(entry, blake3(content).hexdigest())
         fd = _create(f"{root}/{entry.path}")
         try:
-            while content:
-                content = content[os.write(fd, content) :]
+            write_all(fd, content)
             _finish(fd, entry)
         finally:
             os.close(fd)
@@ -245,8 +245,7 @@ def write_file(root: str, entry: Entry, read: Callable[[int, int], bytes], repor
             chunk = memoryview(read(offset, min(_CHUNK_BYTES, entry.size_bytes - offset)))
             digest.update(chunk)
             report.add(len(chunk), 0)
-            while chunk:
-                chunk = chunk[os.write(fd, chunk) :]
+            write_all(fd, chunk)
         if entry.digest is not None:
             _check(entry, digest.hexdigest())
         _finish(fd, entry)

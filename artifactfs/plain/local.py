@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from blake3 import blake3
 
 from artifactfs import names
+from artifactfs.durable import sync_directory, sync_file, sync_filesystem
 from artifactfs.errors import ArtifactError
 from artifactfs.longpaths import reach, remove_tree, walk
 from artifactfs.managers.base import CommitResult
@@ -31,9 +32,6 @@ from artifactfs.objects.disk import (
     link_new,
     make_durable_directories,
     rename_new,
-    sync_directory,
-    sync_file,
-    sync_filesystem,
     write_new,
 )
 from artifactfs.objects.hashing import changed, hash_file, stored_digest, unreadable

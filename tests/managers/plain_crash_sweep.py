@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from artifactfs import durable
 from artifactfs.errors import NotFound
 from artifactfs.managers.plain import PlainArtifactManager
 from artifactfs.objects import disk
@@ -38,7 +39,11 @@ def arm(fatal: int) -> None:
 
     for name in CALLS:
         setattr(os, name, wrap(getattr(os, name)))
-    disk._call = wrap(disk._call)  # renameat2, syncfs
+    disk._call = wrap(disk._call)  # renameat2
+    syncfs = durable._syncfs()
+    assert syncfs is not None
+    wrapped = wrap(syncfs)
+    durable._syncfs = lambda: wrapped
 
 
 def files_in(root: Path) -> dict[str, bytes]:

@@ -12,20 +12,6 @@ from mount import disk
 from tests.scenarios import refused
 
 
-def test_write_durably(tmp_path: Path) -> None:
-    """A file is replaced as a whole and nothing is left beside it."""
-    for data in (b"first", b"", b"x" * 100_000):
-        disk.write_durably(tmp_path / "f", data)
-        assert (tmp_path / "f").read_bytes() == data
-        assert os.listdir(tmp_path) == ["f"]
-
-
-def test_write_durably_into_nothing(tmp_path: Path) -> None:
-    """Errors are those of the system."""
-    with pytest.raises(FileNotFoundError):
-        disk.write_durably(tmp_path / "missing/f", b"x")
-
-
 def test_rename_flags(tmp_path: Path) -> None:
     """Plain, sparing and swapping renames; names in any bytes."""
     a, b = str(tmp_path / "a"), os.path.join(str(tmp_path), os.fsdecode(b"b\xff"))
@@ -39,18 +25,6 @@ def test_rename_flags(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == [os.path.basename(b)]
     with refused(errno.ENOENT):
         disk.rename(a, b, disk.RENAME_EXCHANGE)
-
-
-def test_syncing(tmp_path: Path) -> None:
-    """Directories and whole file systems; what is no directory is an error."""
-    disk.sync_directory(tmp_path)
-    disk.sync_filesystem(tmp_path)
-    (tmp_path / "f").touch()
-    for call in (disk.sync_directory, disk.sync_filesystem):
-        with refused(errno.ENOTDIR):
-            call(tmp_path / "f")
-        with refused(errno.ENOENT):
-            call(tmp_path / "missing")
 
 
 def test_fallocate(tmp_path: Path) -> None:

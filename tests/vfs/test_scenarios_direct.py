@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 
-import artifactfs
-from mount.settings import MountSettings
 from tests import scenarios
-from tests.drives import DirectDrive
+from tests.scenarios.harnesses import direct_drive
 
 STORES = ("local", "memory")
 ROWS = [
@@ -22,22 +20,9 @@ ROWS = [
 ]
 
 
-def _open(store: str, tmp_path: Path, commit_after_s: float | None) -> DirectDrive:
-    manager = artifactfs.connect(store)
-    manager.ensure_created()
-    settings = MountSettings(
-        store,
-        tmp_path / "mnt",
-        commit_after_s=commit_after_s,
-        refresh_s=scenarios.REFRESH_S,
-        state_dir=tmp_path / "state",
-    )
-    return DirectDrive(manager, settings)
-
-
 @pytest.mark.parametrize(("row", "kind"), ROWS)
 def test_scenario(row: scenarios.Scenario, kind: str, tmp_path: Path) -> None:
     """See the scenario."""
     store = str(tmp_path / "store") if kind == "local" else f"memory://{uuid.uuid4().hex}"
-    with _open(store, tmp_path, scenarios.COMMIT_AFTER_S if row.automatic else None) as drive:
+    with direct_drive(store, tmp_path, automatic=row.automatic) as drive:
         row.run(drive)

@@ -67,6 +67,9 @@ def test_readme_links_lead_somewhere():
 
 
 def test_the_tests_of_a_file_run_in_one_process(request: pytest.FixtureRequest):
-    """Scattered over all processes, every one of them would make the mounts and servers that a file's tests share."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
+    """Scattered over all processes, every one of them would make the mounts and servers that a file's tests share.
+
+    Only `--dist loadgroup`, which scripts/test asks for, keeps them together.
+    """
+    if getattr(request.config.option, "loadgroup", False):
         assert request.node.nodeid.endswith("@test_repo.py")

@@ -132,7 +132,8 @@ class Committer:
             if staging in self._jobs:
                 return
             if pending.record.state in (CommitState.RETRYING, CommitState.BLOCKED):
-                pending.record.state, pending.record.next_retry = CommitState.SEALED, None
+                pending.record.state = CommitState.SEALED
+                pending.retry_after(None)
         logger.info("trying %s of %s again on request", pending.name, staging.label)
         self.wake()
 
@@ -204,7 +205,7 @@ class Committer:
         pending = staging.oldest_pending()
         if pending is None or pending.record.state is CommitState.BLOCKED:
             return None
-        return max(0.0, (pending.record.next_retry or 0.0) - time.time())
+        return pending.retry_in_s or 0.0
 
     # -- a job ------------------------------------------------------------------------------------------------------
 
@@ -240,7 +241,8 @@ class Committer:
         """Commit one sealed tree; False when it has to be tried again or is blocked."""
         record = pending.record
         with staging.lock:
-            record.state, record.next_retry = CommitState.COMMITTING, None
+            record.state = CommitState.COMMITTING
+            pending.retry_after(None)
         record.attempts += 1
         started = time.monotonic()
         try:
@@ -343,7 +345,8 @@ class Committer:
             if lasting:
                 record.state = CommitState.BLOCKED
             else:
-                record.state, record.next_retry = CommitState.RETRYING, time.time() + retry_delay_s(record.attempts)
+                record.state = CommitState.RETRYING
+                pending.retry_after(retry_delay_s(record.attempts))
             try:
                 pending.save()
             except OSError as unsaved:

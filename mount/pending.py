@@ -6,6 +6,7 @@ next daemon goes by. Neighbours: `staging` makes and removes sealed trees, the c
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import msgspec
@@ -25,7 +26,6 @@ class SealRecord(msgspec.Struct):
     state: CommitState = CommitState.SEALED
     attempts: int = 0
     error: str | None = None
-    next_retry: float | None = None
     version: str | None = None
     automatic: bool = False
 
@@ -41,6 +41,7 @@ class PendingTree:
         self.tree = tree
         self.record = record
         self.done_bytes = 0
+        self._retry_at_s: float | None = None
 
     @property
     def name(self) -> str:
@@ -52,6 +53,15 @@ class PendingTree:
         """3 for ``pending.3``; the order of commits."""
         return int(self.name.rpartition(".")[2])
 
+    def retry_after(self, delay_s: float | None) -> None:
+        """Note when to try again; None for no wait. A clock that is set, back or forward, does not move that moment."""
+        self._retry_at_s = None if delay_s is None else time.monotonic() + delay_s
+
+    @property
+    def retry_in_s(self) -> float | None:
+        """Seconds until the next try, None when it waits for no time."""
+        return None if self._retry_at_s is None else max(0.0, self._retry_at_s - time.monotonic())
+
     def save(self) -> None:
         """Make the record durable. Raises OSError."""
         durable.replace(self.directory / "commit.json", msgspec.json.encode(self.record))
@@ -59,7 +69,7 @@ class PendingTree:
     def describe(self) -> Pending:
         """For the control surface."""
         files, size_bytes = self.tree.usage()
-        r = self.record
+        r, retry_in_s = self.record, self.retry_in_s
         return Pending(
             self.name,
             r.commit_id,
@@ -70,6 +80,6 @@ class PendingTree:
             self.done_bytes,
             r.attempts,
             r.error,
-            r.next_retry,
+            None if retry_in_s is None else time.time() + retry_in_s,
             r.automatic,
         )

@@ -117,7 +117,7 @@ class ArtifactStaging:
             record = SealRecord(new_commit_id(), time.time())
         if record.state is CommitState.COMMITTED:
             return None
-        record.state, record.next_retry = CommitState.SEALED, None
+        record.state = CommitState.SEALED
         return record
 
     def _new_tree(self) -> StagedTree:

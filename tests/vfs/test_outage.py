@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import time
 
 import pytest
 
@@ -121,6 +122,32 @@ def test_passing_failures_are_tried_again(
     outage.error = None
     eventually(lambda: drive.versions("c/a") == ["v0"])
     eventually(lambda: drive.is_idle("c/a"))
+
+
+@pytest.mark.parametrize("days", [-2, 2])
+def test_a_clock_that_is_set_does_not_move_the_next_try(
+    make_drive: MakeDrive, outage: Outage, monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    """C6: a commit that waits for its next try is made when the store is back, whatever the wall clock says by then."""
+    monkeypatch.setattr(committer, "FIRST_RETRY_S", 0.2)
+    monkeypatch.setattr(committer, "LONGEST_RETRY_S", 0.2)
+    outage.only = {"commit_tree"}
+    drive = make_drive(outage)
+    drive.mkdir("c")
+    drive.mkdir("c/a")
+    drive.write("c/a/staging/f", b"x")
+    outage.error = StoreUnreachable("no route")
+    drive.seal("c/a")
+    eventually(lambda: drive.state("c/a").pending[0].state is CommitState.RETRYING)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + days * 86_400)
+    tried = drive.state("c/a").pending[0].attempts
+    eventually(lambda: drive.state("c/a").pending[0].attempts > tried + 1)
+    waiting = eventually(lambda: next((p for p in drive.state("c/a").pending if p.next_retry is not None), None))
+    assert waiting.next_retry is not None
+    assert waiting.next_retry - time.time() <= 0.2
+    outage.error = None
+    eventually(lambda: drive.versions("c/a") == ["v0"])
 
 
 def test_lasting_failures_wait(make_drive: MakeDrive, outage: Outage) -> None:

@@ -1,11 +1,21 @@
-"""Open descriptors of a local store's objects, shared by all who read an object, and its bytes mapped into memory.
+"""Descriptors that are open for as long as somebody uses them, and those of a local store's objects.
 
-Threading: `DescriptorCache` has one lock, never held while opening or reading a file. A `Descriptor` has another,
+**The rule about numbers.** The kernel gives the number of a closed descriptor to the next file, so a thread that uses
+a number while another thread closes it may read or change another file. Every descriptor that threads share is
+therefore an `OwnedFd`: nobody closes it, it closes with the last reference. To let go of one, set the attribute that
+holds it to `CLOSED`; a system call that was given the object keeps it open until it returns. Pass the object, never
+a copy of the number.
+
+Objects of a local store are shared by all who read them, and their bytes are mapped into memory.
+
+Threading: `DescriptorCache` has one lock, never held while opening or reading a file. It is reentrant, because the
+cycle collector may run code that gives a descriptor back while this thread holds it. A `Descriptor` has another,
 which is a leaf and held for mapping, not for reading.
 """
 
 from __future__ import annotations
 
+import logging
 import mmap
 import os
 import threading
@@ -14,10 +24,29 @@ from cachetools import LRUCache
 
 from artifactfs.longpaths import reach
 
+logger = logging.getLogger(__name__)
+
 # <linux/mman.h>; Linux 5.14. Brings pages in and tells of errors, where a touch would be a signal.
 _MADV_POPULATE_READ = 22
 # How much of a file stays in the daemon's page tables. It takes no memory of its own, but counts as resident.
 _MAPPED_BYTES = 4 << 20
+
+
+class OwnedFd(int):
+    """The number of an open descriptor, which is closed with the last reference to this object."""
+
+    __slots__ = ()
+
+    def __del__(self) -> None:
+        if self < (1 << 31) - 1:
+            try:
+                os.close(self)
+            except OSError as error:
+                logger.error("a file could not be closed, its disk may have lost what was written last: %s", error)
+
+
+CLOSED = OwnedFd((1 << 31) - 1)
+"""In place of a descriptor that was let go of: a number that is never open, so system calls answer EBADF."""
 
 
 class Descriptor:
@@ -26,7 +55,8 @@ class Descriptor:
     __slots__ = ("_lock", "_map", "_viewed_bytes", "evicted", "fd", "users")
 
     def __init__(self, fd: int) -> None:
-        self.fd = fd
+        """Take the descriptor over."""
+        self.fd = OwnedFd(fd)
         self.users = 0
         self.evicted = False
         self._lock = threading.Lock()
@@ -57,9 +87,9 @@ class Descriptor:
         return memoryview(mapped)[offset : offset + size_bytes]
 
     def close(self) -> None:
-        """Let go of the file; views of it stay."""
+        """Let go of the file; views of it stay, and so does what is being read."""
         self._map = None
-        os.close(self.fd)
+        self.fd = CLOSED
 
 
 class _EvictingCache(LRUCache[str, Descriptor]):
@@ -77,7 +107,7 @@ class DescriptorCache:
     """Open descriptors of a local store's objects, at most `size` idle ones; one is shared by all files in a pack."""
 
     def __init__(self, size: int) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._open = _EvictingCache(size)
 
     def acquire(self, path: str) -> Descriptor:

@@ -16,6 +16,9 @@ _AT_FDCWD = -100
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
+# <linux/falloc.h>
+_FALLOC_FL_PUNCH_HOLE = 2
+_FALLOC_FL_COLLAPSE_RANGE = 8
 
 
 def rename(old: str, new: str, flags: int = 0) -> None:
@@ -28,6 +31,11 @@ def rename(old: str, new: str, flags: int = 0) -> None:
         if _libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], ctypes.c_uint(flags)) != 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number), old, None, new)
+
+
+def gives_room(mode: int) -> bool:
+    """Whether fallocate(2) with that mode takes no room on the disk: it punches a hole, or takes a range out."""
+    return bool(mode & (_FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_COLLAPSE_RANGE))
 
 
 def fallocate(fd: int, mode: int, offset: int, size_bytes: int) -> None:

@@ -22,9 +22,9 @@ from artifactfs.manifest import Entry
 from mount import disk
 from mount.cached_content import CachedContent
 from mount.control import Cache
-from mount.descriptors import Descriptor, DescriptorCache
+from mount.descriptors import CLOSED, Descriptor, DescriptorCache, OwnedFd
 from mount.errno_map import is_other_disk
-from mount.errors import NoSuchOffset
+from mount.errors import NoSuchOffset, ReadOnly
 from mount.references import Reference
 from mount.settings import MountSettings
 from mount.tree import VersionNode
@@ -136,8 +136,7 @@ class Content:
         size_bytes = min(size_bytes, entry.size_bytes - offset)
         if size_bytes <= 0:
             return b""
-        assert self._descriptor is not None, "read after close"
-        where, fd = self._where, self._descriptor.fd
+        where, fd = self._where, self._fd()
         digest = entry.digest
         if digest is None or entry.size_bytes >= CHECKED_BYTES or self._reader.is_checked(digest, where):
             return self._read_in_place(fd, size_bytes, where.offset + offset)
@@ -152,11 +151,11 @@ class Content:
         size_bytes = min(size_bytes, entry.size_bytes - offset)
         if size_bytes <= 0:
             return b""
-        assert self._descriptor is not None, "read after close"
+        fd = self._fd()
         if entry.size_bytes >= CHECKED_BYTES:
             few = size_bytes <= FEW_BYTES
-            return read_in_memory(self._descriptor.fd, size_bytes, where.offset + offset) if few else None
-        whole = read_in_memory(self._descriptor.fd, entry.size_bytes, where.offset)
+            return read_in_memory(fd, size_bytes, where.offset + offset) if few else None
+        whole = read_in_memory(fd, entry.size_bytes, where.offset)
         if whole is None:
             return None
         if entry.digest is not None and not self._reader.is_checked(entry.digest, where):
@@ -172,9 +171,11 @@ class Content:
         """
         if self._entry.size_bytes < CHECKED_BYTES:
             return None
-        assert self._descriptor is not None, "read after close"
+        descriptor = self._descriptor
         size_bytes = min(size_bytes, self._entry.size_bytes - offset)
-        return self._descriptor.view(size_bytes, self._where.offset + offset) if size_bytes >= VIEWED_BYTES else None
+        if descriptor is None or size_bytes < VIEWED_BYTES:
+            return None
+        return descriptor.view(size_bytes, self._where.offset + offset)
 
     @property
     def size_bytes(self) -> int:
@@ -187,21 +188,19 @@ class Content:
 
     def copy_to(self, fd: int, offset: int, fd_offset: int, size_bytes: int) -> int:
         """Put bytes into a file on the same disk, in the kernel; 0 where they do not lie there. Raises OSError."""
-        assert self._descriptor is not None, "copied after close"
         try:
-            return os.copy_file_range(self._descriptor.fd, fd, size_bytes, self._where.offset + offset, fd_offset)
+            return os.copy_file_range(self._fd(), fd, size_bytes, self._where.offset + offset, fd_offset)
         except OSError as error:
             if is_other_disk(error):
                 return 0
             raise
 
-    def whole_file(self) -> int | None:
-        """A descriptor, owned by this content, of a local file with exactly these bytes; None where there is none.
+    def whole_file(self) -> OwnedFd | None:
+        """A descriptor of a local file with exactly these bytes; None where there is none.
 
         Raises IntegrityError when its bytes are wrong, as far as `read` would tell.
         """
-        assert self._descriptor is not None, "asked after close"
-        fd, entry = self._descriptor.fd, self._entry
+        fd, entry = self._fd(), self._entry
         if self._where.offset or os.fstat(fd).st_size != entry.size_bytes:
             return None
         if entry.size_bytes < CHECKED_BYTES:
@@ -217,11 +216,16 @@ class Content:
             data += more
         return data
 
+    def _fd(self) -> OwnedFd:
+        """The open object. `CLOSED` for who reads on after a program that was killed has closed the file."""
+        descriptor = self._descriptor
+        return CLOSED if descriptor is None else descriptor.fd
+
     def close(self) -> None:
         """Let go of the descriptor."""
-        if self._descriptor is not None:
-            self._reader.descriptors.release(self._descriptor)
-            self._descriptor = None
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            self._reader.descriptors.release(descriptor)
 
 
 class VersionFile:
@@ -261,7 +265,7 @@ class StagedFile:
 
     __slots__ = ("fd", "reference", "tree", "writable")
 
-    def __init__(self, tree: StagedTree, fd: int, writable: bool) -> None:
+    def __init__(self, tree: StagedTree, fd: OwnedFd, writable: bool) -> None:
         self.tree = tree
         self.fd = fd
         self.writable = writable
@@ -333,24 +337,34 @@ class StagedFile:
         """fallocate(2). Raises OSError."""
         self.tree.touch()
         self._resolve()
-        self.tree.room.take(size_bytes)
+        if not disk.gives_room(mode):
+            self.tree.room.take(size_bytes)
         disk.fallocate(self.fd, mode, offset, size_bytes)
 
     def chmod(self, mode: int) -> None:
-        """fchmod(2). Raises OSError."""
-        self.tree.touch()
-        os.fchmod(self.fd, mode)
+        """fchmod(2). Raises ReadOnly, OSError."""
+        with self.tree.lock:
+            self._change_attributes()
+            os.fchmod(self.fd, mode)
 
     def chown(self, uid: int, gid: int) -> None:
-        """fchown(2), with the arguments of `StagedTree.chown`. Raises OSError."""
-        self.tree.touch()
-        if IS_ROOT:
-            os.fchown(self.fd, uid, gid)
+        """fchown(2), with the arguments of `StagedTree.chown`. Raises ReadOnly, OSError."""
+        with self.tree.lock:
+            self._change_attributes()
+            if IS_ROOT:
+                os.fchown(self.fd, uid, gid)
 
     def utime(self, times_ns: tuple[int | None, int | None] | None) -> None:
-        """futimens(2), with the arguments of `StagedTree.utime`. Raises OSError."""
+        """futimens(2), with the arguments of `StagedTree.utime`. Raises ReadOnly, OSError."""
+        with self.tree.lock:
+            self._change_attributes()
+            set_times(self.fd, times_ns)
+
+    def _change_attributes(self) -> None:
+        """Note a change, with the tree's lock held. Raises ReadOnly: the file may be an object of the store by now."""
+        if self.tree.sealed and os.fstat(self.fd).st_nlink:
+            raise ReadOnly("the file has been sealed for its commit")
         self.tree.touch()
-        set_times(self.fd, times_ns)
 
     def _resolve(self) -> None:
         """Before a change: put the bytes that are only referred to into the file. Raises what reading them raises."""

@@ -20,6 +20,7 @@ from typing import NamedTuple
 from artifactfs import durable
 from artifactfs.longpaths import reach, walk
 from mount import disk
+from mount.descriptors import CLOSED, OwnedFd
 from mount.errno_map import is_attribute_too_long, is_no_attribute, is_too_long
 from mount.errors import Stale
 from mount.handles import IS_ROOT, StagedFile, set_times
@@ -140,8 +141,9 @@ class StagedTree:
     def _path_of(self, handle: StagedFile) -> str | None:
         """The path by which the file was opened; None when it is not the file's any more, or too long to be told."""
         try:
-            where = os.readlink(f"/proc/self/fd/{handle.fd}")
-            is_same = os.path.samestat(os.lstat(where), os.fstat(handle.fd))
+            fd = handle.fd
+            where = os.readlink(f"/proc/self/fd/{fd}")
+            is_same = os.path.samestat(os.lstat(where), os.fstat(fd))
         except (FileNotFoundError, NotADirectoryError):
             is_same = False
         except OSError as error:
@@ -243,24 +245,24 @@ class StagedTree:
             self._handles.add(handle)
         return self._truncated(handle, flags)
 
-    def _open(self, path: str, flags: int) -> int:
+    def _open(self, path: str, flags: int) -> OwnedFd:
         with reach(self.disk_path(path)) as place:
-            return os.open(place, flags | _ALWAYS)
+            return OwnedFd(os.open(place, flags | _ALWAYS))
 
-    def reopen(self, fd: int, flags: int) -> StagedFile:
+    def reopen(self, fd: OwnedFd, flags: int) -> StagedFile:
         """Open once more a file that has lost its name; `fd` stands for it. Raises OSError."""
         writable = flags & os.O_ACCMODE != os.O_RDONLY or bool(flags & os.O_TRUNC)
         with self._changed:
             again = os.open(f"/proc/self/fd/{fd}", flags & os.O_ACCMODE | os.O_CLOEXEC)
-            handle = StagedFile(self, again, writable)
+            handle = StagedFile(self, OwnedFd(again), writable)
             self._handles.add(handle)
         return self._truncated(handle, flags)
 
-    def pin(self, path: str) -> int:
+    def pin(self, path: str) -> OwnedFd:
         """A descriptor that stands for a file whatever becomes of its name (O_PATH). Raises OSError."""
         return self._open(path, os.O_PATH)
 
-    def restore(self, path: str, fd: int) -> None:
+    def restore(self, path: str, fd: OwnedFd) -> None:
         """Put a copy of a file that has lost its name back at `path`. Raises OSError."""
         with self._changing(), reach(self.disk_path(path)) as place:
             disk.copy(f"/proc/self/fd/{fd}", place)
@@ -270,12 +272,12 @@ class StagedTree:
         access = flags & os.O_ACCMODE | _ALWAYS
         with self._changing(), reach(self.disk_path(path)) as where:
             try:
-                fd = os.open(where, access | os.O_CREAT | os.O_EXCL, mode)
+                fd = OwnedFd(os.open(where, access | os.O_CREAT | os.O_EXCL, mode))
             except FileExistsError:
                 # Made by another program since the kernel looked; it keeps its mode and owner.
                 if flags & os.O_EXCL:
                     raise
-                fd = os.open(where, access)
+                fd = OwnedFd(os.open(where, access))
             else:
                 self._give(path, where, caller)
                 os.chmod(where, mode & PERMISSIONS)
@@ -313,7 +315,7 @@ class StagedTree:
         return True
 
     def forget_handle(self, handle: StagedFile) -> None:
-        """Close a handle and wake who waits for the last writer to go. Raises OSError of close(2)."""
+        """Close a handle and wake who waits for the last writer to go."""
         with self._changed:
             if handle not in self._handles:
                 return
@@ -321,7 +323,7 @@ class StagedTree:
             if handle.writable:
                 self.touch()
             self._changed.notify_all()
-        os.close(handle.fd)
+        handle.fd = CLOSED
 
     def fsync_directory(self, path: str) -> None:
         """fsync(2) of a directory: the names in it are durable. Raises OSError."""

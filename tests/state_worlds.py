@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from unittest import mock
 import artifactfs
 from artifactfs.errors import AccessDenied, StoreUnreachable
 from mount import attributes, committer
+from mount.descriptors import CLOSED
 from mount.settings import MountSettings
 from mount.staging import StagingArea
 from tests.drives import DirectDrive, DirectFile, Drive
@@ -96,7 +96,7 @@ class DirectWorld(World):
         for each in opened:
             assert isinstance(each.file, DirectFile)
             # As the kernel does for a process that is killed: nobody hears of it.
-            os.close(each.file._open().fd)  # type: ignore[union-attr]
+            each.file._open().fd = CLOSED  # type: ignore[union-attr]
         self._area().close()
         self.drive.vfs.close()
         self._open()

@@ -15,6 +15,7 @@ interpreter lock.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import ctypes.util
 import itertools
@@ -26,6 +27,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, NoReturn
 
 from mount import control
+from mount.descriptors import OwnedFd
 from mount.drivers import DriverUnavailable
 from mount.drivers.failures import errno_after
 from mount.errors import NoSuchAttribute
@@ -263,10 +265,18 @@ class _Requests:
             return handle if isinstance(handle, StagedFile) else None
         if self._is_hidden(path):
             # The kernel tells of the open file when it is truncated, not for the rest.
-            found = os.fstat(self._hidden[_split(path)[1]].fd)
-            staged = [handle for handle in list(self._handles.values()) if isinstance(handle, StagedFile)]
-            return next((handle for handle in staged if os.path.samestat(os.fstat(handle.fd), found)), None)
+            return self._open_file(self._hidden[_split(path)[1]].fd)
         return self._vfs.resolve(path)
+
+    def _open_file(self, fd: OwnedFd) -> StagedFile | None:
+        """The open file that `fd` stands for, if it is open."""
+        found = os.fstat(fd)
+        for handle in list(self._handles.values()):
+            # Another thread may close it at this moment.
+            with contextlib.suppress(OSError):
+                if isinstance(handle, StagedFile) and os.path.samestat(os.fstat(handle.fd), found):
+                    return handle
+        return None
 
     def chmod(self, path: str | None, mode: int, info: Any = None) -> int:
         target = self._target(path, info)
@@ -348,22 +358,15 @@ class _Requests:
         return 0
 
     def unlink(self, path: str) -> int:
-        hidden = self._hidden.pop(_split(path)[1], None)
-        if hidden is None:
+        if self._hidden.pop(_split(path)[1], None) is None:
             self._vfs.unlink(*self._parent(path))
-        else:
-            os.close(hidden.fd)
         return 0
 
     def rename(self, old: str, new: str, flags: int = 0) -> int:
         hidden = _split(new)[1]
         if _HIDDEN.match(hidden) and isinstance(node := self._vfs.resolve(old), StagedNode):
             fd = node.tree.pin(node.path)
-            try:
-                self._vfs.unlink(*self._parent(old))
-            except BaseException:
-                os.close(fd)
-                raise
+            self._vfs.unlink(*self._parent(old))
             # By its name alone, which libfuse never uses twice: the directory may be renamed meanwhile.
             self._hidden[hidden] = self._replaced[old] = _Hidden(fd, node.tree)
             return 0
@@ -458,11 +461,11 @@ class _Requests:
 class _Hidden(NamedTuple):
     """A file that libfuse has hidden: a descriptor that stands for it (O_PATH), and the tree it was in."""
 
-    fd: int
+    fd: OwnedFd
     tree: StagedTree
 
 
-def _hidden_stat(fd: int) -> dict[str, int]:
+def _hidden_stat(fd: OwnedFd) -> dict[str, int]:
     found = os.fstat(fd)
     keys = ("st_ino", "st_mode", "st_nlink", "st_uid", "st_gid", "st_rdev", "st_size", "st_blksize", "st_blocks")
     times = {f"st_{which}time": getattr(found, f"st_{which}time_ns") for which in "amc"}

@@ -137,6 +137,35 @@ def test_locks(staging: Path, lock: str) -> None:
         attempt(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+def test_attributes_change_while_a_file_is_opened_and_closed(staging: Path) -> None:
+    """S1: chmod, chown and utimes by name reach that file, whenever its descriptors go."""
+    (staging / "f").write_bytes(b"")
+    opening = "import os, sys\nwhile True: os.close(os.open(sys.argv[1], os.O_WRONLY)); print(end='.', flush=True)"
+    making = (
+        "import os, sys\n"
+        "for n in range(700):\n"
+        "    fd = os.open(f'{sys.argv[1]}{n % 20}', os.O_CREAT | os.O_WRONLY, 0o640); os.close(fd)\n"
+        "    assert os.stat(f'{sys.argv[1]}{n % 20}').st_mode & 0o7777 == 0o640, n\n"
+    )
+    changing = (
+        "import os, sys\n"
+        "for n in range(1, 700):\n"
+        "    os.chmod(sys.argv[1], 0o604); os.utime(sys.argv[1], ns=(n, n))\n"
+        "    if not os.geteuid(): os.chown(sys.argv[1], n, n)\n"
+        "found = os.stat(sys.argv[1])\n"
+        "assert (found.st_mode & 0o7777, found.st_mtime_ns) == (0o604, 699), found\n"
+    )
+    openers = [
+        subprocess.Popen([sys.executable, "-c", opening, staging / "f"], stdout=subprocess.DEVNULL) for _ in range(3)
+    ]
+    try:
+        succeed(python(making, staging / "other"), python(changing, staging / "f"))
+    finally:
+        for opener in openers:
+            opener.kill()
+            opener.wait()
+
+
 def test_fallocate(mount: Mount, label: str, staging: Path) -> None:
     """S1, S8: room is kept, holes are punched, and the version has the same bytes."""
     with open(staging / "f", "w+b") as file:

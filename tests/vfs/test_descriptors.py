@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mount.descriptors import Descriptor, DescriptorCache
+from mount.descriptors import CLOSED, Descriptor, DescriptorCache, OwnedFd
+from tests.mount.harness import eventually
 
 
 def open_files() -> int:
@@ -164,3 +165,31 @@ def test_what_stays_mapped_is_bounded(tmp_path: Path) -> None:
         descriptor.view(MIB, offset)
     assert resident_files_bytes() - before < 16 * MIB
     descriptor.close()
+
+
+def test_a_number_in_use_is_given_to_no_other_file(tmp_path: Path) -> None:
+    """A call under way keeps its descriptor open, whoever lets go of it meanwhile."""
+    ours, theirs = os.pipe()
+    held = [OwnedFd(ours)]
+    got: list[bytes] = []
+    reader = threading.Thread(target=lambda: got.append(os.read(held[0], 10)))
+    reader.start()
+    wait = Path(f"/proc/self/task/{reader.native_id}/syscall")
+    eventually(lambda: wait.read_text().startswith(f"{(os.uname().machine == 'x86_64' and '0') or '63'} 0x{ours:x} "))
+    held[0] = CLOSED
+    with open(tmp_path / "other", "xb") as other:
+        assert other.fileno() != ours
+        os.write(theirs, b"bytes")
+        reader.join()
+    assert got == [b"bytes"]
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(ours)
+    os.close(theirs)
+
+
+def test_a_failing_close_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What a disk says when a file is closed for the last time reaches the log: no program hears of it."""
+    fd = OwnedFd(os.open(tmp_path, os.O_RDONLY))
+    os.close(int(fd))
+    del fd
+    assert "could not be closed" in caplog.text

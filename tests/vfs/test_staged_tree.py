@@ -7,12 +7,14 @@ import os
 import stat
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import artifactfs
-from mount.errors import NoRoom, Stale
+from mount.errors import NoRoom, ReadOnly, Stale
+from mount.handles import IS_ROOT, StagedFile
 from mount.settings import MountSettings
 from mount.staged_tree import StagedTree
 from mount.staging import area_root
@@ -23,6 +25,7 @@ from tests.vfs.conftest import MakeDrive
 
 ME = Caller(os.getuid(), os.getgid())
 WRITE = os.O_WRONLY
+KEEP_SIZE, PUNCH_HOLE, COLLAPSE_RANGE = 1, 2, 8
 
 
 class Told:
@@ -232,6 +235,71 @@ def test_writing_in_pieces(tree: StagedTree) -> None:
     assert handle.write(memoryview(data), 3) == len(data)
     assert handle.read(len(data) + 10, 3) == data
     assert handle.read(10, len(data) + 3) == b""
+    handle.close()
+
+
+CALLS: dict[str, Callable[[StagedFile], object]] = {
+    "read": lambda file: file.read(10, 0),
+    "write": lambda file: file.write(b"wrong", 0),
+    "truncate": lambda file: file.truncate(3),
+    "seek": lambda file: file.seek(0, os.SEEK_DATA),
+    "fallocate": lambda file: file.fallocate(0, 0, 10_000),
+    "copy": lambda file: file.copy_from(file, 0, 4, 4),
+    "chmod": lambda file: file.chmod(0o777),
+    "chown": lambda file: file.chown(12345, 12345),
+    "utime": lambda file: file.utime((1, 1)),
+    "fsync": lambda file: file.fsync(False),
+}
+
+
+@pytest.mark.parametrize("call", [name for name in CALLS if name != "chown" or IS_ROOT])
+def test_a_closed_file_leads_to_no_other(tree: StagedTree, tmp_path: Path, call: str) -> None:
+    """S1: a request that comes too late changes nothing, also when another file has got the descriptor's number."""
+    handle = tree.create("f", os.O_RDWR, 0o644, ME)
+    number = int(handle.fd)
+    handle.close()
+    path = tmp_path / "other"
+    path.write_bytes(b"other bytes")
+    before = path.stat()
+    other = os.open(path, os.O_RDWR)
+    try:
+        assert other == number
+        with refused(errno.EBADF):
+            CALLS[call](handle)
+    finally:
+        os.close(other)
+    after = path.stat()
+    assert path.read_bytes() == b"other bytes"
+    assert (after.st_mode, after.st_uid, after.st_mtime_ns) == (before.st_mode, before.st_uid, before.st_mtime_ns)
+
+
+def test_a_sealed_file_keeps_its_attributes(tree: StagedTree) -> None:
+    """V6: who still has it open cannot change what may be an object of the store by now."""
+    make(tree, "f")
+    handle = tree.open("f", os.O_RDONLY)
+    before = tree.stat("f")
+    tree.move(tree.root.with_name("sealed"))
+    for change in (lambda: handle.chmod(0o777), lambda: handle.chown(12345, 12345), lambda: handle.utime((1, 1))):
+        with pytest.raises(ReadOnly):
+            change()
+    after = tree.stat("f")
+    assert (after.st_mode, after.st_uid, after.st_mtime_ns) == (before.st_mode, before.st_uid, before.st_mtime_ns)
+    os.unlink(tree.disk_path("f"))
+    handle.chmod(0o600)
+    handle.close()
+
+
+def test_a_hole_takes_no_room(make_drive: MakeDrive) -> None:
+    """S10: on a full disk a file can still be given back in parts."""
+    drive = make_drive(min_free_bytes=1 << 60)
+    assert drive.area is not None
+    tree = drive.area.artifact("c", "a").staged
+    handle = tree.create("f", os.O_RDWR, 0o644, ME)
+    os.truncate(tree.disk_path("f"), 1 << 20)
+    for mode in (PUNCH_HOLE | KEEP_SIZE, COLLAPSE_RANGE):
+        handle.fallocate(mode, 0, 65536)
+    with pytest.raises(NoRoom):
+        handle.fallocate(0, 0, 65536)
     handle.close()
 
 

@@ -167,6 +167,17 @@ class Context:
                 raise Stale("the file has gone with its tree")
             inode.name = inode.others.pop()
 
+    def open_staged(self, inode: StagedInode, flags: int) -> StagedFile:
+        """Open a staged file, whether or not it has a name. Raises Stale, ReadOnly, OSError."""
+        tree = inode.anchor.tree
+        with tree.lock:
+            fd = inode.nameless_fd
+            if fd is not None:
+                return tree.reopen(fd, flags)
+            handle = self.vfs.open(self.checked_node(inode), flags)
+        assert isinstance(handle, StagedFile)
+        return handle
+
     # -- answering names -----------------------------------------------------------------------------------------------
 
     def entry(self, node: Node) -> bytes:
@@ -222,11 +233,9 @@ class Context:
         """What stat(2) tells of a staged inode, whether or not it has a name. Raises Stale, OSError."""
         handles = inode.handles
         if handles:
-            # Closed by another worker at this moment, its descriptor may be gone, or another file's.
+            # Another worker may close it at this moment.
             with contextlib.suppress(IndexError, OSError):
-                attrs = self.vfs.getattr_of(handles[-1])
-                if attrs.ino == inode.ino:
-                    return attrs
+                return self.vfs.getattr_of(handles[-1])
         fd = inode.nameless_fd
         if fd is not None:
             return self.vfs.getattr_of_fd(fd)

@@ -78,19 +78,10 @@ class Files:
         return _open_out(number, FOPEN_KEEP_CACHE | FOPEN_NOFLUSH, 0)
 
     def _open_staged(self, inode: StagedInode, flags: int) -> StagedFile:
-        context = self._context
-        tree = inode.anchor.tree
-        with tree.lock:
-            handle: Handle
-            fd = inode.nameless_fd
-            if fd is not None:
-                handle = tree.reopen(fd, flags)
-            else:
-                handle = self._vfs.open(context.checked_node(inode), flags)
-        assert isinstance(handle, StagedFile)
+        handle = self._context.open_staged(inode, flags)
         if handle.writable:
             # What the kernel was told before may be believed no longer: mapped memory changes a file unseen.
-            context.forget_attrs(inode)
+            self._context.forget_attrs(inode)
         return handle
 
     def create(self, request: Request) -> bytes:

@@ -81,25 +81,39 @@ class Metadata:
         return attr_out(context.staged_attrs(inode), context.staged_validity(inode))
 
     def _change_staged(self, fields: tuple[int, ...], inode: StagedInode, handle: object) -> None:
-        """Through the open file where there is one: it may have lost its name, or have been sealed."""
         valid, size = fields[0], fields[3]
-        if valid & FATTR_SIZE and isinstance(handle, StagedFile):
-            handle.truncate(size)
+        if valid & FATTR_SIZE:
+            # Not with the tree's lock held: a file that is a reference first gets its bytes from the store.
+            if isinstance(handle, StagedFile):
+                handle.truncate(size)
+            else:
+                self._truncate(inode, size)
             valid &= ~FATTR_SIZE
-        open_one = next(iter(inode.handles), None)
-        if open_one is not None and inode.anchor.pending is None and not valid & FATTR_SIZE:
-            _change((valid, *fields[1:]), open_one)
-            return
         with inode.anchor.tree.lock:
-            fd = inode.nameless_fd
-            if fd is None:
-                _change((valid, *fields[1:]), _OfNode(self._vfs, self._context.checked_node(inode)))
-                return
-            again = inode.anchor.tree.reopen(fd, os.O_WRONLY if valid & FATTR_SIZE else os.O_RDONLY)
+            self._change_attributes((valid, *fields[1:]), inode)
+
+    def _truncate(self, inode: StagedInode, size: int) -> None:
+        opened = self._context.open_staged(inode, os.O_WRONLY)
         try:
-            _change((valid, *fields[1:]), again)
+            opened.truncate(size)
         finally:
-            again.close()
+            opened.close()
+
+    def _change_attributes(self, fields: tuple[int, ...], inode: StagedInode) -> None:
+        """Through an open file where there is one, which may have lost its name. Call with the tree's lock held."""
+        # No file is closed while the lock is held.
+        open_one = next(iter(inode.handles), None)
+        fd = inode.nameless_fd
+        if open_one is not None and inode.anchor.pending is None:
+            _change(fields, open_one)
+        elif fd is None:
+            _change(fields, _OfNode(self._vfs, self._context.checked_node(inode)))
+        else:
+            again = inode.anchor.tree.reopen(fd, os.O_RDONLY)
+            try:
+                _change(fields, again)
+            finally:
+                again.close()
 
     def statfs(self, request: Request) -> bytes:
         """FUSE_STATFS."""

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 
 from artifactfs.errors import NotFound
+from mount.descriptors import OwnedFd
 from mount.drivers.kernel import protocol
 from mount.drivers.kernel.context import Context, Request, Spot
 from mount.drivers.kernel.inodes import FIRST_VERSION
@@ -124,11 +125,7 @@ class Names:
         with parent.tree.lock:
             spot = context.spot(request.nodeid)
             removed = _Removal(context, spot, name)
-            try:
-                remove(spot.node, name)
-            except BaseException:
-                removed.undo()
-                raise
+            remove(spot.node, name)
             removed.done()
         return b""
 
@@ -155,22 +152,16 @@ class Names:
             here, there = context.spot(request.nodeid), context.spot(new_parent)
             moved = _known(context, here, old)
             removed = _Removal(context, there, new)
-            try:
-                self._vfs.rename(here.node, old, there.node, new, flags)
-            except BaseException:
-                removed.undo()
-                raise
+            self._vfs.rename(here.node, old, there.node, new, flags)
             old_name, new_name = (here.directory, old), (there.directory, new)
             if flags & RENAME_EXCHANGE:
                 if removed.inode is not None:
                     self._inodes.staged.moved(removed.inode, new_name, old_name)
-                removed.undo()
-            elif removed.inode is not moved:
-                removed.done()
-            else:
+            elif removed.inode is moved:
                 # Two names of one file: rename(2) leaves both.
-                removed.undo()
                 return b""
+            else:
+                removed.done()
             if moved is not None:
                 self._inodes.staged.moved(moved, old_name, new_name)
         return b""
@@ -191,7 +182,7 @@ class _Removal:
     def __init__(self, context: Context, spot: Spot, name: str) -> None:
         self._inodes = context.inodes.staged
         self._name = (spot.directory, name)
-        self._fd: int | None = None
+        self._fd: OwnedFd | None = None
         self.inode: StagedInode | None = None
         try:
             self._fd = spot.node.tree.pin(join(spot.node.path, name))
@@ -200,16 +191,7 @@ class _Removal:
             return
         self.inode = self._inodes.find(spot.anchor, os.fstat(self._fd).st_ino)
 
-    def undo(self) -> None:
-        """It did not happen."""
-        if self._fd is not None:
-            os.close(self._fd)
-
     def done(self) -> None:
         """It happened."""
-        if self._fd is None:
-            return
-        if self.inode is None:
-            os.close(self._fd)
-        else:
+        if self._fd is not None and self.inode is not None:
             self._inodes.lost(self.inode, self._name, self._fd)

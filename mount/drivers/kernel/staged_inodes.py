@@ -15,10 +15,10 @@ with the lock of the tree held (`StagedTree.lock`), under which all names change
 from __future__ import annotations
 
 import itertools
-import os
 import stat
 import threading
 
+from mount.descriptors import OwnedFd
 from mount.errors import Stale
 from mount.handles import StagedFile
 from mount.staged_tree import StagedTree
@@ -55,10 +55,10 @@ class StagedInode:
         self.others: set[Name] = set()
         self.handles: list[StagedFile] = []
         self.writers = 0
-        self.fd: int | None = None
+        self.fd: OwnedFd | None = None
 
     @property
-    def nameless_fd(self) -> int | None:
+    def nameless_fd(self) -> OwnedFd | None:
         """What stands for the file when it has no name, or none that the kernel has looked up."""
         return self.fd if self.name is None else None
 
@@ -134,9 +134,8 @@ class StagedInodes:
             del self._by_id[nodeid]
             if inode.anchor.by_ino.get(inode.ino) is inode:
                 del inode.anchor.by_ino[inode.ino]
-            fd, inode.fd = inode.fd, None
-        if fd is not None:
-            os.close(fd)
+            # Closing it may free a large file: let it go when the lock is free again.
+            _held, inode.fd = inode.fd, None
 
     # -- names, with the tree's lock held ------------------------------------------------------------------------------
 
@@ -149,17 +148,14 @@ class StagedInodes:
             else:
                 self._add_name(inode, new)
 
-    def lost(self, inode: StagedInode, name: Name, fd: int) -> None:
-        """The name was removed or given to another file. Takes `fd`, which stands for the file (O_PATH)."""
+    def lost(self, inode: StagedInode, name: Name, fd: OwnedFd) -> None:
+        """The name was removed or given to another file. `fd` stands for the file (O_PATH)."""
         with self._lock:
             inode.others.discard(name)
             if inode.name == name:
                 inode.name = inode.others.pop() if inode.others else None
-            keep = inode.name is None and inode.fd is None and inode.nodeid in self._by_id
-            if keep:
+            if inode.name is None and inode.fd is None and inode.nodeid in self._by_id:
                 inode.fd = fd
-        if not keep:
-            os.close(fd)
 
     # -- open files ----------------------------------------------------------------------------------------------------
 
@@ -186,5 +182,4 @@ class StagedInodes:
         with self._lock:
             inodes, self._by_id = list(self._by_id.values()), {}
         for inode in inodes:
-            if inode.fd is not None:
-                os.close(inode.fd)
+            inode.fd = None

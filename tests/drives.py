@@ -32,7 +32,7 @@ from mount.staging import StagingArea
 from mount.tree import Attrs, Caller, Node
 from mount.vfs import Vfs
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 _artifacts = itertools.count()
 
 

@@ -10,6 +10,7 @@ import pytest
 
 import artifactfs
 from artifactfs.longpaths import make_directories, reach, remove_tree, walk
+from tests.descriptors import open_below
 
 DEPTH = 50
 BELOW = "/".join(["n" * 200] * DEPTH)
@@ -35,12 +36,12 @@ def test_reach(top: Path) -> None:
         assert Path(near, "f").read_bytes() == b"x"
     with reach(os.fsencode(f"{top}/{BELOW}/f")) as raw:
         assert os.stat(raw).st_size == 1
-    before = len(os.listdir("/proc/self/fd"))
+    assert open_below(top) == []
     with pytest.raises(FileNotFoundError), reach(f"{top}/{BELOW}/missing/{BELOW}/f"):
         pass
     with pytest.raises(OSError, match="too long"), reach(f"{top}/{BELOW}/{'n' * 5000}") as near:
         os.stat(near)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_below(top) == []
 
 
 def test_relative(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:

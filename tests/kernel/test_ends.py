@@ -93,7 +93,7 @@ def test_fifty_mounts_leave_nothing_behind(tmp_path: Path) -> None:
     assert before is not None
     with contextlib.suppress(AssertionError):
         # A thread of the last session may be ending.
-        eventually(lambda: all(now <= then for now, then in zip(_held(), before, strict=True)), timeout_s=5)
+        eventually(lambda: all(now <= then for now, then in zip(_held(), before, strict=True)))
     descriptors, threads = _held()
     assert descriptors <= before[0]
     assert threads <= before[1]

@@ -565,7 +565,7 @@ class TestCommittingToAServerThatFails:
         (worker,) = has_core() - {process.reader().pid}
         (core,) = processes.children_of(worker)
         processes.kill(worker)
-        thread.join(30)
+        thread.join(60)
         assert [type(error) for error in errors] == [StoreUnreachable]
         eventually(lambda: not is_running(core), what="wandb-core to follow its worker")
         heal(server)

@@ -58,12 +58,6 @@ def mount(make_mount: MakeMount) -> Mount:
     return make_mount("--commit-after", "never", "--refresh", "0.2")
 
 
-@pytest.fixture
-def auto_mount(make_mount: MakeMount) -> Mount:
-    """A new local store, mounted; what is staged is committed almost at once."""
-    return make_mount("--commit-after", "0.3", "--refresh", "0.2")
-
-
 _MOUNTS: pytest.StashKey[list[Mount]] = pytest.StashKey()
 
 

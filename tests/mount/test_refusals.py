@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests import trees
-from tests.mount.harness import Mount, eventually, run
+from tests.mount.harness import Mount, eventually, held, run
 from tests.mount.shared import mounted
 from tests.scenarios import refused
 
@@ -30,7 +30,8 @@ def version(mount: Mount, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A version that everybody tries to change."""
     source = trees.make_tree(tmp_path_factory.mktemp("source") / "tree")
     staging = mount.make("kept/safe")
-    run("cp", "-a", f"{source}/.", staging)
+    with held(staging):
+        run("cp", "-a", f"{source}/.", staging)
     mount.commit("kept/safe", "--alias", "best")
     return mount / "kept/safe/v0"
 

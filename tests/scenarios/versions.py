@@ -6,14 +6,14 @@ import errno
 import os
 import stat
 import tempfile
-import time
 from pathlib import Path
 
 from artifactfs.managers.commit_id import new_commit_id
 from mount import control
 from mount.disk import RENAME_EXCHANGE
 from tests.drives import Drive
-from tests.scenarios import REFRESH_S, is_root, refused, scenario
+from tests.mount.harness import eventually
+from tests.scenarios import is_root, refused, scenario
 
 OLD_NS = 1_500_000_000_987_654_321
 KEPT_NOT = 1_700_000_000_000_000_000
@@ -316,19 +316,10 @@ def commits_made_elsewhere(drive: Drive) -> None:
         Path(directory, "f").write_bytes(b"elsewhere")
         tree = Path(directory)
         drive.manager.commit_tree(artifact, tree, collection, commit_id=new_commit_id(), aliases=["theirs"])
-    deadline = time.monotonic() + REFRESH_S + 1.0
-    while not drive.exists(f"{version_label}/v1"):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    deadline = time.monotonic() + REFRESH_S + 1.5
-    while drive.readlink(f"{version_label}/latest") != "v1":
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    eventually(lambda: drive.exists(f"{version_label}/v1"), what="v1")
+    eventually(lambda: drive.readlink(f"{version_label}/latest") == "v1", what="latest to be v1")
     assert drive.read(f"{version_label}/latest/f") == b"elsewhere"
-    deadline = time.monotonic() + REFRESH_S + 1.0
-    while not drive.exists(f"{version_label}/theirs"):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    eventually(lambda: drive.exists(f"{version_label}/theirs"), what="the alias")
     assert drive.readlink(f"{version_label}/theirs") == "v1"
 
 

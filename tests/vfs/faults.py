@@ -67,7 +67,7 @@ class Faulty:
                 found(*args, **kwargs)
             elif when is When.HANG:
                 self.reached.set()
-                assert self._released.wait(20)
+                assert self._released.wait(60)
             self.failures += 1
             raise type(error)(*error.args)
 

@@ -57,7 +57,7 @@ class Gate:
     def __call__(self, name: str) -> None:
         if name == self._name:
             self.reached.set()
-            assert self._open.wait(20)
+            assert self._open.wait(60)
 
     def open(self) -> None:
         """Let everybody through from now on."""

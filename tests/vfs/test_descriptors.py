@@ -11,12 +11,8 @@ from pathlib import Path
 import pytest
 
 from mount.descriptors import CLOSED, Descriptor, DescriptorCache, OwnedFd
+from tests.descriptors import open_below
 from tests.mount.harness import eventually
-
-
-def open_files() -> int:
-    """How many descriptors this process has open."""
-    return len(os.listdir("/proc/self/fd"))
 
 
 @pytest.fixture
@@ -29,39 +25,35 @@ def paths(tmp_path: Path) -> list[str]:
 
 
 @pytest.fixture
-def cache() -> Iterator[DescriptorCache]:
+def cache(tmp_path: Path) -> Iterator[DescriptorCache]:
     """A cache of three that leaks nothing."""
-    before = open_files()
     cache = DescriptorCache(3)
     yield cache
     cache.close()
-    assert open_files() == before
+    assert open_below(tmp_path) == []
 
 
-def test_one_descriptor_for_many_users(cache: DescriptorCache, paths: list[str]) -> None:
+def test_one_descriptor_for_many_users(cache: DescriptorCache, paths: list[str], tmp_path: Path) -> None:
     """Users of one file share its descriptor, which stays open for the next."""
-    before = open_files()
     used = [cache.acquire(paths[0]) for _ in range(5)]
     assert len({descriptor.fd for descriptor in used}) == 1
     for descriptor in used:
         cache.release(descriptor)
-    assert open_files() == before + 1
+    assert open_below(tmp_path) == [paths[0]]
     again = cache.acquire(paths[0])
     assert again is used[0]
     cache.release(again)
 
 
-def test_idle_ones_are_bounded(cache: DescriptorCache, paths: list[str]) -> None:
+def test_idle_ones_are_bounded(cache: DescriptorCache, paths: list[str], tmp_path: Path) -> None:
     """Of many files that were read, three stay open."""
-    before = open_files()
     for path in paths * 2:
         cache.release(cache.acquire(path))
-    assert open_files() == before + 3
+    assert len(open_below(tmp_path)) == 3
 
 
-def test_evicted_while_in_use(cache: DescriptorCache, paths: list[str]) -> None:
+def test_evicted_while_in_use(cache: DescriptorCache, paths: list[str], tmp_path: Path) -> None:
     """What is in use survives its eviction and is closed with its last user."""
-    before = open_files()
     first, second = cache.acquire(paths[0]), cache.acquire(paths[0])
     for path in paths[1:]:
         cache.release(cache.acquire(path))
@@ -72,7 +64,7 @@ def test_evicted_while_in_use(cache: DescriptorCache, paths: list[str]) -> None:
     assert fresh is not second
     cache.release(second)
     cache.release(fresh)
-    assert open_files() == before + 3
+    assert len(open_below(tmp_path)) == 3
 
 
 def test_more_in_use_than_fit(cache: DescriptorCache, paths: list[str]) -> None:
@@ -85,10 +77,9 @@ def test_more_in_use_than_fit(cache: DescriptorCache, paths: list[str]) -> None:
 
 def test_a_missing_file(cache: DescriptorCache, tmp_path: Path) -> None:
     """A file that is not there leaves nothing behind."""
-    before = open_files()
     with pytest.raises(FileNotFoundError):
         cache.acquire(str(tmp_path / "missing"))
-    assert open_files() == before
+    assert open_below(tmp_path) == []
 
 
 def test_many_threads(cache: DescriptorCache, paths: list[str]) -> None:

@@ -59,7 +59,7 @@ def test_what_cannot_be_committed_in_time_is_left(manager: Unreachable, settings
     area, committer = staged(manager, settings)
     started = time.monotonic()
     assert committer.drain(0.5, give_up=lambda: False) == ["c/a"]
-    assert 0.4 < time.monotonic() - started < 5
+    assert 0.4 < time.monotonic() - started < 30
     committer.stop(5.0)
     area.close()
     manager.down = False
@@ -77,7 +77,7 @@ def test_a_second_signal_cuts_it_short(manager: Unreachable, settings: MountSett
     area, committer = staged(manager, settings)
     started = time.monotonic()
     assert committer.drain(60.0, give_up=lambda: time.monotonic() - started > 0.3) == ["c/a"]
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 30
     committer.stop(5.0)
     area.close()
 

@@ -132,7 +132,7 @@ def test_a_call_that_hangs(stage: Stage, call: str) -> None:
     drive = stage.open()
     stage.faulty.arm(call, When.HANG, fault.error)
     seal_trees(drive)
-    assert stage.faulty.reached.wait(20)
+    assert stage.faulty.reached.wait(60)
     assert [p.state for p in drive.state(LABEL).pending] == [CommitState.COMMITTING, CommitState.SEALED]
     for number, tree in enumerate(TREES, 1):
         assert drive.contents(f"{LABEL}/pending.{number}") == tree

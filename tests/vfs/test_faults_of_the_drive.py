@@ -194,12 +194,12 @@ def test_a_call_that_hangs(make_world: Callable[[str], World], name: str) -> Non
     outcomes: list[Any] = []
     thread = threading.Thread(target=lambda: outcomes.append(outcome(call, world.drive)), daemon=True)
     thread.start()
-    assert world.faulty.reached.wait(20)
+    assert world.faulty.reached.wait(60)
     assert reader is None or reader.read(5, 5) == b"large"
     world.write_on(file)
     assert outcomes == []
     world.faulty.release()
-    thread.join(20)
+    thread.join(60)
     assert outcomes[0] in (call.answer, errno.EIO)
     world.faulty.heal()
     if reader is not None:

@@ -82,12 +82,12 @@ def test_one_flight_for_many(manager: artifactfs.ArtifactManager) -> None:
     threads = [threading.Thread(target=lambda: answers.append(shared.versions("c", "a"))) for _ in range(8)]
     for thread in threads:
         thread.start()
-    assert gate.reached.wait(10)
+    assert gate.reached.wait(60)
     # Another listing does not wait for it.
     assert shared.collections() == {"c"}
     gate.open()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert answers == [("v0", "v1")] * 8
     assert calls.calls.count("list_version_names") == 1
 
@@ -99,10 +99,10 @@ def test_a_change_during_the_flight(manager: artifactfs.ArtifactManager) -> None
     old: list[tuple[str, ...]] = []
     thread = threading.Thread(target=lambda: old.append(shared.versions("c", "a")))
     thread.start()
-    assert gate.reached.wait(10)
+    assert gate.reached.wait(60)
     shared.forget("c", "a")
     gate.open()
-    thread.join(10)
+    thread.join(60)
     assert old == [("v0", "v1")]
     manager.delete_version("a", "v1", "c")
     assert shared.versions("c", "a") == ("v0",)
@@ -147,10 +147,10 @@ def test_a_failed_flight_fails_for_all_and_is_over(manager: artifactfs.ArtifactM
     threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:
         thread.start()
-    assert gate.reached.wait(10)
+    assert gate.reached.wait(60)
     gate.open()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert len(failures) == 4
     outage.error = None
     assert shared.collections() == {"c"}
@@ -163,11 +163,11 @@ def test_waiting_is_bounded(manager: artifactfs.ArtifactManager, monkeypatch: py
     shared = over(manager, gate)
     thread = threading.Thread(target=shared.collections)
     thread.start()
-    assert gate.reached.wait(10)
+    assert gate.reached.wait(60)
     with pytest.raises(StoreTimeout):
         shared.collections()
     gate.open()
-    thread.join(10)
+    thread.join(60)
     assert shared.collections() == {"c"}
 
 

@@ -193,7 +193,7 @@ def test_writers_do_not_wait_for_a_commit(make_drive: MakeDrive) -> None:
     for number in range(3):
         drive.write("c/a/staging/f", str(number).encode())
         ids.append(drive.seal("c/a"))
-    assert gate.reached.wait(10)
+    assert gate.reached.wait(60)
     assert sorted(drive.listdir("c/a")) == ["pending.1", "pending.2", "pending.3", "staging"]
     assert [p.state for p in drive.state("c/a").pending] == [
         CommitState.COMMITTING,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from mount.settings import MountSettings
 from mount.small_files import SmallFile
 from mount.tree import VersionNode
 from mount.vfs import Vfs
+from tests.descriptors import open_below
 
 # Each fills a pack nearly alone, so that there are several.
 LARGE = {f"large{number:02}": os.urandom(CHECKED_BYTES - 1 - number) for number in range(40)}
@@ -40,16 +40,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> FileSystemArtifactManager
 @pytest.fixture
 def vfs(store: FileSystemArtifactManager, tmp_path: Path) -> Iterator[Vfs]:
     """A read-only drive that leaves no descriptor behind."""
-    # What earlier tests left to the garbage collector would fall to it in between.
-    gc.collect()
-    before = len(os.listdir("/proc/self/fd"))
     settings = MountSettings(
         "store", tmp_path, read_only=True, state_dir=tmp_path / "state", cache_dir=tmp_path / "cache"
     )
     vfs = Vfs(store, settings, None, None, driver="kernel", log_file=None)
     yield vfs
     vfs.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert store.local_root is not None
+    assert open_below(store.local_root) == open_below(tmp_path) == []
 
 
 def find(vfs: Vfs, name: str) -> SmallFile | None:

@@ -99,7 +99,7 @@ def test_a_message_that_comes_later(stage: Stage) -> None:
     drive = stage.open()
     stage.faulty.arm("commit_tree", When.HANG, FAULTS["unreachable"].error)
     seal_automatically(drive)
-    assert stage.faulty.reached.wait(20)
+    assert stage.faulty.reached.wait(60)
     request = control.encode(control.CommitRequest("", "later", ["best"]))
     with refused(errno.EBUSY):
         drive.setxattr(f"{LABEL}/pending.1", control.COMMIT, request)

@@ -3,6 +3,7 @@
 ::
 
     ArtifactError
+    ├── ArgumentError(TypeError, ValueError)   an argument of a kind that the method does not take; nothing was done
     ├── InvalidName(ValueError)          a collection, artifact, version, alias or path breaks the naming rules
     ├── NotFound(FileNotFoundError, ValueError)
     │   ├── CollectionNotFound
@@ -42,6 +43,10 @@ class ArtifactError(Exception):
     def __str__(self) -> str:
         # OSError subclasses would print "[Errno …]" or lose the message; the message is always the first argument.
         return str(self.args[0]) if self.args else type(self).__name__
+
+
+class ArgumentError(ArtifactError, TypeError, ValueError):
+    """An argument is of a kind that the method does not take; the message names it. Nothing was done."""
 
 
 class InvalidName(ArtifactError, ValueError):

@@ -87,7 +87,7 @@ def put(
             Path(local),
             address.collection,
             commit_id=new_commit_id(),
-            below=address.path or "",
+            below=_place(local, address.path),
             message=message,
             metadata={key: value for each in metadata for key, value in each.items()},
             aliases=aliases,
@@ -126,6 +126,13 @@ def result_text(result: CommitResult) -> str:
     sent, spared = show.size(result.sent_bytes), show.size(result.deduplicated_bytes)
     label = f"{info.collection}/{info.artifact} {info.version}"
     return f"{label}: {show.count(info.file_count, 'file')}, {sent} sent, {spared} already there"
+
+
+def _place(local: str, directory: str | None) -> str:
+    """Where in the version it goes: a file keeps its name, in the directory that was asked for."""
+    if directory is None or os.path.isdir(local):
+        return directory or ""
+    return f"{directory}/{os.path.basename(os.path.abspath(local))}"
 
 
 def _size_of(local: str) -> int:

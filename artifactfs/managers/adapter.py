@@ -32,6 +32,9 @@ from artifactfs.errors import (
     VersionNotFound,
 )
 from artifactfs.managers.base import ArtifactManager, CommitResult, Progress, ReferenceOf, TmpArtifact
+from artifactfs.managers.browsable import existing, path_in_version
+from artifactfs.managers.commit_id import new_commit_id
+from artifactfs.managers.options import check_options, scheme_of
 from artifactfs.objects.scan import scan_tree
 from artifactfs.objects.store import translate
 from artifactfs.plain.layout import is_reserved
@@ -40,7 +43,11 @@ T = TypeVar("T")
 
 
 def squirrel_manager(url: str, *, collection: str = "default", **options: Any) -> SquirrelAdapter:
-    """squirrel-core's FileSystemArtifactManager at an fsspec URL. Raises MissingDependency, InvalidName."""
+    """squirrel-core's FileSystemArtifactManager at an fsspec URL.
+
+    Raises MissingDependency, InvalidName, ArgumentError (an option that nothing knows).
+    """
+    check_options(scheme_of(url), options, ("collection", "serializer"))
     try:
         import squirrel.artifact_manager.filesystem as squirrel
     except ImportError as error:
@@ -134,11 +141,12 @@ class SquirrelAdapter(ArtifactManager):
         progress: Progress | None = None,
     ) -> CatalogSource:
         """Log a folder's files or one file through the wrapped manager; message, metadata and aliases are not kept."""
-        if not os.path.exists(local_path):
-            raise NotFound(f"{local_path} does not exist")
-        below = Path(artifact_path or ".").as_posix()
         result = self.commit_tree(
-            artifact_name, Path(local_path), collection, commit_id="", below="" if below == "." else below
+            artifact_name,
+            existing(local_path),
+            collection,
+            commit_id=new_commit_id(),
+            below=path_in_version(artifact_path),
         )
         if progress is not None:
             progress(result.info.size_bytes, result.info.file_count)
@@ -286,14 +294,13 @@ def _as_squirrel_keeps_it(tree: Path, below: str) -> Iterator[Path]:
     scan_tree(os.fspath(tree), below)  # refuses what no version may hold
     with tempfile.TemporaryDirectory(prefix="artifactfs-") as directory:
         flat = Path(directory, "tree")
-        top = flat / below
-        top.parent.mkdir(parents=True, exist_ok=True)
+        place = flat / (below if tree.is_dir() else below or tree.name)
+        place.parent.mkdir(parents=True, exist_ok=True)
         try:
             if tree.is_dir():
-                shutil.copytree(tree, top, copy_function=shutil.copyfile)
+                shutil.copytree(tree, place, copy_function=shutil.copyfile)
             else:
-                top.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(tree, top / tree.name)
+                shutil.copyfile(tree, place)
         except (shutil.Error, OSError) as error:
             raise UnsupportedTree(f"cannot copy {tree}: {error}") from error
         yield flat

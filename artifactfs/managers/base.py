@@ -20,10 +20,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from artifactfs import names
 from artifactfs.errors import Unsupported
+from artifactfs.managers import arguments
 from artifactfs.manifest import Entry, Manifest
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from artifactfs.findings import OnFinding, VerifyReport
     from artifactfs.managers.downloads import DownloadedBrowsing
     from artifactfs.objects.gc import GcReport
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, files done) as a transfer goes on, from any thread, and at least once at its end."""
@@ -195,12 +198,18 @@ class ArtifactManager(ABC):
     """A store of versioned artifacts. Make one with :func:`artifactfs.connect`.
 
     Wherever a method takes `collection`, None means :attr:`active_collection`. Wherever it takes `version`, it is
-    ``"v3"``, ``"latest"``, an alias, or None for the latest.
+    ``"v3"``, ``"latest"``, an alias, or None for the latest. Every method of every manager refuses arguments of the
+    wrong kind with ArgumentError (a TypeError and a ValueError) before it does anything: `managers.arguments`.
     """
 
     def __init__(self, collection: str = "default") -> None:
-        """Make a manager; `collection` is the active collection. Raises InvalidName (a ValueError)."""
-        self._active_collection = names.check_collection(collection)
+        """Make a manager; `collection` is the active collection. Raises InvalidName (a ValueError), ArgumentError."""
+        self.active_collection = collection
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        """Let the methods of every manager check their arguments."""
+        super().__init_subclass__(**more)
+        arguments.guard(cls, RULES, known_to=cls.__bases__)
 
     @property
     def active_collection(self) -> str:
@@ -210,6 +219,7 @@ class ArtifactManager(ABC):
     @active_collection.setter
     def active_collection(self, value: str) -> None:
         """Set it; raises InvalidName (a ValueError) when the name breaks the rule of `artifactfs.names`."""
+        arguments.word("collection", value)
         self._active_collection = names.check_collection(value)
 
     @property
@@ -315,7 +325,8 @@ class ArtifactManager(ABC):
     ) -> CatalogSource:
         """Log a folder's files, or one file under its own name, as the next version of `artifact_name`.
 
-        `artifact_path` is a directory of the version to put them in. `metadata` is a JSON object. Returns the version's
+        `artifact_path` is where in the version they go: the directory that gets the folder's files, or the path of the
+        one file. `metadata` is a JSON object. Returns the version's
         source: that of the latest version when the content is the same.
         Raises NotFound (no such `local_path`), UnsupportedTree, InvalidName, SerializationError (metadata that is no
         JSON), UnsafeStore, StoreFull, StoreUnreachable, AccessDenied.
@@ -507,7 +518,8 @@ class ArtifactManager(ABC):
 
         Called again with the same id (after a crash or an error of unknown outcome), it gives the version made before.
         When the content equals that of the latest version, the result is that version with ``created=False``.
-        `below` is a directory of the version to put the tree in. With `consume` the caller gives the tree away: its
+        `below` is where in the version the tree goes: the directory that gets its files, or the path of the one file;
+        '' is the version's top, where a file keeps its name. With `consume` the caller gives the tree away: its
         files may be moved or linked into the store instead of copied, and the caller deletes the tree after this
         returns. Until then every file stays readable in `tree`. With `reference_of`, files of the tree may stand for
         bytes that the store has already; only where `takes_references`.
@@ -564,3 +576,20 @@ class ArtifactManager(ABC):
         from artifactfs.managers.downloads import DownloadedBrowsing
 
         return DownloadedBrowsing(self)
+
+
+RULES: Mapping[str, arguments.Rule] = {
+    **arguments.RULES,
+    "info": arguments.instance_of(VersionInfo),
+    "entry": arguments.instance_of(Entry),
+}
+"""What the arguments of a manager's methods may be, by their names."""
+
+
+def guarded(method: _Method) -> _Method:
+    """Decorate a public method that only some managers have, so that it checks its arguments as the others do."""
+    return arguments.checked(method, RULES)
+
+
+arguments.guard(ArtifactManager, RULES)
+DirectoryLogger.__init__ = arguments.checked(DirectoryLogger.__init__, RULES)  # type: ignore[method-assign]

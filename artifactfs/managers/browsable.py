@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from artifactfs import names
 from artifactfs.catalog import Catalog, CatalogSource, catalog_key, source_of
 from artifactfs.errors import CollectionNotFound, NotFound, PathNotFound
+from artifactfs.managers import arguments
 from artifactfs.managers.base import (
     ArtifactManager,
     CommitResult,
@@ -25,8 +26,10 @@ from artifactfs.managers.base import (
     ReferenceOf,
     TmpArtifact,
     VersionInfo,
+    guarded,
 )
 from artifactfs.managers.commit_id import new_commit_id
+from artifactfs.managers.options import check_options, scheme_of
 from artifactfs.manifest import Entry, Manifest
 
 if TYPE_CHECKING:
@@ -88,6 +91,7 @@ class BrowsableManager(ArtifactManager):
         """As in `ArtifactManager`."""
 
     @abstractmethod
+    @guarded
     def restore(self, info: VersionInfo, target: Path, progress: Progress | None = None) -> None:
         """Write a version's files to the directory `target`, as `download_artifact` promises."""
 
@@ -171,15 +175,12 @@ class BrowsableManager(ArtifactManager):
         progress: Progress | None = None,
     ) -> CatalogSource:
         """Log a folder's files or one file, as `ArtifactManager.log_files` says."""
-        if not os.path.exists(local_path):
-            raise NotFound(f"{local_path} does not exist")
-        below = Path(artifact_path or ".").as_posix()
         result = self.commit_tree(
             artifact_name,
-            Path(local_path),
+            existing(local_path),
             collection,
             commit_id=new_commit_id(),
-            below="" if below == "." else names.check_path(below),
+            below=path_in_version(artifact_path),
             message=message,
             metadata=metadata,
             aliases=aliases,
@@ -204,6 +205,7 @@ class BrowsableManager(ArtifactManager):
         self.restore(info, target, progress)
         return target
 
+    @guarded
     def source(self, info: VersionInfo) -> CatalogSource:
         """The catalog's description of one version. Raises StoreUnreachable, AccessDenied."""
         catalog = Catalog()
@@ -214,6 +216,19 @@ class BrowsableManager(ArtifactManager):
     def _source(self, info: VersionInfo, aliases: Mapping[str, str]) -> Any:
         mine = [alias for alias, version in aliases.items() if version == info.version]
         return source_of(self.url, info, self.storage_options, mine)
+
+
+def existing(local_path: str | os.PathLike[str]) -> Path:
+    """The path. Raises NotFound when nothing is there."""
+    if not os.path.exists(local_path):
+        raise NotFound(f"{local_path} does not exist")
+    return Path(local_path)
+
+
+def path_in_version(artifact_path: str | os.PathLike[str] | None) -> str:
+    """What `log_files` is given as `artifact_path`, as `commit_tree` takes it: '' is the top. Raises InvalidName."""
+    below = Path(artifact_path or ".").as_posix()
+    return "" if below == "." else names.check_path(below)
 
 
 class StoredManager(BrowsableManager):
@@ -227,7 +242,9 @@ class StoredManager(BrowsableManager):
         single_writer: bool,
         storage_options: Mapping[str, Any],
     ) -> None:
-        """`store` is what was opened at `url`, with the rest. Raises InvalidName."""
+        """`store` is what was opened at `url`, with the rest. Raises InvalidName, ArgumentError."""
+        arguments.flag("single_writer", single_writer)
+        check_options(scheme_of(url), storage_options)
         super().__init__(collection)
         self.store = store
         self._made_from = url, single_writer, storage_options

@@ -185,8 +185,8 @@ class DownloadedBrowsing:
             raise PathNotFound(f"{entry.path} of {info.collection}/{info.artifact} {info.version} is not a file")
         try:
             with open(where.path, "rb") as file:
-                file.seek(max(0, offset))
-                return file.read(-1 if size_bytes is None else max(0, size_bytes))
+                file.seek(offset)
+                return file.read(-1 if size_bytes is None else size_bytes)
         except OSError as error:
             raise IntegrityError(f"{entry.path}: cannot read it where it was downloaded to: {error}") from error
 
@@ -199,7 +199,8 @@ class DownloadedBrowsing:
             latest = None
         if latest is not None and latest.digest == digest:
             return CommitResult(latest, created=False)
-        source = self._manager.log_files(artifact, tree, collection, Path(below) if below else None)
+        place = below if tree.is_dir() else below or tree.name
+        source = self._manager.log_files(artifact, tree, collection, Path(place) if place else None)
         info = self.version_info(collection, artifact, names.version_name(source.version - 1))
         return CommitResult(info, created=True, sent_bytes=info.size_bytes)
 

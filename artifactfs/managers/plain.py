@@ -209,9 +209,8 @@ class PlainArtifactManager(StoredManager):
         """Bytes of one file. A read of the whole file is checked against its digest where that is known."""
         if entry.kind is not EntryKind.FILE:
             raise PathNotFound(f"{entry.path} of {info.collection}/{info.artifact} {info.version} is not a file")
-        offset = max(0, offset)
         left = max(0, entry.size_bytes - offset)
-        count = left if size_bytes is None else max(0, min(size_bytes, left))
+        count = left if size_bytes is None else min(size_bytes, left)
         if count == entry.size_bytes:
             return self._contents.read_whole(info, entry)
         return self._contents.read(info, entry, offset, count)
@@ -301,10 +300,6 @@ class PlainArtifactManager(StoredManager):
         collection = collection or self.active_collection
         names.check_collection(collection)
         names.check_artifact(artifact)
-        for alias in aliases:
-            names.check_alias(alias)
-        if not commit_id:
-            raise InvalidName("a commit needs an id: see new_commit_id")
         if reference_of is not None:
             raise Unsupported("squirrel's layout keeps every file in its version: none can stand for another's bytes")
         self._require_writer()

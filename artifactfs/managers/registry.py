@@ -9,15 +9,25 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from typing import Any
 
-from artifactfs.errors import MissingDependency, UnknownScheme
+from artifactfs.catalog.address import without_url_secrets
+from artifactfs.errors import ArgumentError, MissingDependency, UnknownScheme
+from artifactfs.managers import arguments
 from artifactfs.managers.base import ArtifactManager
+from artifactfs.managers.options import scheme_of
 
 PLAIN = "plain+"
 SQUIRREL = "squirrel+"
 WANDB = "wandb"
 _LOCAL = frozenset({"", "file", "local"})
+# Of these the scheme alone names a place.
+_WHOLE = frozenset({"memory", WANDB})
+# Words that only a URL begins with, and any other before ":/".
+_ONE_SLASH = re.compile(
+    r"(s3a?|gs|gcs|az|abfss?|file|sftp|ssh|webdav|memory|wandb|[a-z][a-z0-9+.-]+(?=:/)):(/?[^/].*)\Z", re.IGNORECASE
+)
 _EXTRAS = {
     "s3": "s3",
     "s3a": "s3",
@@ -60,7 +70,7 @@ _NO_STORES = frozenset(
 )
 
 
-def connect(url: str, *, collection: str = "default", **options: Any) -> ArtifactManager:
+def connect(url: str | os.PathLike[str], *, collection: str = "default", **options: Any) -> ArtifactManager:
     """Open the store at `url`: a local path, ``file://``, ``memory://``, ``s3://``, ``gs://`` or another fsspec URL.
 
     `collection` is the manager's active collection. `options` are those of the backend, such as ``single_writer`` or
@@ -71,13 +81,16 @@ def connect(url: str, *, collection: str = "default", **options: Any) -> Artifac
     ``wandb://ENTITY/PROJECT`` is a project of Weights & Biases.
 
     Raises:
+        ArgumentError: `url` is empty or no path or URL, or an option is unknown; the message names the one meant.
         UnknownScheme: nothing here opens such a URL; the message lists what works.
         MissingDependency: a package is missing; the message says how to install it.
         InvalidName: `collection` breaks the rule.
     """
-    url = str(url)
+    arguments.url("url", url)
+    url = os.fspath(url)
     place = url.removeprefix(PLAIN).removeprefix(SQUIRREL)
-    scheme = place.partition("://")[0].lower() if "://" in place else ""
+    _check_place(place)
+    scheme = scheme_of(place)
     if scheme == WANDB:
         from artifactfs.managers.wandb import WandbArtifactManager
 
@@ -95,6 +108,18 @@ def connect(url: str, *, collection: str = "default", **options: Any) -> Artifac
     from artifactfs.managers.filesystem import FileSystemArtifactManager
 
     return FileSystemArtifactManager(url, collection=collection, **options)
+
+
+def _check_place(place: str) -> None:
+    """Raises ArgumentError for a URL that names no place, UnknownScheme for one that was mistyped."""
+    scheme, separator, path = place.rpartition("://")
+    if not path.strip() and scheme.lower() not in _WHOLE:
+        raise ArgumentError("url names no store: use a path, such as ./store, or a URL, such as s3://bucket/store")
+    mistyped = None if separator else _ONE_SLASH.match(place)
+    if mistyped is not None and not os.path.exists(place):
+        scheme, rest = mistyped[1].lower(), mistyped[2].lstrip("/")
+        meant = without_url_secrets(f"{scheme}://{'/' if scheme in _LOCAL else ''}{rest}")
+        raise UnknownScheme(f"url looks mistyped: write {meant}, or put ./ before a path with a colon in it")
 
 
 def _looks_plain(place: str) -> bool:

@@ -47,7 +47,7 @@ _DEDUP_FILES = 1_000_000
 class Commit:
     """What is to become a version: the tree, where it goes and what the record says of it.
 
-    `below` is a directory of the version to put the tree in, '' for its top. `consume`: see
+    `below` is where in the version the tree goes, '' for its top. `consume`: see
     `ArtifactManager.commit_tree`.
     """
 
@@ -250,8 +250,9 @@ class Committer:
             commit.progress(made.size_bytes, made.file_count)
         if commit.consume and self._store.local_root is not None:
             below = len(commit.below) + 1 if commit.below else 0
+            is_file = os.path.isfile(commit.tree)
             self._store.settle(
-                (layout.object_key(entry.object), f"{commit.tree}/{entry.path[below:]}")
+                (layout.object_key(entry.object), commit.tree if is_file else f"{commit.tree}/{entry.path[below:]}")
                 for entry in self._load_manifest(made.manifest)
                 if entry.object is not None and entry.object == entry.digest
             )

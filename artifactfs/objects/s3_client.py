@@ -30,6 +30,11 @@ _WITHOUT_MEANING = frozenset(
         *("use_listings_cache", "listings_expiry_time", "max_paths"),
     }
 )
+OPTIONS = _WITHOUT_MEANING | {
+    *("anon", "key", "username", "secret", "password", "token", "endpoint_url", "use_ssl", "client_kwargs"),
+    *("config_kwargs", "s3_additional_kwargs", "requester_pays", "profile"),
+}
+"""The storage options that :func:`open_place` takes."""
 PIECE_BYTES = 1 << 20
 """What is sent or received at once: a connection holds so much in memory."""
 

@@ -40,13 +40,14 @@ class Scan(NamedTuple):
 
 
 def scan_tree(tree: str, below: str = "") -> Scan:
-    """List the directory `tree`, or the single regular file `tree` under its own name.
+    """List the directory `tree`, or the single regular file `tree`.
 
-    `below` is a directory of the version to put it in. Raises UnsupportedTree (naming the path), AccessDenied,
+    `below` is where in the version it goes, '' the top, where a file keeps its name. Raises UnsupportedTree (naming the
+    path), AccessDenied,
     InvalidName (`below` breaks the rules).
     """
     root = os.fsencode(os.path.abspath(tree))
-    prefix = os.fsencode(names.check_path(below)) + b"/" if below else b""
+    top = os.fsencode(names.check_path(below)) if below else b""
     builder = ManifestBuilder()
     try:
         status = os.stat(root)
@@ -54,11 +55,12 @@ def scan_tree(tree: str, below: str = "") -> Scan:
         raise unreadable(root, error) from error
     if stat.S_ISREG(status.st_mode):
         root = os.path.realpath(root)  # a file named through a symlink is logged as the file
-        path = prefix + os.path.basename(os.fsencode(os.path.abspath(tree)))
+        path = top or os.path.basename(os.fsencode(os.path.abspath(tree)))
         _add(builder, path, b"", root, status)
         return Scan(root, path, builder)
     if not stat.S_ISDIR(status.st_mode):
         raise UnsupportedTree(f"{tree} is neither a directory nor a regular file")
+    prefix = top + b"/" if top else b""
     for path, status in _walk(root):
         _add(builder, prefix + path, path, root, status)
     return Scan(root, prefix, builder)

@@ -148,7 +148,7 @@ class _Filling:
         Raises UnsupportedTree when a file is not as it was scanned, AccessDenied, OSError.
         """
         builder = self._scan.builder
-        os.makedirs(self._root + b"/" + os.fsencode(self._commit.below))
+        os.makedirs(self._root + b"/" + os.path.dirname(self._scan.prefix))
         for row, path in enumerate(builder.paths):
             place = self._root + b"/" + path
             kind = builder.kinds[row]

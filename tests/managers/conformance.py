@@ -182,11 +182,13 @@ class Logging:
         assert (source.identifier, source.version) == ("default/folder", 1)
         manager.log_files("file", tree / "a.txt")
         manager.log_files("both", tree / "a.txt", "other", Path("x/y"))
+        manager.log_files("renamed", tree / "a.txt", artifact_path=Path("b.txt"))
         manager.log_files("below", str(tree), artifact_path="top")  # type: ignore[arg-type]
         for artifact, collection, expected in (
             ("folder", None, contents(tree)),
             ("file", None, {"a.txt": b"alpha"}),
-            ("both", "other", {"x/y/a.txt": b"alpha"}),
+            ("both", "other", {"x/y": b"alpha"}),
+            ("renamed", None, {"b.txt": b"alpha"}),
             ("below", None, {f"top/{path}": data for path, data in contents(tree).items()}),
         ):
             path = manager.download_artifact(artifact, collection, to=tmp_path / "out")

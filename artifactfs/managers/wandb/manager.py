@@ -38,8 +38,10 @@ from artifactfs.errors import (
     PathNotFound,
     VersionNotFound,
 )
-from artifactfs.managers.base import CommitResult, Progress, ReferenceOf, VersionInfo
+from artifactfs.managers import arguments
+from artifactfs.managers.base import CommitResult, Progress, ReferenceOf, VersionInfo, guarded
 from artifactfs.managers.browsable import BrowsableManager
+from artifactfs.managers.options import check_known
 from artifactfs.managers.wandb import commits, process, side_file
 from artifactfs.managers.wandb.project import Project
 from artifactfs.managers.wandb.references import FOLLOWED, References, schemes_of
@@ -87,6 +89,9 @@ class WandbArtifactManager(BrowsableManager):
         Raises InvalidName, MissingDependency (wandb is not installed).
         """
         super().__init__(collection)
+        for name, value in (("entity", entity), ("project", project), ("references", references)):
+            if value is not None or name == "references":
+                arguments.word(name, value)
         process.require_client()
         self._made_from = entity, project, references
         self._project = Project(entity, project)
@@ -100,7 +105,11 @@ class WandbArtifactManager(BrowsableManager):
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> WandbArtifactManager:
-        """The manager of ``wandb://ENTITY/PROJECT``; either may be left out. Raises InvalidName, MissingDependency."""
+        """The manager of ``wandb://ENTITY/PROJECT``; either may be left out.
+
+        Raises InvalidName, ArgumentError (an option that it does not know), MissingDependency.
+        """
+        check_known(options, ("collection", "references"))
         entity, _, project = url.partition("://")[2].rstrip("/").partition("/")
         return cls(entity or None, project or None, **options)
 
@@ -265,9 +274,8 @@ class WandbArtifactManager(BrowsableManager):
         known = loaded.manifest.find(entry.path)
         if known is None or known.kind is not EntryKind.FILE or known.size_bytes != entry.size_bytes:
             raise IntegrityError(f"{label}: the version has no such file")
-        offset = max(0, offset)
         left = max(0, entry.size_bytes - offset)
-        count = left if size_bytes is None else max(0, min(size_bytes, left))
+        count = left if size_bytes is None else min(size_bytes, left)
         if count == 0:
             return b""
         stored = loaded.stored.get(entry.path, entry.path)
@@ -327,10 +335,10 @@ class WandbArtifactManager(BrowsableManager):
         names.check_alias(alias)
         self.add_aliases(self.version_info(artifact, collection, version), [alias])
 
+    @guarded
     def add_aliases(self, info: VersionInfo, aliases: Sequence[str]) -> None:
         """Point aliases at a version."""
         for alias in aliases:
-            names.check_alias(alias)
             self._project.ask(
                 VersionNotFound(f"no version {info.version!r} of {info.artifact}"),
                 "set_alias",
@@ -382,10 +390,6 @@ class WandbArtifactManager(BrowsableManager):
         Raises SerializationError for metadata that is no JSON or has more than 99 keys; InvalidName too where another
         type has an artifact of that name.
         """
-        for alias in aliases:
-            names.check_alias(alias)
-        if not commit_id:
-            raise InvalidName("a commit needs an id: see new_commit_id")
         wanted = commits.Commit(
             collection or self.active_collection,
             artifact,

@@ -24,6 +24,7 @@ _TABLE: tuple[tuple[type[BaseException], int], ...] = (
     (drive.AttributeTooLong, errno.ERANGE),
     (drive.NoSuchOffset, errno.ENXIO),
     (drive.AttributeUnsupported, errno.ENOTSUP),
+    (store.ArgumentError, errno.EINVAL),
     (store.InvalidName, errno.EINVAL),
     (store.NotFound, errno.ENOENT),
     (store.AlreadyExists, errno.EEXIST),

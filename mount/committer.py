@@ -22,6 +22,7 @@ from typing import Any
 
 from artifactfs.errors import ArtifactError, IntegrityError
 from artifactfs.managers.base import ArtifactManager, CommitResult
+from mount.area import StagingArea
 from mount.control import CommitRequest, CommitState, Finished
 from mount.errors import Busy, NothingStaged
 from mount.ignore import prune
@@ -29,7 +30,7 @@ from mount.pending import PendingTree
 from mount.references import referred_entry
 from mount.settings import MountSettings
 from mount.staged_tree import StagedTree
-from mount.staging import ArtifactStaging, StagingArea
+from mount.staging import ArtifactStaging
 
 logger = logging.getLogger(__name__)
 

@@ -86,7 +86,8 @@ class CommitRequest(msgspec.Struct, frozen=True, omit_defaults=True):
 class Staged(msgspec.Struct, frozen=True):
     """What lies in one staging directory. `quiet_s` is the time since the last change.
 
-    `untouched`: it was filled from a version and nobody has changed anything, so it is not committed by itself.
+    `untouched`: it was filled from a version and nobody has changed anything, so it is not committed by itself. `held`:
+    why it is not committed at all: the staging disk did not keep all of it.
     """
 
     files: int
@@ -94,6 +95,7 @@ class Staged(msgspec.Struct, frozen=True):
     open_for_writing: int
     quiet_s: float
     untouched: bool = False
+    held: str | None = None
 
 
 class Pending(msgspec.Struct, frozen=True):

@@ -148,8 +148,8 @@ class Daemon:
 
     def _build(self, manager: ArtifactManager, driver: Driver, stack: contextlib.ExitStack) -> Vfs:
         """The file system, with its staging area and committer unless it is read-only; `stack` takes them down."""
+        from mount.area import StagingArea
         from mount.committer import Committer
-        from mount.staging import StagingArea
         from mount.vfs import Vfs
 
         settings = self._settings

@@ -18,6 +18,7 @@ _TABLE: tuple[tuple[type[BaseException], int], ...] = (
     (drive.Stale, errno.ESTALE),
     (drive.CrossTree, errno.EXDEV),
     (drive.Busy, errno.EBUSY),
+    (drive.Held, errno.EIO),
     (drive.NoRoom, errno.ENOSPC),
     (drive.NothingStaged, errno.ENODATA),
     (drive.NoSuchAttribute, errno.ENODATA),

@@ -9,6 +9,7 @@
         ├── Stale                the node belonged to a staging that has been sealed or discarded; look it up again
         ├── CrossTree            a rename or link between two trees; programs copy instead
         ├── Busy                 staged files are open for writing
+        ├── Held                 what is staged is not all on disk, and must not be committed
         ├── NoRoom               the staging disk keeps the rest of its room for others
         ├── NothingStaged        a commit or discard of an empty staging
         ├── NoSuchAttribute      an extended attribute that is not there
@@ -44,6 +45,10 @@ class CrossTree(DriveError):
 
 class Busy(DriveError):
     """Staged files are open for writing."""
+
+
+class Held(DriveError):
+    """The staging disk has failed to keep what is staged; it waits for the user."""
 
 
 class NoRoom(DriveError):

@@ -22,9 +22,10 @@ from artifactfs.errors import (
 )
 from artifactfs.managers.base import ArtifactManager, VersionInfo
 from artifactfs.manifest import Manifest
+from mount.area import StagingArea
 from mount.errors import NotPermitted
 from mount.listing import Listing
-from mount.staging import ArtifactStaging, StagingArea
+from mount.staging import ArtifactStaging
 from mount.tree import Alias, Artifact, Collection, LoadedVersion, Node, Root, StagedNode, VersionNode, ino_of, join
 
 MANIFEST_CACHE_BYTES = 512 << 20

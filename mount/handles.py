@@ -378,7 +378,12 @@ class StagedFile:
 
     def fsync(self, data_only: bool) -> None:
         """Make the file durable. Raises OSError."""
-        (os.fdatasync if data_only else os.fsync)(self.fd)
+        try:
+            # fdatasync(2) may leave behind that a file stopped being a reference; see `References.had`.
+            (os.fdatasync if data_only and not self.tree.references.had(self.fd) else os.fsync)(self.fd)
+        except OSError as error:
+            self.tree.note_lost(error)
+            raise
 
     def close(self) -> None:
         """Close; the tree learns that a writer is gone."""

@@ -2,9 +2,9 @@
 
 ``artifactfs stage`` fills staging from a version without moving bytes: each file is made at its full length as one
 hole, and an extended attribute on the staging disk (`ATTRIBUTE`) says where its bytes lie in the store. Reading it
-reads the store; the first write puts the bytes into the file and then takes the attribute away, so a crash at any
-moment leaves either a reference or a whole file. An attribute that tells another length than the file has is void: the
-file was cut.
+reads the store; the first write puts the bytes into the file, on disk, and then takes the attribute away, so a crash or
+a loss of power at any moment leaves either a reference or a whole file. An attribute that tells another length than the
+file has is void: the file was cut.
 
 Neighbours: `staged_tree` and `handles` ask here before they touch a file's bytes, the committer hands references to a
 manager that takes them. Threading: safe from any thread; the locks are leaves and never held while bytes are read. Of
@@ -79,8 +79,9 @@ class Reference(msgspec.Struct, frozen=True, array_like=True):
 
     def attach(self, fd: int) -> None:
         """Make an empty file stand for these bytes. Raises OSError where the disk keeps no such attributes."""
-        os.ftruncate(fd, self.size_bytes)
+        # In this order the attribute is void until the file has its length; the other way it would be full of zeros.
         os.setxattr(fd, ATTRIBUTE, msgspec.msgpack.encode(self))
+        os.ftruncate(fd, self.size_bytes)
 
 
 def reference_of(where: int | str, size_bytes: int) -> Reference | None:
@@ -150,6 +151,8 @@ class OpenReference:
             return
         try:
             self._fill(fd)
+            # The attribute vouches for the bytes until they are on disk.
+            os.fdatasync(fd)
             self.forget(fd)
             mine.set_result(None)
         except BaseException as error:
@@ -177,7 +180,9 @@ class References:
     def __init__(self, reader: VersionReader) -> None:
         self._reader = reader
         self._lock = threading.Lock()
-        self._open: weakref.WeakValueDictionary[int, OpenReference] = weakref.WeakValueDictionary()
+        # By device and inode: overlayfs may show files of two layers with one number.
+        self._open: weakref.WeakValueDictionary[tuple[int, int], OpenReference] = weakref.WeakValueDictionary()
+        self._had: set[tuple[int, int]] = set()
 
     def find(self, fd: int) -> OpenReference | None:
         """What the open file refers to; None for one with bytes of its own. Raises OSError."""
@@ -187,16 +192,25 @@ class References:
             # Void after a crash in the middle of a truncate; it must not come true again when the file grows.
             remove_attribute(fd)
             return None
+        inode = found.st_dev, found.st_ino
         with self._lock:
-            shared = self._open.get(found.st_ino)
+            self._had.add(inode)
+            shared = self._open.get(inode)
             if shared is None or shared.reference != reference:
-                shared = self._open[found.st_ino] = OpenReference(reference, self._open_content)
+                shared = self._open[inode] = OpenReference(reference, self._open_content)
             return shared
+
+    def had(self, fd: int) -> bool:
+        """Whether the open file has been a reference: that it is none any more is on disk only after fsync(2)."""
+        found = os.fstat(fd)
+        with self._lock:
+            return (found.st_dev, found.st_ino) in self._had
 
     def renew(self, fd: int) -> OpenReference | None:
         """As `find`, for a file that was made to refer just now: what was known of it before is over."""
+        found = os.fstat(fd)
         with self._lock:
-            self._open.pop(os.fstat(fd).st_ino, None)
+            self._open.pop((found.st_dev, found.st_ino), None)
         return self.find(fd)
 
     def resolve_all(self, root: Path) -> None:

@@ -51,6 +51,7 @@ class StagedTree:
         on_dirty: Callable[[], None],
         room: DiskRoom,
         references: References,
+        on_lost: Callable[[OSError], None],
         *,
         sealed: bool = False,
     ) -> None:
@@ -58,6 +59,10 @@ class StagedTree:
         self.room = room
         self.references = references
         self.sealed = sealed
+        self.held: str | None = None
+        """Why nothing of it may be committed: a sync of it has failed."""
+        self.note_lost = on_lost
+        """To be called when a sync of a file has failed."""
         self.last_change_ns = time.monotonic_ns()
         self.touched = False
         self._on_dirty = on_dirty
@@ -83,8 +88,8 @@ class StagedTree:
         return (time.monotonic_ns() - self.last_change_ns) / 1e9
 
     def is_dirty(self) -> bool:
-        """Whether something was changed and something is there."""
-        return self.touched and not self.is_empty()
+        """Whether there is something to commit: something was changed, something is there, and it is not held."""
+        return self.touched and self.held is None and not self.is_empty()
 
     def exists(self) -> bool:
         """Whether the tree is on disk; a staging nobody wrote to is not."""

@@ -1,57 +1,58 @@
-"""The staging area: the files people write, on disk, until they are a version.
+"""What one artifact has staged: the files people write, on disk, until they are a version.
 
-On disk, below the area's root::
+On disk, below the artifact's directory in the staging area::
 
-    lock                                        flock held by the daemon that owns the area
-    artifacts/<collection>/<artifact>/staging/          the writable tree
-    artifacts/<collection>/<artifact>/pending.<n>/      a sealed tree: commit.json and tree/
+    staging/            the writable tree
+    untouched           staging was filled from a version, and nobody has changed anything since
+    held                a sync of what is staged has failed, and why; it is not committed
+    pending.<n>/        a sealed tree: commit.json and tree/
+    .discarded.<n>/     a tree that is not staging yet, or not any more
 
-Sealing writes ``commit.json`` first and then renames ``staging`` to ``pending.<n>/tree``: the rename is the moment.
-A ``pending.<n>`` without ``tree`` is a seal that did not happen and is removed at the next start. So what has been
-written is at every moment in exactly one place, whatever dies.
+Sealing writes ``commit.json`` first, puts all that is staged on disk, and then renames ``staging`` to
+``pending.<n>/tree``: the rename is the moment. A ``pending.<n>`` without ``tree`` is a seal that did not happen and is
+removed at the next start. So what has been written is at every moment in exactly one place, whatever dies.
 
-Neighbours: the vfs reads and writes trees, the committer seals them and takes them away. Threading: safe from any
-thread. Lock order: `StagingArea._lock` → `ArtifactStaging.lock` (also the lock of its trees) →
+Neighbours: `area` finds and makes these, the vfs reads and writes trees, the committer seals them and takes them away.
+Threading: safe from any thread. Lock order: `StagingArea._lock` → `ArtifactStaging.lock` (also the lock of its trees) →
 `StagingArea._dirty_lock`; none is held across a backend call, only across system calls on the local disk.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
+import logging
 import os
-import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from artifactfs import durable
-from artifactfs.errors import ArtifactError
 from artifactfs.longpaths import remove_tree
-from artifactfs.managers.base import ArtifactManager
 from artifactfs.managers.commit_id import new_commit_id
 from artifactfs.names import PENDING_PREFIX, STAGING
 from mount.control import ArtifactState, CommitRequest, CommitState, Finished, Staged
-from mount.errors import Busy, NothingStaged, NotPermitted
+from mount.errors import Busy, Held, NothingStaged, NotPermitted
 from mount.handles import VersionReader
-from mount.listing import memory_of
 from mount.pending import PendingTree, SealRecord
 from mount.references import References
 from mount.room import DiskRoom
-from mount.settings import MountSettings
 from mount.staged_tree import StagedTree
 from mount.tree import LoadedVersion
 
+logger = logging.getLogger(__name__)
+
+Sync = Callable[[], None]
 OnDirty = Callable[["ArtifactStaging"], None]
 
-# Beside an artifact's staging directory: whether it was filled from a version and nobody changed anything since, and
-# trees that are not staging yet or not any more.
+# Beside an artifact's staging directory; see the module docstring.
 UNTOUCHED = "untouched"
 TRASH = ".discarded"
+HELD = "held"
 
 # Between the steps of a save (close, rename, chmod, utimens) a program does nothing for microseconds; on a busy machine
 # it may have to wait for its turn. A commit on request seals no sooner after the last change.
@@ -63,16 +64,20 @@ _REMEMBERED_RESULTS = 64
 _SYNC_ROUNDS = 3
 
 
-class AreaBusy(ArtifactError):
-    """Another daemon owns the staging area."""
-
-
 class ArtifactStaging:
     """What one artifact has staged and pending."""
 
     def __init__(
-        self, directory: Path, collection: str, artifact: str, on_dirty: OnDirty, room: DiskRoom, reader: VersionReader
+        self,
+        directory: Path,
+        collection: str,
+        artifact: str,
+        on_dirty: OnDirty,
+        room: DiskRoom,
+        reader: VersionReader,
+        sync: Sync,
     ) -> None:
+        """`sync` puts the whole staging disk on disk; when it fails it calls `hold` of every artifact."""
         self.directory = directory
         self.collection = collection
         self.artifact = artifact
@@ -81,6 +86,7 @@ class ArtifactStaging:
         self._sealing = threading.Lock()
         self._on_dirty = on_dirty
         self._room = room
+        self._sync = sync
         self._references = References(reader)
         self.staged = self._new_tree()
         self.pending: list[PendingTree] = []
@@ -101,6 +107,10 @@ class ArtifactStaging:
                 remove_tree(directory)
             else:
                 self.pending.append(PendingTree(directory, self._sealed_tree(directory), record))
+        if self.staged.is_empty():
+            (self.directory / HELD).unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            self.staged.held = (self.directory / HELD).read_text(errors="replace")
         if not self.staged.is_empty() and not self.is_untouched:
             self.staged.touch()
         elif self.pending:
@@ -121,14 +131,35 @@ class ArtifactStaging:
         return record
 
     def _new_tree(self) -> StagedTree:
-        return StagedTree(self.directory / STAGING, self.changed, self._note_touched, self._room, self._references)
+        return StagedTree(
+            self.directory / STAGING, self.changed, self._note_touched, self._room, self._references, self.hold
+        )
 
     def _sealed_tree(self, directory: Path) -> StagedTree:
-        return StagedTree(directory / "tree", self.changed, lambda: None, self._room, self._references, sealed=True)
+        return StagedTree(
+            directory / "tree", self.changed, _nothing, self._room, self._references, _nothing, sealed=True
+        )
 
     def _note_touched(self) -> None:
         (self.directory / UNTOUCHED).unlink(missing_ok=True)
         self._on_dirty(self)
+
+    def hold(self, error: OSError) -> None:
+        """Commit nothing of what is staged: a sync has told that not all of it is on disk.
+
+        Programs may still see it all in memory, and a sync that succeeds now proves nothing. So it waits, over remounts
+        too, until it is discarded or its last file is removed.
+        """
+        # Without the lock: who finds out may hold that of another artifact.
+        staged = self.staged
+        if staged.held is not None or staged.is_empty():
+            return
+        reason = staged.held = error.strerror or type(error).__name__
+        logger.error("the staging disk did not keep what is staged for %s, which is held: %s", self.label, reason)
+        try:
+            durable.replace(self.directory / HELD, reason.encode())
+        except OSError as unsaved:
+            logger.error("cannot note on disk that what is staged for %s is held: %s", self.label, unsaved)
 
     @property
     def is_untouched(self) -> bool:
@@ -178,6 +209,7 @@ class ArtifactStaging:
                 return sealed
             if self.staged.is_empty():
                 raise NothingStaged(f"nothing is staged for {self.label}")
+            self._refuse_held()
             if not request.force:
                 self._wait_for_writers(wait_s)
                 self._settle(max(wait_s, _SETTLE_WAIT_S))
@@ -194,9 +226,9 @@ class ArtifactStaging:
             pending = PendingTree(directory, self.staged, record)
             try:
                 pending.save()
-                self._sync_staged()
+                synced_ns = self._sync_staged()
                 with self.lock:
-                    self._move_staged(pending, quiet_s, force=request.force)
+                    self._move_staged(pending, quiet_s, synced_ns, force=request.force)
             except BaseException:
                 if not (directory / "tree").exists():
                     remove_tree(directory)
@@ -228,15 +260,26 @@ class ArtifactStaging:
                 raise Busy(f"{self.label} is being changed")
             time.sleep(min(left, left_to_wait))
 
-    def _sync_staged(self) -> None:
-        """Make the staged files durable while writers go on; what changes meanwhile is caught by another round."""
+    def _refuse_held(self) -> None:
+        if self.staged.held is not None:
+            raise Held(
+                f"the staging disk did not keep all that is staged for {self.label} ({self.staged.held}): copy what is "
+                "whole to another place, discard what is staged, and copy it back"
+            )
+
+    def _sync_staged(self) -> int:
+        """Put the staged files on disk while writers go on; what changes meanwhile is caught by another round.
+
+        Returns the time of the last change that is on disk for certain.
+        """
         for _ in range(_SYNC_ROUNDS):
             before = self.staged.last_change_ns
-            durable.sync_filesystem(self.staged.root)
+            self._sync()
             if self.staged.last_change_ns == before:
-                return
+                break
+        return before
 
-    def _move_staged(self, pending: PendingTree, quiet_s: float, *, force: bool) -> None:
+    def _move_staged(self, pending: PendingTree, quiet_s: float, synced_ns: int, *, force: bool) -> None:
         """The rename. Called with the lock held, so that no operation falls between the two trees."""
         if not force:
             self._wait_for_writers(0)
@@ -245,8 +288,11 @@ class ArtifactStaging:
         if self.staged.is_empty():
             raise NothingStaged(f"nothing is staged for {self.label}")
         staged = self.staged
-        # What may fail for want of room comes before the rename.
+        # What may fail for want of room, and all that puts bytes on disk, comes before the rename.
         files = staged.copy_open(pending.directory) if force else None
+        if staged.last_change_ns != synced_ns or (files is not None and files.copies):
+            self._sync()
+        self._refuse_held()
         staged.move(pending.directory / "tree")
         (self.directory / UNTOUCHED).unlink(missing_ok=True)
         self.staged = self._new_tree()
@@ -264,10 +310,14 @@ class ArtifactStaging:
                     raise NothingStaged(f"nothing is staged for {self.label}")
                 files, _ = self.staged.usage()
                 self.staged.move(trash)
-                (self.directory / UNTOUCHED).unlink(missing_ok=True)
+                self._forget_marks()
                 self.staged = self._new_tree()
             remove_tree(trash)
             return files
+
+    def _forget_marks(self) -> None:
+        for mark in (UNTOUCHED, HELD):
+            (self.directory / mark).unlink(missing_ok=True)
 
     def remove(self, pending: PendingTree) -> None:
         """Take a sealed tree away, after its commit or to discard it. Raises OSError."""
@@ -310,6 +360,9 @@ class ArtifactStaging:
         with self.lock:
             if self.pending or not self.staged.is_empty() or self.staged.open_for_writing():
                 return False
+            if self.staged.held is not None:
+                self._forget_marks()
+                self.staged.held = None
             self.staged.touched = False
             return True
 
@@ -327,136 +380,9 @@ class ArtifactStaging:
         if not staged.is_empty():
             with self.lock:
                 writers = len(staged.open_for_writing())
-            shown = Staged(files, size_bytes, writers, round(staged.quiet_s, 3), self.is_untouched)
+            shown = Staged(files, size_bytes, writers, round(staged.quiet_s, 3), self.is_untouched, staged.held)
         return ArtifactState(self.collection, self.artifact, shown, [p.describe() for p in pending], finished)
 
 
-class StagingArea:
-    """Everything staged through one mount. One daemon at a time owns it."""
-
-    def __init__(self, root: Path, lock_fd: int, manager: ArtifactManager, settings: MountSettings) -> None:
-        self.root = root
-        self.room = DiskRoom(root, settings.min_free_bytes)
-        self.reader = VersionReader(manager, settings)
-        self._lock_fd = lock_fd
-        self._lock = threading.Lock()
-        self._artifacts: dict[tuple[str, str], ArtifactStaging] = {}
-        self._dirty_lock = threading.Lock()
-        self._dirty: set[ArtifactStaging] = set()
-        self.on_dirty: Callable[[], None] = lambda: None
-        found = os.stat(root)
-        self.is_private = found.st_uid == os.geteuid() and not found.st_mode & 0o077
-        """Whether nobody else can reach what lies in the area. The mount is ``nodev``; its disk need not be."""
-
-    @classmethod
-    def open(cls, manager: ArtifactManager, settings: MountSettings) -> StagingArea:
-        """Take the area that belongs to this store, user, host and state directory, and read back what it holds.
-
-        Raises AreaBusy when another daemon has it, OSError.
-        """
-        root = area_root(manager, settings)
-        root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock_fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(lock_fd)
-            raise AreaBusy(
-                f"{settings.url} is mounted for writing already with the state directory {settings.state_dir}: "
-                "unmount it, or use --read-only or another --state-dir"
-            ) from error
-        area = cls(root, lock_fd, manager, settings)
-        area._recover()
-        return area
-
-    def _recover(self) -> None:
-        (self.root / "artifacts").mkdir(exist_ok=True)
-        for collection in self.local_collections():
-            for artifact in self.local_artifacts(collection):
-                for trash in (self.root / "artifacts" / collection / artifact).glob(f"{TRASH}.*"):
-                    remove_tree(trash)
-                self.artifact(collection, artifact).recover()
-
-    def close(self) -> None:
-        """Let another daemon have the area."""
-        os.close(self._lock_fd)
-
-    def artifact(self, collection: str, artifact: str) -> ArtifactStaging:
-        """The staging of an artifact; nothing is made on disk before something is written."""
-        with self._lock:
-            found = self._artifacts.get((collection, artifact))
-            if found is None:
-                directory = self.root / "artifacts" / collection / artifact
-                found = self._artifacts[collection, artifact] = ArtifactStaging(
-                    directory, collection, artifact, self._note_dirty, self.room, self.reader
-                )
-            return found
-
-    def _note_dirty(self, staging: ArtifactStaging) -> None:
-        with self._dirty_lock:
-            self._dirty.add(staging)
-        self.on_dirty()
-
-    def active(self) -> list[ArtifactStaging]:
-        """The artifacts that have something staged or pending, in the order of their names."""
-        with self._dirty_lock:
-            candidates = sorted(self._dirty, key=lambda staging: staging.label)
-        idle = {staging for staging in candidates if staging.become_idle()}
-        with self._dirty_lock:
-            # One that was written to since is dirty again and has told so: its tree would not tell twice.
-            self._dirty -= {staging for staging in idle if not staging.staged.touched}
-        return [staging for staging in candidates if staging not in idle]
-
-    def local_collections(self) -> list[str]:
-        """Collections that exist on the staging disk, whether the store has them or not."""
-        return _subdirectories(self.root / "artifacts")
-
-    def local_artifacts(self, collection: str) -> list[str]:
-        """Artifacts of a collection that exist on the staging disk."""
-        return _subdirectories(self.root / "artifacts" / collection)
-
-    def make_collection(self, collection: str) -> None:
-        """A new collection, local until its first commit. Raises FileExistsError."""
-        (self.root / "artifacts" / collection).mkdir()
-
-    def make_artifact(self, collection: str, artifact: str) -> None:
-        """A new artifact, local until its first commit. Raises FileExistsError."""
-        (self.root / "artifacts" / collection / artifact / STAGING).mkdir(parents=True)
-
-    def remove_collection(self, collection: str) -> None:
-        """Undo `make_collection`. Raises OSError (ENOTEMPTY) while it holds artifacts."""
-        (self.root / "artifacts" / collection).rmdir()
-
-    def remove_artifact(self, collection: str, artifact: str) -> None:
-        """Undo `make_artifact`. Raises OSError (ENOTEMPTY) while anything is staged or pending."""
-        staging = self.artifact(collection, artifact)
-        with self._lock, staging.lock:
-            if staging.staged.exists():
-                staging.staged.root.rmdir()
-            staging.directory.rmdir()
-            self._artifacts.pop((collection, artifact), None)
-
-
-def area_root(manager: ArtifactManager, settings: MountSettings) -> Path:
-    """Where this mount stages: in the store itself when that is a local directory, so that a commit moves files.
-
-    The name tells user, host and state directory apart, so mounts of one store never share an area by accident and
-    find theirs again after a crash.
-    """
-    owner = f"{socket.gethostname()}\0{os.getuid()}\0{os.path.realpath(settings.state_dir)}"
-    name = f"{os.getuid()}-{hashlib.sha256(owner.encode()).hexdigest()[:16]}"
-    staging_root = manager.staging_root
-    if staging_root is not None:
-        return staging_root / name
-    memory = memory_of(manager, settings)
-    store_id = manager.store_id if memory is None else memory.identity(manager).id
-    store = store_id or hashlib.sha256(settings.url.encode()).hexdigest()[:32]
-    return settings.state_dir / STAGING / store
-
-
-def _subdirectories(path: Path) -> list[str]:
-    try:
-        with os.scandir(path) as entries:
-            return sorted(e.name for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith(".tmp"))
-    except FileNotFoundError:
-        return []
+def _nothing(*_: Any) -> None:
+    """A sealed tree is neither changed nor synced."""

@@ -17,11 +17,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from artifactfs import durable, names
+from artifactfs import names
 from artifactfs.errors import InvalidName
 from artifactfs.managers.base import ArtifactManager
 from artifactfs.manifest import EntryKind
 from mount import attributes
+from mount.area import StagingArea
 from mount.committer import Committer
 from mount.control import Status
 from mount.errors import CrossTree, NotPermitted, ReadOnly, Stale
@@ -31,7 +32,7 @@ from mount.listing import Listing, memory_of
 from mount.references import ATTRIBUTE_BLOCKS
 from mount.settings import MountSettings
 from mount.small_files import SmallFiles
-from mount.staging import ArtifactStaging, StagingArea
+from mount.staging import ArtifactStaging
 from mount.tree import (
     BLOCK_BYTES,
     KIND_MODES,
@@ -272,7 +273,7 @@ class Vfs:
     def sync(self) -> None:
         """Make everything staged durable. Raises OSError."""
         if self.area is not None:
-            durable.sync_filesystem(self.area.root)
+            self.area.sync()
 
     # -- directories ------------------------------------------------------------------------------------------------
 

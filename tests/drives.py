@@ -22,13 +22,13 @@ from typing import NamedTuple
 from artifactfs.managers.base import ArtifactManager
 from artifactfs.managers.commit_id import new_commit_id
 from mount import control
+from mount.area import StagingArea
 from mount.committer import Committer
 from mount.control import ArtifactState, CommitRequest, CommitState, Finished, Status
 from mount.disk import rename as rename_on_disk
 from mount.errno_map import errno_of
 from mount.handles import Handle, StagedFile
 from mount.settings import MountSettings
-from mount.staging import StagingArea
 from mount.tree import Attrs, Caller, Node
 from mount.vfs import Vfs
 

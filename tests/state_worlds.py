@@ -11,9 +11,9 @@ from unittest import mock
 import artifactfs
 from artifactfs.errors import AccessDenied, StoreUnreachable
 from mount import attributes, committer
+from mount.area import StagingArea
 from mount.descriptors import CLOSED
 from mount.settings import MountSettings
-from mount.staging import StagingArea
 from tests.drives import DirectDrive, DirectFile, Drive
 from tests.mount.harness import Mount
 from tests.mount.shared import drive_on

@@ -106,6 +106,8 @@ def _seal(place: Place, request: CommitRequest) -> str:
         except OSError as error:
             if error.errno == errno.ENODATA:
                 return _sealed_by_itself(place)
+            if error.errno == errno.EIO:
+                _refuse_held(place)
             if error.errno != errno.EBUSY:
                 raise client.refused(error, f"committing {place.label}") from error
             if time.monotonic() > deadline:
@@ -117,6 +119,18 @@ def _seal(place: Place, request: CommitRequest) -> str:
         else:
             return request.commit_id
         time.sleep(POLL_S)
+
+
+def _refuse_held(place: Place) -> None:
+    """Raises ClientError when the staging disk has failed to keep what is staged."""
+    from mount import client
+
+    staged = client.read_state(place.staging).staged
+    if staged is not None and staged.held is not None:
+        raise client.ClientError(
+            f"{place.label} is not committed: the staging disk did not keep all that is staged ({staged.held}); copy "
+            "what is whole to another place, discard what is staged, and copy it back"
+        )
 
 
 def _sealed_by_itself(place: Place) -> str:

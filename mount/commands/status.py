@@ -183,7 +183,9 @@ def _rows(state: ArtifactState) -> Iterator[tuple[str, ...]]:
     if state.staged:
         staged = state.staged
         doing = f"quiet for {staged.quiet_s:.0f} s"
-        if staged.open_for_writing:
+        if staged.held is not None:
+            doing = f"held: the disk did not keep all of it ({staged.held}); copy what is whole, then discard it"
+        elif staged.open_for_writing:
             doing = f"{count(staged.open_for_writing, 'file')} open for writing"
         yield show.label(state), "staging", count(staged.files, "file"), size(staged.size_bytes), doing
 

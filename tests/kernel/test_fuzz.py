@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 
 from artifactfs.managers.filesystem import FileSystemArtifactManager
+from mount.area import StagingArea
 from mount.committer import Committer
 from mount.drivers.kernel import protocol
 from mount.drivers.kernel.channel import Channel
 from mount.drivers.kernel.session import Session
 from mount.settings import MountSettings
-from mount.staging import StagingArea
 from mount.vfs import Vfs
 
 ANSWER_S = 30.0

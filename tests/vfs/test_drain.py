@@ -11,9 +11,9 @@ import pytest
 from artifactfs.errors import StoreUnreachable
 from artifactfs.managers.base import CommitResult
 from artifactfs.managers.filesystem import FileSystemArtifactManager
+from mount.area import StagingArea
 from mount.committer import Committer
 from mount.settings import MountSettings
-from mount.staging import StagingArea
 from mount.tree import Caller
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 import artifactfs
+from mount.area import area_root
 from mount.errors import NoRoom, ReadOnly, Stale
 from mount.handles import IS_ROOT, StagedFile
 from mount.settings import MountSettings
 from mount.staged_tree import StagedTree
-from mount.staging import area_root
 from mount.tree import Caller
 from tests.drives import DirectDrive
 from tests.scenarios import refused

@@ -1,0 +1,179 @@
+"""The staging area of a mount: where it lies, whose it is, and the artifacts that have something in it.
+
+On disk, below the area's root::
+
+    lock                                        flock held by the daemon that owns the area
+    artifacts/<collection>/<artifact>/          see `staging`
+
+Neighbours: the vfs and the committer ask it for the staging of an artifact. Threading: safe from any thread; for the
+order of the locks see `staging`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from artifactfs import durable
+from artifactfs.errors import ArtifactError
+from artifactfs.longpaths import remove_tree
+from artifactfs.managers.base import ArtifactManager
+from artifactfs.names import STAGING
+from mount.handles import VersionReader
+from mount.listing import memory_of
+from mount.room import DiskRoom
+from mount.settings import MountSettings
+from mount.staging import TRASH, ArtifactStaging
+
+
+class AreaBusy(ArtifactError):
+    """Another daemon owns the staging area."""
+
+
+class StagingArea:
+    """Everything staged through one mount. One daemon at a time owns it."""
+
+    def __init__(self, root: Path, lock_fd: int, manager: ArtifactManager, settings: MountSettings) -> None:
+        self.root = root
+        self.room = DiskRoom(root, settings.min_free_bytes)
+        self.reader = VersionReader(manager, settings)
+        self._lock_fd = lock_fd
+        # From before anything is written: so it is told of every error of the disk since.
+        self._disk = durable.Disk(root)
+        self._lock = threading.Lock()
+        self._artifacts: dict[tuple[str, str], ArtifactStaging] = {}
+        self._dirty_lock = threading.Lock()
+        self._dirty: set[ArtifactStaging] = set()
+        self.on_dirty: Callable[[], None] = lambda: None
+        found = os.stat(root)
+        self.is_private = found.st_uid == os.geteuid() and not found.st_mode & 0o077
+        """Whether nobody else can reach what lies in the area. The mount is ``nodev``; its disk need not be."""
+
+    @classmethod
+    def open(cls, manager: ArtifactManager, settings: MountSettings) -> StagingArea:
+        """Take the area that belongs to this store, user, host and state directory, and read back what it holds.
+
+        Raises AreaBusy when another daemon has it, OSError.
+        """
+        root = area_root(manager, settings)
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock_fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(lock_fd)
+            raise AreaBusy(
+                f"{settings.url} is mounted for writing already with the state directory {settings.state_dir}: "
+                "unmount it, or use --read-only or another --state-dir"
+            ) from error
+        area = cls(root, lock_fd, manager, settings)
+        area._recover()
+        return area
+
+    def _recover(self) -> None:
+        (self.root / "artifacts").mkdir(exist_ok=True)
+        for collection in self.local_collections():
+            for artifact in self.local_artifacts(collection):
+                for trash in (self.root / "artifacts" / collection / artifact).glob(f"{TRASH}.*"):
+                    remove_tree(trash)
+                self.artifact(collection, artifact).recover()
+
+    def close(self) -> None:
+        """Let another daemon have the area."""
+        self._disk.close()
+        os.close(self._lock_fd)
+
+    def sync(self) -> None:
+        """Put everything staged on disk. Raises OSError, and then holds what is staged: see `ArtifactStaging.hold`."""
+        try:
+            self._disk.sync()
+        except OSError as error:
+            # Without the lock, which comes before that of an artifact: its seal may be what asked.
+            for staging in list(self._artifacts.values()):
+                staging.hold(error)
+            raise
+
+    def artifact(self, collection: str, artifact: str) -> ArtifactStaging:
+        """The staging of an artifact; nothing is made on disk before something is written."""
+        with self._lock:
+            found = self._artifacts.get((collection, artifact))
+            if found is None:
+                directory = self.root / "artifacts" / collection / artifact
+                found = self._artifacts[collection, artifact] = ArtifactStaging(
+                    directory, collection, artifact, self._note_dirty, self.room, self.reader, self.sync
+                )
+            return found
+
+    def _note_dirty(self, staging: ArtifactStaging) -> None:
+        with self._dirty_lock:
+            self._dirty.add(staging)
+        self.on_dirty()
+
+    def active(self) -> list[ArtifactStaging]:
+        """The artifacts that have something staged or pending, in the order of their names."""
+        with self._dirty_lock:
+            candidates = sorted(self._dirty, key=lambda staging: staging.label)
+        idle = {staging for staging in candidates if staging.become_idle()}
+        with self._dirty_lock:
+            # One that was written to since is dirty again and has told so: its tree would not tell twice.
+            self._dirty -= {staging for staging in idle if not staging.staged.touched}
+        return [staging for staging in candidates if staging not in idle]
+
+    def local_collections(self) -> list[str]:
+        """Collections that exist on the staging disk, whether the store has them or not."""
+        return _subdirectories(self.root / "artifacts")
+
+    def local_artifacts(self, collection: str) -> list[str]:
+        """Artifacts of a collection that exist on the staging disk."""
+        return _subdirectories(self.root / "artifacts" / collection)
+
+    def make_collection(self, collection: str) -> None:
+        """A new collection, local until its first commit. Raises FileExistsError."""
+        (self.root / "artifacts" / collection).mkdir()
+
+    def make_artifact(self, collection: str, artifact: str) -> None:
+        """A new artifact, local until its first commit. Raises FileExistsError."""
+        (self.root / "artifacts" / collection / artifact / STAGING).mkdir(parents=True)
+
+    def remove_collection(self, collection: str) -> None:
+        """Undo `make_collection`. Raises OSError (ENOTEMPTY) while it holds artifacts."""
+        (self.root / "artifacts" / collection).rmdir()
+
+    def remove_artifact(self, collection: str, artifact: str) -> None:
+        """Undo `make_artifact`. Raises OSError (ENOTEMPTY) while anything is staged or pending."""
+        staging = self.artifact(collection, artifact)
+        with self._lock, staging.lock:
+            if staging.staged.exists():
+                staging.staged.root.rmdir()
+            staging.directory.rmdir()
+            self._artifacts.pop((collection, artifact), None)
+
+
+def area_root(manager: ArtifactManager, settings: MountSettings) -> Path:
+    """Where this mount stages: in the store itself when that is a local directory, so that a commit moves files.
+
+    The name tells user, host and state directory apart, so mounts of one store never share an area by accident and
+    find theirs again after a crash.
+    """
+    owner = f"{socket.gethostname()}\0{os.getuid()}\0{os.path.realpath(settings.state_dir)}"
+    name = f"{os.getuid()}-{hashlib.sha256(owner.encode()).hexdigest()[:16]}"
+    staging_root = manager.staging_root
+    if staging_root is not None:
+        return staging_root / name
+    memory = memory_of(manager, settings)
+    store_id = manager.store_id if memory is None else memory.identity(manager).id
+    store = store_id or hashlib.sha256(settings.url.encode()).hexdigest()[:32]
+    return settings.state_dir / STAGING / store
+
+
+def _subdirectories(path: Path) -> list[str]:
+    try:
+        with os.scandir(path) as entries:
+            return sorted(e.name for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith(".tmp"))
+    except FileNotFoundError:
+        return []

@@ -13,209 +13,31 @@ directories, and nothing else: a touched file is the same content.
 
 from __future__ import annotations
 
-import enum
 import os
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
-from itertools import islice
-from operator import lt
-from typing import NamedTuple
 
 from blake3 import blake3
 
-from artifactfs import names
-from artifactfs.columns import MANIFEST_FORMAT, Columns, decode_columns, encode_columns, pack, unpack
-from artifactfs.errors import FormatError, InvalidName
-
-DIGEST_SIZE_BYTES = 32
-_MAX_SIZE = 1 << 62
-_NO_OBJECT = 0xFFFFFFFF
-_BAD_PARTS = tuple(
-    left + part + right for left in (b"\0", b"/") for part in (b"", b".", b"..") for right in (b"\0", b"/")
+from artifactfs.columns import (
+    MANIFEST_FORMAT,
+    NO_OBJECT,
+    Columns,
+    Rows,
+    checked,
+    decode_columns,
+    encode_columns,
+    encode_targets,
+    pack,
 )
+from artifactfs.entry import Entry, EntryKind
+from artifactfs.manifest_builder import ManifestBuilder
 
-
-class EntryKind(enum.IntEnum):
-    """What an entry of a manifest is."""
-
-    FILE = 0
-    DIRECTORY = 1
-    SYMLINK = 2
-
+__all__ = ["Entry", "EntryKind", "Manifest"]
 
 # By value: calling the enum costs four times as much, which a listing of a million entries shows.
 _KINDS = tuple(EntryKind)
-
-
-class Entry(NamedTuple):
-    """One file, directory or symlink of a version.
-
-    `path` is relative to the version, decoded like every file name of the system (surrogateescape). `digest` is the
-    hex digest of the content (of the manifest's algorithm), None where a backend does not know it. `object` is the
-    hex name of the stored object that holds the bytes at `offset`, None where the backend addresses files by path.
-    `mode` holds the nine permission bits, `target` a symlink's target.
-    """
-
-    path: str
-    kind: EntryKind = EntryKind.FILE
-    size_bytes: int = 0
-    digest: str | None = None
-    object: str | None = None
-    offset: int = 0
-    mtime_ns: int = 0
-    mode: int = 0o644
-    target: str | None = None
-
-    @property
-    def executable(self) -> bool:
-        """Whether the owner may execute the file."""
-        return bool(self.mode & 0o100)
-
-
-def stays_inside(path: bytes, target: bytes) -> bool:
-    """Whether the symlink at `path` is relative and, read literally, leads to a place inside the version."""
-    if not target or target.startswith(b"/") or b"\0" in target:
-        return False
-    depth = path.count(b"/")
-    for part in target.split(b"/"):
-        if part == b"..":
-            depth -= 1
-        elif part not in (b"", b"."):
-            depth += 1
-        if depth < 0:
-            return False
-    return True
-
-
-class ManifestBuilder:
-    """The columns of a manifest that is being made, one row per entry, in any order.
-
-    Costs about what the manifest does. Not thread-safe. Paths are not checked before :meth:`build`.
-    """
-
-    def __init__(self, algorithm: str = "blake3") -> None:
-        self.algorithm = algorithm
-        self.paths: list[bytes] = []
-        self.sizes: array[int] = array("Q")
-        self.mtimes: array[int] = array("q")
-        self.kinds = bytearray()
-        self.modes: array[int] = array("H")
-        self._offsets: array[int] = array("Q")
-        self._object_index: array[int] = array("I")
-        self._objects: dict[bytes, int] = {}
-        self._targets: dict[int, bytes] = {}
-        self._digests = bytearray()
-        self._width = 0
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def add(
-        self,
-        path: bytes,
-        kind: EntryKind,
-        *,
-        size_bytes: int = 0,
-        mtime_ns: int = 0,
-        mode: int = 0o644,
-        target: bytes | None = None,
-    ) -> int:
-        """Add an entry without content and return its row."""
-        row = len(self.paths)
-        self.paths.append(path)
-        self.kinds.append(kind)
-        self.sizes.append(size_bytes)
-        self.mtimes.append(mtime_ns)
-        self.modes.append(mode & 0o777)
-        self._offsets.append(0)
-        self._object_index.append(_NO_OBJECT)
-        if kind is EntryKind.SYMLINK:
-            self._targets[row] = target or b""
-        return row
-
-    def set_content(self, row: int, digest: bytes | None, object_name: bytes | None, offset: int = 0) -> None:
-        """Say where a file's bytes lie: raw digest, raw name of the object (None: nowhere), offset in it."""
-        if digest:
-            self._width = self._width or len(digest)
-            if len(digest) != self._width:
-                raise InvalidName(f"digest of {os.fsdecode(self.paths[row])!r} has another length than the others")
-            end = (row + 1) * self._width
-            if len(self._digests) < end:
-                self._digests.extend(bytes(end - len(self._digests)))
-            self._digests[end - self._width : end] = digest
-        if object_name is not None:
-            self._object_index[row] = self._objects.setdefault(object_name, len(self._objects))
-            self._offsets[row] = offset
-
-    def add_entry(self, entry: Entry) -> None:
-        """Add an entry with its content."""
-        row = self.add(
-            os.fsencode(entry.path),
-            entry.kind,
-            size_bytes=entry.size_bytes,
-            mtime_ns=entry.mtime_ns,
-            mode=entry.mode,
-            target=os.fsencode(entry.target or "") if entry.kind is EntryKind.SYMLINK else None,
-        )
-        name = None if entry.object is None else bytes.fromhex(entry.object)
-        self.set_content(row, bytes.fromhex(entry.digest or ""), name, entry.offset)
-
-    def build(self) -> Manifest:
-        """The manifest; the builder is of no use afterwards. Raises InvalidName as :class:`Manifest`."""
-        manifest = Manifest.__new__(Manifest)
-        self.fill(manifest)
-        return manifest
-
-    def fill(self, manifest: Manifest) -> None:
-        """Give the columns, sorted by path, to a manifest that has none."""
-        count = len(self.paths)
-        if self._width:
-            self._digests.extend(bytes(count * self._width - len(self._digests)))
-        if not all(map(lt, self.paths, islice(self.paths, 1, None))):
-            self._sort()
-        fenced = b"\0" + b"\0".join(self.paths) + b"\0"
-        if count and (fenced.count(b"\0") != count + 1 or any(bad in fenced for bad in _BAD_PARTS)):
-            for path in self.paths:
-                names.check_path(os.fsdecode(path))
-        for before, after in zip(self.paths, islice(self.paths, 1, None), strict=False):
-            if before == after:
-                raise InvalidName(f"path {os.fsdecode(after)!r} occurs twice")
-        self._hand_over(manifest)
-
-    def _sort(self) -> None:
-        """Put the rows in the order of their paths."""
-        order = sorted(range(len(self.paths)), key=self.paths.__getitem__)
-        width = self._width
-        self.paths = [self.paths[row] for row in order]
-        self.kinds = bytearray(self.kinds[row] for row in order)
-        for name in ("sizes", "mtimes", "modes", "_offsets", "_object_index"):
-            column = getattr(self, name)
-            setattr(self, name, array(column.typecode, (column[row] for row in order)))
-        self._digests = bytearray().join(self._digests[row * width : (row + 1) * width] for row in order)
-        if self._targets:
-            position = {row: i for i, row in enumerate(order) if row in self._targets}
-            self._targets = {position[row]: target for row, target in self._targets.items()}
-
-    def _hand_over(self, manifest: Manifest) -> None:
-        # Objects are numbered in the order of the paths, so that equal entries always encode to equal bytes.
-        raw_names = list(self._objects)
-        renumbered: dict[int, int] = {}
-        for i, number in enumerate(self._object_index):
-            if number != _NO_OBJECT:
-                self._object_index[i] = renumbered.setdefault(number, len(renumbered))
-        manifest.algorithm = self.algorithm
-        manifest._paths = self.paths
-        manifest._kinds = bytes(self.kinds)
-        manifest._modes = self.modes
-        manifest._sizes = self.sizes
-        manifest._mtimes = self.mtimes
-        manifest._offsets = self._offsets
-        manifest._digests = bytes(self._digests)
-        manifest._object_index = self._object_index
-        manifest._objects = [raw_names[number] for number in renumbered]
-        manifest._targets = dict(sorted(self._targets.items()))
-        manifest._count()
 
 
 class Manifest:
@@ -259,9 +81,27 @@ class Manifest:
         builder = ManifestBuilder(algorithm)
         for entry in entries:
             builder.add_entry(entry)
-        builder.fill(self)
+        self._take(builder.rows())
 
-    def _count(self) -> None:
+    @classmethod
+    def of(cls, rows: Rows) -> Manifest:
+        """The manifest of rows that are sorted and checked, as a builder and :func:`columns.checked` give them."""
+        self = cls.__new__(cls)
+        self._take(rows)
+        return self
+
+    def _take(self, rows: Rows) -> None:
+        self.algorithm = rows.algorithm
+        self._paths = rows.paths
+        self._kinds = rows.kinds
+        self._modes = rows.modes
+        self._sizes = rows.sizes
+        self._mtimes = rows.mtimes
+        self._offsets = rows.offsets
+        self._digests = rows.digests
+        self._object_index = rows.object_index
+        self._objects = rows.objects
+        self._targets = rows.targets
         self.file_count = self._kinds.count(EntryKind.FILE)
         self.size_bytes = sum(self._sizes)
 
@@ -281,7 +121,7 @@ class Manifest:
             kind=kind,
             size_bytes=self._sizes[index],
             digest=digest.hex() if digest.strip(b"\0") else None,
-            object=None if number == _NO_OBJECT else self._objects[number].hex(),
+            object=None if number == NO_OBJECT else self._objects[number].hex(),
             offset=self._offsets[index],
             mtime_ns=self._mtimes[index],
             mode=self._modes[index],
@@ -313,7 +153,7 @@ class Manifest:
         None for what is no file, lies in no object, or has no digest. Cheaper than the whole entry. Raises IndexError.
         """
         number = self._object_index[index]
-        if number == _NO_OBJECT or self._kinds[index] != EntryKind.FILE:
+        if number == NO_OBJECT or self._kinds[index] != EntryKind.FILE:
             return None
         width = len(self._digests) // len(self._paths)
         digest = self._digests[index * width : (index + 1) * width]
@@ -388,7 +228,7 @@ class Manifest:
         """(digest, position in :attr:`objects`, offset, size) of every file that lies in an object, cheaply."""
         width = len(self._digests) // len(self._paths) if self._paths else 0
         for i, number in enumerate(self._object_index):
-            if number != _NO_OBJECT and self._kinds[i] == EntryKind.FILE:
+            if number != NO_OBJECT and self._kinds[i] == EntryKind.FILE:
                 yield self._digests[i * width : (i + 1) * width], number, self._offsets[i], self._sizes[i]
 
     def places(self) -> Iterator[tuple[int, int, int]]:
@@ -455,7 +295,7 @@ class Manifest:
             objects=b"".join(self._objects),
             object_index=pack(self._object_index),
             offsets=pack(self._offsets),
-            targets=self._targets,
+            targets=encode_targets(self._targets),
         )
         return encode_columns(columns)
 
@@ -466,48 +306,4 @@ class Manifest:
         Raises:
             FormatError: damaged, hostile (paths that leave the version, absurd sizes) or of a newer format.
         """
-        return cls._from_columns(decode_columns(raw))
-
-    @classmethod
-    def _from_columns(cls, columns: Columns) -> Manifest:
-        self = cls.__new__(cls)
-        self.algorithm = columns.algorithm
-        self._paths = columns.paths.split(b"\0") if columns.paths else []
-        count = len(self._paths)
-        if len(columns.kinds) != count or (columns.kinds and max(columns.kinds) > max(EntryKind)):
-            raise FormatError("damaged manifest: entry kinds")
-        fenced = b"\0" + columns.paths + b"\0"
-        if count and any(bad in fenced for bad in _BAD_PARTS):
-            raise FormatError("hostile manifest: a path is absolute, empty or leaves the version")
-        if not all(map(lt, self._paths, islice(self._paths, 1, None))):
-            raise FormatError("damaged manifest: paths are not sorted")
-        self._kinds = columns.kinds
-        self._modes = unpack("H", columns.modes, count, "modes")
-        self._sizes = unpack("Q", columns.sizes, count, "sizes")
-        self._mtimes = unpack("q", columns.mtimes, count, "mtimes")
-        self._offsets = unpack("Q", columns.offsets, count, "offsets")
-        self._object_index = unpack("I", columns.object_index, count, "object_index")
-        self._digests = columns.digests
-        if columns.digests and len(columns.digests) % max(count, 1):
-            raise FormatError("damaged manifest: digests")
-        raw = columns.objects
-        if len(raw) % DIGEST_SIZE_BYTES:
-            raise FormatError("damaged manifest: objects")
-        self._objects = [raw[i : i + DIGEST_SIZE_BYTES] for i in range(0, len(raw), DIGEST_SIZE_BYTES)]
-        if any(number != _NO_OBJECT and number >= len(self._objects) for number in set(self._object_index)):
-            raise FormatError("damaged manifest: an entry names an object that is not listed")
-        links = (
-            {i for i, kind in enumerate(self._kinds) if kind == EntryKind.SYMLINK}
-            if EntryKind.SYMLINK in self._kinds
-            else set()
-        )
-        if links != set(columns.targets):
-            raise FormatError("damaged manifest: symlink targets")
-        for row, target in columns.targets.items():
-            if not stays_inside(self._paths[row], target):
-                raise FormatError(f"hostile manifest: a symlink leads out of the version, to {target!r}")
-        if count and (max(self._sizes) >= _MAX_SIZE or max(self._offsets) >= _MAX_SIZE or max(self._modes) > 0o777):
-            raise FormatError("damaged manifest: a size, offset or mode is absurd")
-        self._targets = columns.targets
-        self._count()
-        return self
+        return cls.of(checked(decode_columns(raw)))

@@ -6,10 +6,13 @@ store holds and these rules forbid are shown percent-encoded by :func:`escape` a
 
 from __future__ import annotations
 
+import os
 import re
 
 from artifactfs.errors import InvalidName
 
+MAX_NAME_BYTES = 255
+"""NAME_MAX of Linux: what a part of a path may have."""
 LATEST = "latest"
 STAGING = "staging"
 PENDING_PREFIX = "pending"
@@ -82,8 +85,11 @@ def check_alias(name: str) -> str:
 
 def check_path(path: str) -> str:
     """Return `path`, a file's path in a version; raises InvalidName unless it is relative, clean and stays inside."""
-    if "\0" in path or any(part in ("", ".", "..") for part in path.split("/")):
+    parts = path.split("/")
+    if "\0" in path or any(part in ("", ".", "..") for part in parts):
         raise InvalidName(f"invalid path {path!r}: must be relative, without empty parts, '.', '..' or NUL")
+    if len(path) > MAX_NAME_BYTES // 4 and any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in parts):
+        raise InvalidName(f"invalid path {path[:MAX_NAME_BYTES]!r}…: no part may have more than {MAX_NAME_BYTES} bytes")
     return path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import msgspec
@@ -18,6 +19,12 @@ BYTES = b"ten bytes!"
 OBJECT = blake3(BYTES).hexdigest()
 HONEST = Manifest([Entry("file", size_bytes=len(BYTES), digest=OBJECT, object=OBJECT)])
 LINK = Manifest([Entry("link", EntryKind.SYMLINK, target="there")])
+THROUGH = Manifest(
+    [
+        Entry("a/b/c/top", EntryKind.SYMLINK, target="../../.."),
+        Entry("data", EntryKind.SYMLINK, target="a/b/c/top/../../escaped"),
+    ]
+)
 BOMB_BYTES = 1 << 30
 
 
@@ -43,7 +50,12 @@ CASES: dict[str, tuple[bytes, type[ArtifactError]]] = {
     "a-path-that-leads-out": (columns(paths=b"../../escaped"), FormatError),
     "a-path-that-leads-out-from-within": (columns(paths=b"a/../../../escaped"), FormatError),
     "an-absolute-path": (columns(paths=b"/tmp/escaped"), FormatError),
-    "a-symlink-that-leads-out": (columns(LINK, targets={0: "../../escaped"}), FormatError),
+    "a-symlink-that-leads-out": (columns(LINK, targets={0: b"../../escaped"}), FormatError),
+    "a-symlink-that-leads-out-through-another": (THROUGH.encode(), FormatError),
+    "a-symlink-longer-than-a-path": (columns(LINK, targets={0: b"a/" * 2048}), FormatError),
+    "a-name-longer-than-a-name": (columns(paths=b"a" * 256), FormatError),
+    "more-paths-than-entries": (columns(paths=bytes(100 << 20), padding=os.urandom(1 << 20)), FormatError),
+    "frames-one-after-another": (columns() + columns(), FormatError),
     "no-digest": (columns(digests=bytes(32)), FormatError),
     "a-digest-of-other-bytes": (columns(digests=blake3(b"other").digest()), IntegrityError),
     "an-object-of-another-name": (columns(objects=bytes(32)), IntegrityError),

@@ -127,7 +127,7 @@ def hashed_manifest(root: Path, below: str = "") -> Manifest:
         scan.builder.mtimes[row] = 0
         if kind == EntryKind.FILE:
             scan.builder.set_content(row, bytes.fromhex(hash_file(scan.path(row)).digest), None)
-    return scan.builder.build()
+    return Manifest.of(scan.builder.rows())
 
 
 class DownloadedBrowsing:

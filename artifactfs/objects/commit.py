@@ -144,7 +144,7 @@ class Committer:
 
         def manifest_object() -> tuple[str, bytes] | None:
             nonlocal content
-            content = Content(scan.builder.build())
+            content = Content(Manifest.of(scan.builder.rows()))
             return None if content.is_of(look.latest) else (content.name, content.encoded)
 
         packer.run(scan, manifest_object)

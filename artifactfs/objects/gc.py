@@ -47,9 +47,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from artifactfs.columns import decode_columns
+from artifactfs.columns import DIGEST_SIZE_BYTES, decode_columns
 from artifactfs.errors import FormatError, IntegrityError, NotFound, StoreUnreachable, Unsupported
-from artifactfs.manifest import DIGEST_SIZE_BYTES
 from artifactfs.objects import layout
 from artifactfs.objects.inventory import (
     Inventory,

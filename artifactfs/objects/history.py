@@ -7,6 +7,7 @@ Threading: any thread; the lock guards the cache and is not held across I/O.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,12 +16,14 @@ from typing import NamedTuple
 from cachetools import LRUCache
 
 from artifactfs import names
-from artifactfs.errors import ArtifactNotFound, NotFound, VersionNotFound
+from artifactfs.errors import ArtifactNotFound, FormatError, VersionNotFound
 from artifactfs.managers.base import ArtifactNames, VersionInfo
 from artifactfs.managers.commit_id import commit_time_ns
 from artifactfs.objects import layout
 from artifactfs.objects.layout import Record
 from artifactfs.objects.store import ObjectStore
+
+logger = logging.getLogger(__name__)
 
 # About 1 KiB each with its VersionInfo.
 _CACHED_RECORDS = 50_000
@@ -121,9 +124,9 @@ class History:
         return found
 
     def aliases(self, collection: str, artifact: str) -> dict[str, str]:
-        """Alias → version of an artifact; one whose version is gone is left out.
+        """Alias → version of an artifact; one whose version is gone is left out, and, with a warning, a damaged one.
 
-        Raises ArtifactNotFound, FormatError.
+        Raises ArtifactNotFound.
         """
         numbers = self.existing_numbers(collection, artifact)
         prefix = self.prefix(collection, artifact)
@@ -131,7 +134,15 @@ class History:
         live = {names.version_name(number) for number in numbers.live}
         found: dict[str, str] = {}
         for alias, key, raw in zip(numbers.aliases, keys, self._store.get_many(keys), strict=True):
-            if raw is not None and (version := layout.decode_alias(raw, key)) in live:
+            if raw is None:
+                continue
+            try:
+                version = layout.decode_alias(raw, key)
+            except FormatError as error:
+                # It hides itself, and neither its artifact nor the collection.
+                logger.warning("alias %r of %s/%s is left out: %s", alias, collection, artifact, error)
+                continue
+            if version in live:
                 found[alias] = version
         return found
 
@@ -195,11 +206,9 @@ class History:
         prefix = self.prefix(collection, artifact)
         if names.is_alias(version):
             key = layout.alias_key(prefix, version)
-            try:
-                return names.version_number(layout.decode_alias(self._store.get(key), key))
-            except NotFound as error:
-                self.existing_numbers(collection, artifact)
-                raise VersionNotFound(f"no version or alias {version!r} of {collection}/{artifact}") from error
+            raw = self._store.get_if_there(key)
+            if raw is not None:
+                return names.version_number(layout.decode_alias(raw, key))
         self.existing_numbers(collection, artifact)
         raise VersionNotFound(f"no version or alias {version!r} of {collection}/{artifact}")
 

@@ -14,13 +14,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from artifactfs import names
+from artifactfs.entry import EntryKind
 from artifactfs.errors import UnsupportedTree
 from artifactfs.longpaths import reach
-from artifactfs.manifest import EntryKind, ManifestBuilder, stays_inside
+from artifactfs.manifest_builder import ManifestBuilder
 from artifactfs.objects.hashing import unreadable
-
-# As many as Linux follows (MAXSYMLINKS, linux/namei.h).
-_MOST_LINKS = 40
+from artifactfs.symlinks import leading_out
 
 
 class Scan(NamedTuple):
@@ -61,8 +60,17 @@ def scan_tree(tree: str, below: str = "") -> Scan:
     if not stat.S_ISDIR(status.st_mode):
         raise UnsupportedTree(f"{tree} is neither a directory nor a regular file")
     prefix = top + b"/" if top else b""
+    links: dict[bytes, bytes] = {}
     for path, status in _walk(root):
-        _add(builder, prefix + path, path, root, status)
+        target = _add(builder, prefix + path, path, root, status)
+        if target is not None:
+            links[path] = target
+    if out := leading_out(links):
+        path = min(out)
+        raise UnsupportedTree(
+            f"symlink {os.fsdecode(root + b'/' + path)} leads to {os.fsdecode(links[path])!r}: only relative ones that "
+            "stay inside the tree can be kept"
+        )
     return Scan(root, prefix, builder)
 
 
@@ -101,64 +109,29 @@ def _level(root: bytes, directory: bytes) -> list[tuple[bytes, os.stat_result | 
     return found
 
 
-def _add(builder: ManifestBuilder, path: bytes, below: bytes, root: bytes, status: os.stat_result) -> None:
+def _add(builder: ManifestBuilder, path: bytes, below: bytes, root: bytes, status: os.stat_result) -> bytes | None:
+    """Add a row; the target of what is a symlink."""
     mode, mtime_ns = status.st_mode, status.st_mtime_ns
     if stat.S_ISREG(mode):
         builder.add(path, EntryKind.FILE, size_bytes=status.st_size, mtime_ns=mtime_ns, mode=mode)
     elif stat.S_ISDIR(mode):
         builder.add(path, EntryKind.DIRECTORY, mtime_ns=mtime_ns, mode=mode)
     elif stat.S_ISLNK(mode):
-        target = _checked_target(root, below)
+        target = _target(root + b"/" + below)
         builder.add(path, EntryKind.SYMLINK, mtime_ns=mtime_ns, mode=mode, target=target)
+        return target
     else:
         place = os.fsdecode(root + b"/" + below)
         raise UnsupportedTree(f"{place} is a {_kind_name(mode)}: a version keeps files, directories and symlinks")
+    return None
 
 
-def _checked_target(root: bytes, path: bytes) -> bytes:
-    """A symlink's target. Raises UnsupportedTree unless it stays inside the tree."""
-    place = root + b"/" + path
+def _target(place: bytes) -> bytes:
     try:
         with reach(place) as near:
-            target = os.readlink(near)
+            return os.readlink(near)
     except OSError as error:
         raise unreadable(place, error) from error
-    inside = stays_inside(path, target)
-    if inside and b"/../" in target.lstrip(b"./") + b"/":
-        # "a/../b" leads elsewhere than it reads when a is a symlink: ask the system where it really goes.
-        inside = _stays_really_inside(root, path, target)
-    if not inside:
-        raise UnsupportedTree(
-            f"symlink {os.fsdecode(place)} leads to {os.fsdecode(target)!r}: only relative ones that stay inside the "
-            "tree can be kept"
-        )
-    return target
-
-
-def _stays_really_inside(root: bytes, path: bytes, target: bytes) -> bool:
-    """Whether the symlink at `path` stays inside when it is followed, and every other one that it leads through."""
-    place = path.split(b"/")[:-1]
-    left = target.split(b"/")[::-1]
-    links = 1
-    while left:
-        part = left.pop()
-        if part == b"..":
-            if not place:
-                return False
-            place.pop()
-        elif part not in (b"", b"."):
-            place.append(part)
-            try:
-                with reach(b"/".join([root, *place])) as near:
-                    inner = os.readlink(near)
-            except OSError:
-                continue  # no symlink, or nothing there
-            links += 1
-            if inner.startswith(b"/") or links > _MOST_LINKS:
-                return False
-            place.pop()
-            left += inner.split(b"/")[::-1]
-    return True
 
 
 def _kind_name(mode: int) -> str:

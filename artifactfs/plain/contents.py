@@ -98,7 +98,7 @@ class Contents:
             raise FormatError(f"{version} of {self._store.url} holds what a version cannot: {error}") from error
 
     def _scanned(self, directory: str, place: str) -> tuple[Manifest, int]:
-        manifest = scan_tree(f"{self._store.local_root}/{place}").builder.build()
+        manifest = Manifest.of(scan_tree(f"{self._store.local_root}/{place}").builder.rows())
         if not place.endswith(f"/{layout.FILES}"):
             manifest = Manifest(entry for entry in manifest if entry.path.partition("/")[0] not in layout.OWN_NAMES)
         try:

@@ -69,7 +69,7 @@ class LocalCommitter:
         try:
             with self.aside() as directory:
                 _Filling(commit, scan, f"{directory}/{layout.FILES}").run()
-                return self._publish(commit, scan.builder.build(), directory, numbers.next)
+                return self._publish(commit, Manifest.of(scan.builder.rows()), directory, numbers.next)
         except ArtifactError:
             raise
         except OSError as error:

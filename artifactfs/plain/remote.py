@@ -18,7 +18,7 @@ import msgspec
 
 from artifactfs.errors import ArtifactError, UnsupportedTree
 from artifactfs.managers.base import CommitResult
-from artifactfs.manifest import EntryKind
+from artifactfs.manifest import EntryKind, Manifest
 from artifactfs.objects.commit import Commit
 from artifactfs.objects.hashing import HashedFile, changed, hash_file
 from artifactfs.objects.layout import encode, tombstone_key
@@ -48,7 +48,7 @@ class RemoteCommitter:
             return before
         scan = scan_tree(commit.tree, commit.below)
         files = _hashed(scan)
-        made = Made.of(scan.builder.build())
+        made = Made.of(Manifest.of(scan.builder.rows()))
         with self._lock:
             return self._publish(commit, made, files)
 

@@ -20,7 +20,8 @@ from blake3 import blake3
 from artifactfs import EntryKind, connect
 from artifactfs.managers.commit_id import new_commit_id
 from artifactfs.managers.filesystem import FileSystemArtifactManager
-from artifactfs.manifest import ManifestBuilder
+from artifactfs.manifest import Manifest
+from artifactfs.manifest_builder import ManifestBuilder
 from artifactfs.objects import layout
 from artifactfs.objects.layout import Record
 from benchmarks import client
@@ -134,7 +135,7 @@ def make_many_files(store: str, artifact: str, count: int, **options: Any) -> No
         row = builder.add(path, EntryKind.FILE, size_bytes=len(content), mtime_ns=MODIFIED_S * 10**9)
         builder.set_content(row, blake3(content).digest(), name, offset)
         offset += len(content)
-    manifest = builder.build()
+    manifest = Manifest.of(builder.rows())
     encoded = manifest.encode()
     manifest_object = blake3(encoded).hexdigest()
     record = Record(

@@ -181,7 +181,7 @@ class _Tree:
     def __init__(self, tree: str, below: str) -> None:
         self._scan = scan_tree(tree, below)
         # Rows of the scan are in the order of the paths, so they are those of the manifest.
-        self.manifest = self._scan.builder.build()
+        self.manifest = Manifest.of(self._scan.builder.rows())
 
     def files(self) -> list[tuple[Entry, str]]:
         """Every file and its place on disk."""

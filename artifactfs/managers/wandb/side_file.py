@@ -21,7 +21,8 @@ import msgspec
 
 from artifactfs import names
 from artifactfs.errors import FormatError, InvalidName, UnsupportedTree
-from artifactfs.manifest import Entry, EntryKind, Manifest, stays_inside
+from artifactfs.manifest import Entry, EntryKind, Manifest
+from artifactfs.symlinks import leading_out
 
 SIDE_FILE = ".artifactfs.json"
 _FORMAT = 1
@@ -121,7 +122,7 @@ def complete(files: list[Entry], side: SideFile | None) -> tuple[Manifest, dict[
     try:
         for entry in _others(side) if side else ():
             entries.setdefault(entry.path, entry)
-        return Manifest(entries.values(), algorithm="md5"), differing
+        return Manifest(_without_links_out(entries), algorithm="md5"), differing
     except (InvalidName, OverflowError, UnicodeEncodeError) as error:
         raise FormatError(f"the version holds what no version can: {error}") from error
 
@@ -130,8 +131,18 @@ def _others(side: SideFile) -> Iterable[Entry]:
     for path, (mode, mtime_ns) in side.directories.items():
         yield Entry(path, EntryKind.DIRECTORY, mode=mode & 0o777, mtime_ns=mtime_ns)
     for path, (target, mtime_ns) in side.symlinks.items():
-        if stays_inside(os.fsencode(path), os.fsencode(target)):
-            yield Entry(path, EntryKind.SYMLINK, mode=0o777, mtime_ns=mtime_ns, target=target)
+        yield Entry(path, EntryKind.SYMLINK, mode=0o777, mtime_ns=mtime_ns, target=target)
+
+
+def _without_links_out(entries: dict[str, Entry]) -> Iterable[Entry]:
+    """Entries by path without the symlinks that lead out of the version."""
+    links = {
+        os.fsencode(path): os.fsencode(entry.target or "")
+        for path, entry in entries.items()
+        if entry.kind is EntryKind.SYMLINK
+    }
+    out = leading_out(links, sorted(map(os.fsencode, entries))) if links else set()
+    return (entry for path, entry in entries.items() if not out or os.fsencode(path) not in out)
 
 
 def _is_true_name(path: str) -> bool:

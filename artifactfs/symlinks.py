@@ -37,7 +37,7 @@ def stays_inside(path: bytes, target: bytes) -> bool:
 
 
 def leading_out(links: Mapping[bytes, bytes], paths: Sequence[bytes] = ()) -> set[bytes]:
-    """The symlinks (path → target) that lead out of the version, or may: none of the others leads through them.
+    """The symlinks (path → target) that lead out of the version, or may. Without them, none of the others does.
 
     With `paths`, all paths of the version in the order of their bytes, symlinks that have something beneath them are
     among those: what lies there would be elsewhere.

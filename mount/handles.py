@@ -15,6 +15,7 @@ from artifactfs import durable
 from artifactfs.content.cache import ContentCache
 from artifactfs.content.inmemory import FEW_BYTES, read_in_memory
 from artifactfs.content.integrity import check_digest
+from artifactfs.content.metadata import place_of
 from artifactfs.content.reader import CHECKED_BYTES, ContentReader
 from artifactfs.errors import IntegrityError
 from artifactfs.managers.base import ArtifactManager, LocalRange, VersionInfo
@@ -50,7 +51,8 @@ class VersionReader:
         self.cache = ContentCache(settings.cache_dir, settings.cache_size_bytes, settings.min_free_bytes)
         if manager.local_root is None:
             self.cache.ensure_created()
-        self.contents = ContentReader(manager, self.cache, settings.url, read_timeout_s=settings.read_timeout_s)
+        place = place_of(settings.url, settings.options)
+        self.contents = ContentReader(manager, self.cache, place, read_timeout_s=settings.read_timeout_s)
         soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.descriptors = DescriptorCache(max(16, min(1024, soft_limit // 4)))
         self._checked: set[int] = set()

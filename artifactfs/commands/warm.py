@@ -40,7 +40,7 @@ def warm(store: StoreChoice, address: Address, cache_dir: str | None, cache_size
     fetched_bytes (what was not cached before), requests (to the store), seconds.
     """
     from artifactfs.content.cache import DEFAULT_SIZE_BYTES, ContentCache
-    from artifactfs.content.metadata import StoreMemory
+    from artifactfs.content.metadata import StoreMemory, place_of
     from artifactfs.content.reader import ContentReader
     from artifactfs.content.warming import chosen, remember
     from artifactfs.content.warming import warm as warm_cache
@@ -58,7 +58,7 @@ def warm(store: StoreChoice, address: Address, cache_dir: str | None, cache_size
     manifest = manager.manifest(artifact, info.collection, info.version)
     positions = chosen(manifest, address.path)
     size_bytes = sum(map(manifest.size_at, positions))
-    reader = ContentReader(manager, cache, store.url)
+    reader = ContentReader(manager, cache, place_of(store.url, store.options))
     with show.progress(f"warming {address}", lambda: size_bytes) as progress:
         warm_cache(reader, info, manifest, positions, progress)
     remember(StoreMemory(cache.directory, store.url, store.options), manager, info, manifest)

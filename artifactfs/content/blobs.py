@@ -37,7 +37,7 @@ class Blob:
     """A pack. See the module docstring."""
 
     def __init__(self, cache: ContentCache, key: str, fetch: Fetch, label: str) -> None:
-        """`key` is ``<algorithm>-<hex digest>``, and what may follow to tell it from others, after another dash."""
+        """`key` is ``<algorithm>-<hex digest>-s<hex of the store>``, and what may follow after another dash."""
         self.key = key
         self.fetch = fetch
         self.label = label

@@ -1,5 +1,8 @@
 """The content cache: bytes of remote stores on the local disk, under the digests that name them.
 
+Parts of large files and packs are kept apart by the store they came from, because they are given out unchecked or
+checked in part: what a store gives stays its own. Small files in drawers, each checked, are everybody's.
+
 ::
 
     <directory>/segments/<2 hex>/<name>[.map]     granules of objects and files (`content.segments`)

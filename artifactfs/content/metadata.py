@@ -58,14 +58,21 @@ class _KnownVersion(msgspec.Struct, frozen=True):
     manifest: bytes
 
 
+def place_of(url: str, options: Mapping[str, Any]) -> str:
+    """What tells the store at `url`, with the options that lead there (an endpoint), from others: 32 hex digits.
+
+    What the store says of itself has no part in it, because another can say the same.
+    """
+    place = json.dumps([without_url_secrets(url).rstrip("/"), without_secrets(options)], sort_keys=True, default=str)
+    return blake3(place.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
 class StoreMemory:
     """See the module docstring. The directory is made at the first write."""
 
     def __init__(self, cache_dir: Path, url: str, options: Mapping[str, Any]) -> None:
         """The memory of the store at `url`, with the options that lead there (an endpoint), below a cache directory."""
-        place = json.dumps([without_url_secrets(url), without_secrets(options)], sort_keys=True, default=str)
-        name = blake3(place.encode("utf-8", "surrogateescape")).hexdigest()[:32]
-        self._directory = os.fspath(cache_dir / "stores" / name)
+        self._directory = os.fspath(cache_dir / "stores" / place_of(url, options))
         self._lock = threading.Lock()
         self._written: LRUCache[str, bytes] = LRUCache(_REMEMBERED_LISTINGS)
         self._identity: Identity | None = None

@@ -56,10 +56,12 @@ class ContentReader:
     ) -> None:
         """Read the files of `manager` through `cache`; a read that the store keeps waiting fails in `read_timeout_s`.
 
-        `store` tells the store from others: what names files that have no digest.
+        `store` tells the store from others (`metadata.place_of`): what it gives is cached under that too, since a part
+        of a large file is given out before the whole was found to have its digest.
         """
         self.manager = manager
         self._store = store
+        self._tag = f"s{blake3(store.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}"
         self.cache = cache
         self.fetcher = Fetcher(read_timeout_s)
         self._lock = threading.Lock()
@@ -100,7 +102,7 @@ class ContentReader:
 
     def known_place(self, pack: bytes, offset: int, size_bytes: int) -> tuple[Segment, int] | None:
         """As `Blob.known_place`, of a pack (its raw name) that is being read, or was lately."""
-        blob = self._blobs.get(f"blake3-{pack.hex()}")
+        blob = self._blobs.get(f"blake3-{pack.hex()}-{self._tag}")
         return blob.known_place(offset, size_bytes) if blob is not None else None
 
     def blob(self, info: VersionInfo, entry: Entry, algorithm: str) -> Blob | SmallBlob:
@@ -111,7 +113,7 @@ class ContentReader:
             digest = (algorithm, entry.digest)
         if entry.object is not None:
             fetch = partial(self._read_object, entry.object, label)
-            key = f"blake3-{entry.object}"
+            key = f"blake3-{entry.object}-{self._tag}"
             # An object by itself has the digest of the file; a pack is checked file by file.
             if entry.offset == 0 and digest == ("blake3", entry.object):
                 return self._shared(f"{key}-{size_bytes}", FileBlob, key, size_bytes, fetch, label, digest)
@@ -126,7 +128,7 @@ class ContentReader:
         elif size_bytes < CHECKED_BYTES:
             return SmallBlob(self.cache, size_bytes, read, label, digest=digest)
         else:
-            key = "-".join(digest)
+            key = f"{'-'.join(digest)}-{self._tag}"
         return self._shared(f"{key}-{size_bytes}", FileBlob, key, size_bytes, read, label, digest)
 
     def _read_object(self, name: str, label: str, offset: int, size_bytes: int) -> Iterator[bytes]:

@@ -11,6 +11,7 @@ import pytest
 
 from artifactfs import connect
 from artifactfs.content.cache import ContentCache
+from artifactfs.content.metadata import place_of
 from artifactfs.content.reader import ContentReader, OpenFile
 from artifactfs.managers.base import ArtifactManager, VersionInfo
 from artifactfs.managers.filesystem import FileSystemArtifactManager
@@ -40,7 +41,7 @@ class Version:
         """A reader with the cache in `directory`."""
         cache = ContentCache(directory, size_bytes, options.pop("min_free_bytes", 0))
         cache.ensure_created()
-        reader = ContentReader(self.manager, cache, self.server.url, **options)
+        reader = ContentReader(self.manager, cache, place_of(self.server.url, {}), **options)
         self.opened.append(reader)
         return reader
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from artifactfs import connect
 from artifactfs.content.cache import ContentCache
+from artifactfs.content.metadata import place_of
 from artifactfs.content.reader import ContentReader
 from artifactfs.managers.filesystem import FileSystemArtifactManager
 
@@ -23,7 +24,7 @@ def main(store: str, url: str, directory: str, size_bytes: str, reads: str, seed
     info, manifest = local.version_info("model"), local.manifest("model")
     cache = ContentCache(Path(directory), int(size_bytes), 0)
     cache.ensure_created()
-    reader = ContentReader(FileSystemArtifactManager(url), cache, url)
+    reader = ContentReader(FileSystemArtifactManager(url), cache, place_of(url, {}))
     chance = random.Random(int(seed))
     positions = [position for position in range(len(manifest)) if manifest.size_at(position)]
     big = [position for position in positions if manifest.size_at(position) > MIB]

@@ -21,14 +21,15 @@ from pathlib import Path
 
 from artifactfs import durable
 from artifactfs.errors import ArtifactError
-from artifactfs.longpaths import remove_tree
 from artifactfs.managers.base import ArtifactManager
 from artifactfs.names import STAGING
+from mount.failures import shown_on_drive
+from mount.faults import Faults
 from mount.handles import VersionReader
 from mount.listing import memory_of
 from mount.room import DiskRoom
 from mount.settings import MountSettings
-from mount.staging import TRASH, ArtifactStaging
+from mount.staging import ArtifactStaging
 
 
 class AreaBusy(ArtifactError):
@@ -50,6 +51,9 @@ class StagingArea:
         self._dirty_lock = threading.Lock()
         self._dirty: set[ArtifactStaging] = set()
         self.on_dirty: Callable[[], None] = lambda: None
+        self.shown = shown_on_drive(root / "artifacts", settings.mountpoint)
+        """Puts the paths of the drive into a message, in place of those of the disk."""
+        self.faults = Faults(self.shown)
         found = os.stat(root)
         self.is_private = found.st_uid == os.geteuid() and not found.st_mode & 0o077
         """Whether nobody else can reach what lies in the area. The mount is ``nodev``; its disk need not be."""
@@ -78,10 +82,19 @@ class StagingArea:
     def _recover(self) -> None:
         (self.root / "artifacts").mkdir(exist_ok=True)
         for collection in self.local_collections():
-            for artifact in self.local_artifacts(collection):
-                for trash in (self.root / "artifacts" / collection / artifact).glob(f"{TRASH}.*"):
-                    remove_tree(trash)
-                self.artifact(collection, artifact).recover()
+            try:
+                artifacts = self.local_artifacts(collection)
+            except OSError as error:
+                self.faults.note(f"what is staged in {collection}", error)
+                continue
+            for artifact in artifacts:
+                staging = self.artifact(collection, artifact)
+                staging.expect_leftovers()
+                try:
+                    staging.recover()
+                except OSError as error:
+                    # It stays among those that have something, and whoever looks at it next tries again.
+                    self.faults.note(staging.label, error)
 
     def close(self) -> None:
         """Let another daemon have the area."""
@@ -114,15 +127,29 @@ class StagingArea:
             self._dirty.add(staging)
         self.on_dirty()
 
-    def active(self) -> list[ArtifactStaging]:
-        """The artifacts that have something staged or pending, in the order of their names."""
+    def candidates(self) -> list[ArtifactStaging]:
+        """The artifacts that may have something staged or pending, in the order of their names; no disk is asked."""
         with self._dirty_lock:
-            candidates = sorted(self._dirty, key=lambda staging: staging.label)
-        idle = {staging for staging in candidates if staging.become_idle()}
+            return sorted(self._dirty, key=lambda staging: staging.label)
+
+    def active(self) -> list[ArtifactStaging]:
+        """The artifacts that have something staged or pending, or cannot be looked at, in the order of their names."""
+        candidates = self.candidates()
+        idle = {staging for staging in candidates if self._has_become_idle(staging)}
         with self._dirty_lock:
             # One that was written to since is dirty again and has told so: its tree would not tell twice.
             self._dirty -= {staging for staging in idle if not staging.staged.touched}
         return [staging for staging in candidates if staging not in idle]
+
+    def _has_become_idle(self, staging: ArtifactStaging) -> bool:
+        try:
+            is_idle = staging.become_idle()
+        except OSError:
+            return False
+        if is_idle:
+            for concerned in (staging.label, staging.sealing, staging.committing):
+                self.faults.clear(concerned)
+        return is_idle
 
     def local_collections(self) -> list[str]:
         """Collections that exist on the staging disk, whether the store has them or not."""

@@ -41,7 +41,9 @@ def get(vfs: Vfs, node: Node, name: str) -> bytes:
     if name == control.DIGEST and isinstance(node, StagedNode):
         return _of_staged(node)
     if name == control.STATE and isinstance(node, (StagedNode, Artifact)) and vfs.area is not None:
-        return control.encode(_shortened(vfs.staging_of(node).describe()))
+        state = vfs.staging_of(node).describe()
+        problem = state.problem and vfs.area.shown(state.problem)
+        return control.encode(_shortened(msgspec.structs.replace(state, problem=problem)))
     if isinstance(node, VersionNode):
         value = _of_version(vfs, node, name)
         if value is not None:
@@ -157,11 +159,11 @@ def _drain(vfs: Vfs, node: Node, _value: bytes) -> None:
     vfs.committer.seal_all(WRITERS_WAIT_S)
 
 
-def _leave(vfs: Vfs, node: Node, _value: bytes) -> None:
+def _leave(vfs: Vfs, node: Node, value: bytes) -> None:
     assert vfs.committer is not None
     if not isinstance(node, Root):
         raise NotPermitted("leaving is asked for at the top of the mount")
-    vfs.committer.leave()
+    vfs.committer.leave(is_meant=value != b"0")
 
 
 _ACTIONS: dict[str, Callable[[Vfs, Node, bytes], None]] = {
@@ -203,7 +205,8 @@ def status(vfs: Vfs) -> control.Status:
         exclusive_create=vfs.manager.exclusive_create,
         reads=vfs.reads,
         inodes=vfs.count_inodes(),
-        artifacts=[_shortened(staging.describe()) for staging in vfs.area.active()] if vfs.area else [],
+        artifacts=[_shortened(state) for state in vfs.states.all()] if vfs.states else [],
+        faults=vfs.faults.present(),
     )
 
 

@@ -132,9 +132,12 @@ def request_drain(mountpoint: Path) -> None:
             raise
 
 
-def request_leave(mountpoint: Path) -> None:
-    """Tell the daemon to end without committing more once it is unmounted. Raises OSError."""
-    os.setxattr(mountpoint, control.LEAVE, b"1")
+def request_leave(mountpoint: Path, *, is_meant: bool = True) -> None:
+    """Tell the daemon to end without committing more if it is unmounted now; not meant, take that back.
+
+    Raises OSError.
+    """
+    os.setxattr(mountpoint, control.LEAVE, b"1" if is_meant else b"0")
 
 
 def discard(directory: Path) -> None:

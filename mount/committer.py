@@ -2,8 +2,8 @@
 
 One scheduler thread looks at the artifacts that have something staged or pending and starts at most one job per
 artifact, `MAX_JOBS` in all. A job seals what is due and commits the sealed trees of its artifact oldest first; it
-stops at the first failure, so a version never overtakes an earlier one. Passing failures are tried again for as long
-as it takes, lasting ones wait for the user.
+stops at the first failure, so a version never overtakes an earlier one. Failures that may pass (`failures`) are tried
+again for as long as it takes, others wait for the user. Whatever fails about one artifact costs no other.
 
 Neighbours: `staging` holds the trees, the manager makes the versions. Threading: `start`, `stop` and `wake` are safe
 from any thread. `_wake` guards the set of jobs and is never held across disk or backend I/O. Everything about one
@@ -22,9 +22,12 @@ from typing import Any
 
 from artifactfs.errors import ArtifactError, IntegrityError
 from artifactfs.managers.base import ArtifactManager, CommitResult
+from artifactfs.threads import try_start
 from mount.area import StagingArea
 from mount.control import CommitRequest, CommitState, Finished
 from mount.errors import Busy, NothingStaged
+from mount.failures import may_pass
+from mount.faults import keep_alive, reason_of
 from mount.ignore import prune
 from mount.pending import PendingTree
 from mount.references import referred_entry
@@ -40,6 +43,9 @@ FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 60.0
 # How long to leave an artifact alone whose staging disk gave an error, or whose files stay open.
 _LOOK_AGAIN_S = 1.0
+# An unmount follows at once when the daemon was told to leave; whoever told it may have died before.
+LEAVE_S = 30.0
+_NAME = "committer"
 
 OnCommit = Callable[[str, str], None]
 
@@ -54,17 +60,18 @@ class Committer:
         self._manager = manager
         self._commit_after_s = settings.commit_after_s
         self._on_commit = on_commit
+        self._faults = area.faults
         self._wake = threading.Condition()
         self._woken = False
         self._stopping = False
-        self._leaving = False
-        self._jobs: dict[ArtifactStaging, threading.Thread] = {}
-        self._thread = threading.Thread(target=self._schedule, name="committer", daemon=True)
+        self._leave_until = 0.0
+        self._jobs: set[ArtifactStaging] = set()
+        self._alone_until: dict[ArtifactStaging, float] = {}
 
     def start(self) -> None:
         """Begin; what earlier daemons left pending is committed first."""
         self._area.on_dirty = self.wake
-        self._thread.start()
+        keep_alive(_NAME, self._schedule, self._faults)
 
     def wake(self) -> None:
         """Look for work at once: something was staged or sealed."""
@@ -81,10 +88,12 @@ class Committer:
             while self._jobs and time.monotonic() < deadline:
                 self._wake.wait(deadline - time.monotonic())
 
-    def leave(self) -> None:
-        """Commit nothing more before the end: what is staged and pending is for the next mount."""
-        with self._wake:
-            self._leaving = True
+    def leave(self, *, is_meant: bool = True) -> None:
+        """Commit nothing more when the end comes within `LEAVE_S`: what is staged and pending is for the next mount.
+
+        Not meant (any more), the end is as without this.
+        """
+        self._leave_until = time.monotonic() + LEAVE_S if is_meant else 0.0
 
     def drain(self, timeout_s: float, give_up: Callable[[], bool]) -> list[str]:
         """Commit what is staged and pending before the end, unless told to leave it.
@@ -93,10 +102,11 @@ class Committer:
         something left, which the next mount finds.
         """
         deadline = time.monotonic() + timeout_s
+        is_leaving = time.monotonic() < self._leave_until
         with contextlib.suppress(Busy):
-            if not self._leaving:
+            if not is_leaving:
                 self.seal_all(0.0)
-        while not self._leaving and self._is_busy() and time.monotonic() < deadline and not give_up():
+        while not is_leaving and self._is_busy() and time.monotonic() < deadline and not give_up():
             with self._wake:
                 self._wake.wait(_LOOK_AGAIN_S / 10)
         return [staging.label for staging in self._area.active()]
@@ -108,20 +118,23 @@ class Committer:
     def seal_all(self, wait_s: float) -> None:
         """Seal everything staged, unless staging is committed on request only.
 
-        Waits up to `wait_s` for files open for writing. Raises Busy when some stay open; the rest is sealed.
+        Waits up to `wait_s` for files open for writing. Raises Busy when some stay open; the rest is sealed. What the
+        disk refuses is a fault of that artifact.
         """
         if self._commit_after_s is None:
             return
         busy: Busy | None = None
         for staging in self._area.active():
-            if not staging.staged.is_dirty():
-                continue
             try:
-                staging.seal(CommitRequest(), wait_s, automatic=True)
+                if staging.staged.is_dirty():
+                    staging.seal(CommitRequest(), wait_s, automatic=True)
+                    self._faults.clear(staging.sealing)
             except NothingStaged:
                 continue
             except Busy as error:
                 busy = error
+            except (ArtifactError, OSError) as error:
+                self._faults.note(staging.sealing, error)
         self.wake()
         if busy is not None:
             raise busy
@@ -144,7 +157,7 @@ class Committer:
             self._await_end_of_job(staging, pending)
             if staging in self._jobs:
                 raise Busy(f"{pending.name} of {staging.label} is being committed")
-            self._jobs[staging] = threading.current_thread()
+            self._jobs.add(staging)
         try:
             staging.remove(pending)
             logger.info("discarded %s of %s", pending.name, staging.label)
@@ -166,6 +179,7 @@ class Committer:
                     return
                 self._woken = False
             delay_s = self._start_due_jobs()
+            self._faults.clear(_NAME)
             with self._wake:
                 if not self._woken and not self._stopping:
                     self._wake.wait(delay_s)
@@ -174,7 +188,7 @@ class Committer:
         """Start what is due; returns the seconds until something else may be, None when nothing is waiting."""
         delays = []
         for staging in self._area.active():
-            delay_s = self._due_in(staging)
+            delay_s = self._look_at(staging)
             if delay_s is None:
                 continue
             with self._wake:
@@ -183,12 +197,44 @@ class Committer:
                 if delay_s > 0 or len(self._jobs) >= MAX_JOBS:
                     delays.append(max(delay_s, _LOOK_AGAIN_S / 10))
                     continue
-                thread = threading.Thread(
-                    target=self._work, args=(staging,), name=f"commit {staging.label}", daemon=True
-                )
-                self._jobs[staging] = thread
-            thread.start()
+                self._jobs.add(staging)
+            if not self._start(staging):
+                delays.append(_LOOK_AGAIN_S)
         return min(delays, default=None)
+
+    def _start(self, staging: ArtifactStaging) -> bool:
+        """Start the job of an artifact; False when there is no room for a thread."""
+        started = False
+        try:
+            started = try_start(self._work, f"commit {staging.label}", staging)
+        finally:
+            if not started:
+                with self._wake:
+                    self._jobs.discard(staging)
+        if started:
+            self._faults.clear("starting commits")
+        else:
+            self._faults.note("starting commits", RuntimeError("the system gives this process no more threads"))
+        return started
+
+    def _look_at(self, staging: ArtifactStaging) -> float | None:
+        """As `_due_in`, of an artifact that may give errors: then it is looked at again a little later."""
+        left_alone_s = self._alone_until.get(staging, 0.0) - time.monotonic()
+        if left_alone_s > 0:
+            return left_alone_s
+        self._alone_until.pop(staging, None)
+        try:
+            staging.recover()
+            delay_s = self._due_in(staging)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this artifact's alone
+            self._leave_alone(staging, staging.label, error)
+            return _LOOK_AGAIN_S
+        self._faults.clear(staging.label)
+        return delay_s
+
+    def _leave_alone(self, staging: ArtifactStaging, concerned: str, error: Exception) -> None:
+        self._faults.note(concerned, error)
+        self._alone_until[staging] = time.monotonic() + _LOOK_AGAIN_S
 
     def _due_in(self, staging: ArtifactStaging) -> float | None:
         """Seconds until the artifact needs a job; None when it needs none."""
@@ -218,12 +264,15 @@ class Committer:
                 pending = staging.oldest_pending()
                 if pending is None or not self._attempt(staging, pending):
                     break
+            self._faults.clear(staging.committing)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this artifact's alone
+            self._leave_alone(staging, staging.committing, error)
         finally:
             self._end_job(staging)
 
     def _end_job(self, staging: ArtifactStaging) -> None:
         with self._wake:
-            del self._jobs[staging]
+            self._jobs.discard(staging)
             self._woken = True
             self._wake.notify_all()
 
@@ -233,9 +282,10 @@ class Committer:
         except (Busy, NothingStaged):
             return
         except OSError as error:
-            logger.error("cannot seal what is staged for %s: %s", staging.label, error)
+            self._faults.note(staging.sealing, error)
             staging.staged.touch()
         else:
+            self._faults.clear(staging.sealing)
             logger.info("sealed %s as %s", staging.label, pending.name)
 
     def _attempt(self, staging: ArtifactStaging, pending: PendingTree) -> bool:
@@ -254,7 +304,7 @@ class Committer:
             else:
                 result = self._commit(staging, pending)
                 self._succeeded(staging, pending, result, ignored, time.monotonic() - started)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the files stay and the commit is tried again
+        except Exception as error:  # noqa: BLE001 - whatever it is, the files stay
             self._failed(staging, pending, error)
             return False
         return True
@@ -338,8 +388,8 @@ class Committer:
 
     def _failed(self, staging: ArtifactStaging, pending: PendingTree, error: Exception) -> None:
         record = pending.record
-        lasting = isinstance(error, PermissionError) or (isinstance(error, ArtifactError) and not error.transient)
-        reason = str(error) or type(error).__name__
+        lasting = not may_pass(error)
+        reason = self._area.shown(reason_of(error))
         first = record.error != reason
         with staging.lock:
             record.error = reason

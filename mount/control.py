@@ -8,7 +8,8 @@ attribute                    on                     access  value
 ===========================  =====================  ======  ==========================================================
 ``user.artifactfs.status``   the mount's root       read    `Status`
 ``user.artifactfs.drain``    the mount's root       write   `CommitRequest`: seal everything staged; b"" will do
-``user.artifactfs.leave``    the mount's root       write   anything: when unmounted, end without committing more
+``user.artifactfs.leave``    the mount's root       write   ``1``: if unmounted within half a minute, end without
+                                                            committing more; ``0``: commit at the end after all
 ``user.artifactfs.state``    ``staging``, pending   read    `ArtifactState`
 ``user.artifactfs.commit``   ``staging``            write   `CommitRequest`: seal, and commit in the background
 ``user.artifactfs.commit``   pending                write   `CommitRequest`: its message and aliases, when it was
@@ -30,7 +31,7 @@ among `finished` afterwards.
 from __future__ import annotations
 
 import enum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -138,7 +139,8 @@ class Finished(msgspec.Struct, frozen=True):
 class ArtifactState(msgspec.Struct, frozen=True):
     """What is staged, pending and lately finished for one artifact of this mount.
 
-    Of very many pending trees the oldest and the newest are listed; `left_off` counts those between them.
+    Of very many pending trees the oldest and the newest are listed; `left_off` counts those between them. `problem`
+    says why the rest may be incomplete or old: the disk of the staging area gives errors, or takes long to answer.
     """
 
     collection: str
@@ -147,6 +149,7 @@ class ArtifactState(msgspec.Struct, frozen=True):
     pending: list[Pending] = msgspec.field(default_factory=list)
     finished: list[Finished] = msgspec.field(default_factory=list)
     left_off: int = 0
+    problem: str | None = None
 
 
 class Cache(msgspec.Struct, frozen=True):
@@ -166,7 +169,8 @@ class Status(msgspec.Struct, frozen=True):
     """A whole mount. `cache` is None for a local store. `reads` tells how the driver gets bytes of versions
     to programs, `inodes` how many it holds for the kernel, a version counted as one; None where it cannot tell.
 
-    `artifacts` lists those with something staged or pending; `left_off` counts what did not fit.
+    `artifacts` lists those with something staged or pending; `left_off` counts what did not fit. `faults` are what
+    does not work in the daemon at present, one line each.
     """
 
     store: str
@@ -188,14 +192,34 @@ class Status(msgspec.Struct, frozen=True):
     left_off: int = 0
     reads: str = ""
     inodes: int | None = None
+    faults: list[str] = msgspec.field(default_factory=list)
 
 
 Message = TypeVar("Message", CommitRequest, ArtifactState, Status)
 
 
+def printable(text: str) -> str:
+    """Text of which every character can be written as UTF-8; bytes of a name that are none are shown as ``\\xff``."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def encode(message: CommitRequest | ArtifactState | Status) -> bytes:
-    """The JSON an attribute carries."""
-    return msgspec.json.encode(message)
+    """The JSON an attribute carries; what is not UTF-8 in it is made `printable`."""
+    try:
+        return msgspec.json.encode(message)
+    except UnicodeEncodeError:
+        return msgspec.json.encode(_all_printable(msgspec.to_builtins(message)))
+
+
+def _all_printable(value: Any) -> Any:
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {name: _all_printable(each) for name, each in value.items()}
+    return [_all_printable(each) for each in value] if isinstance(value, list) else value
 
 
 def decode(raw: bytes, kind: type[Message]) -> Message:

@@ -21,6 +21,7 @@ import faulthandler
 import logging
 import os
 import queue
+import resource
 import signal
 import sys
 import threading
@@ -97,6 +98,15 @@ def bound_heap() -> None:
         mallopt(_M_TRIM_THRESHOLD, 2 << 20)
 
 
+def raise_descriptor_limit() -> None:
+    """Take as many open files as the system allows this process: each open staged file is one of them."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    except (ValueError, OSError) as error:
+        logger.info("cannot raise the limit of open files to %d: %s", most, error)
+
+
 class Daemon:
     """One mount from start to end."""
 
@@ -122,6 +132,7 @@ class Daemon:
         """
         settings = self._settings
         bound_heap()
+        raise_descriptor_limit()
         with contextlib.ExitStack() as stack:
             manager = open_store(settings)
             driver = self._load_driver()

@@ -66,6 +66,21 @@ def is_expected(error: BaseException) -> bool:
     return (isinstance(error, OSError) and bool(error.errno)) or any(isinstance(error, kind) for kind, _ in _TABLE)
 
 
+# Answers about names, kinds of files, rights and arguments: the same call gives the same answer again.
+_REFUSALS = frozenset(
+    {
+        *(errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR),
+        *(errno.EEXIST, errno.ENOTEMPTY, errno.EFBIG, errno.EOVERFLOW, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS),
+        *(errno.EXDEV, errno.EMLINK, errno.EILSEQ, errno.ERANGE, errno.E2BIG, errno.EFAULT),
+    }
+)
+
+
+def is_refusal(error: OSError) -> bool:
+    """Whether a system call failed for what it was asked, so that asking again later does not help."""
+    return isinstance(error, PermissionError) or error.errno in _REFUSALS
+
+
 def is_other_disk(error: OSError) -> bool:
     """Whether copy_file_range(2) failed because it cannot copy between these two files, so that bytes must be read."""
     return error.errno in (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)

@@ -44,7 +44,9 @@ class CrossTree(DriveError):
 
 
 class Busy(DriveError):
-    """Staged files are open for writing."""
+    """Staged files are open for writing. Transient: programs close them."""
+
+    transient = True
 
 
 class Held(DriveError):
@@ -52,7 +54,9 @@ class Held(DriveError):
 
 
 class NoRoom(DriveError):
-    """Writing would leave less free on the staging disk than the mount was told to keep."""
+    """Writing would leave less free on the staging disk than the mount was told to keep. It may be made."""
+
+    transient = True
 
 
 class NothingStaged(DriveError):

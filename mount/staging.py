@@ -37,6 +37,7 @@ from artifactfs.managers.commit_id import new_commit_id
 from artifactfs.names import PENDING_PREFIX, STAGING
 from mount.control import ArtifactState, CommitRequest, CommitState, Finished, Staged
 from mount.errors import Busy, Held, NothingStaged, NotPermitted
+from mount.faults import reason_of
 from mount.handles import VersionReader
 from mount.pending import PendingTree, SealRecord
 from mount.references import References
@@ -91,14 +92,35 @@ class ArtifactStaging:
         self.staged = self._new_tree()
         self.pending: list[PendingTree] = []
         self.finished: deque[Finished] = deque(maxlen=_REMEMBERED_RESULTS)
+        self._is_recovered = True
 
     @property
     def label(self) -> str:
         """``collection/artifact``, for messages."""
         return f"{self.collection}/{self.artifact}"
 
+    @property
+    def sealing(self) -> str:
+        """What to call a fault of sealing it."""
+        return f"sealing {self.label}"
+
+    @property
+    def committing(self) -> str:
+        """What to call a fault of committing it."""
+        return f"committing {self.label}"
+
+    def expect_leftovers(self) -> None:
+        """An earlier daemon may have left something: `recover` is to read it back."""
+        self._is_recovered = False
+
     def recover(self) -> None:
-        """Read back what an earlier daemon left. Raises OSError."""
+        """Read back what an earlier daemon left, unless that is done. Raises OSError; then it is to be called again."""
+        if self._is_recovered:
+            return
+        self._on_dirty(self)
+        for trash in self.directory.glob(f"{TRASH}.*"):
+            remove_tree(trash)
+        found = []
         for directory in sorted(
             self.directory.glob(f"{PENDING_PREFIX}.*"), key=lambda p: int(p.name.rpartition(".")[2])
         ):
@@ -106,15 +128,18 @@ class ArtifactStaging:
             if record is None:
                 remove_tree(directory)
             else:
-                self.pending.append(PendingTree(directory, self._sealed_tree(directory), record))
+                found.append(PendingTree(directory, self._sealed_tree(directory), record))
         if self.staged.is_empty():
             (self.directory / HELD).unlink(missing_ok=True)
         with suppress(FileNotFoundError):
             self.staged.held = (self.directory / HELD).read_text(errors="replace")
-        if not self.staged.is_empty() and not self.is_untouched:
+        is_staged = not self.staged.is_empty() and not self.is_untouched
+        with self.lock:
+            if not self._is_recovered:
+                self.pending[:0] = found
+                self._is_recovered = True
+        if is_staged:
             self.staged.touch()
-        elif self.pending:
-            self._on_dirty(self)
 
     def _recovered_record(self, directory: Path) -> SealRecord | None:
         """The record of a sealed tree; None when there is nothing to commit in it (any more)."""
@@ -358,7 +383,7 @@ class ArtifactStaging:
     def become_idle(self) -> bool:
         """Whether nothing is staged, pending or open for writing; then the next change is told again."""
         with self.lock:
-            if self.pending or not self.staged.is_empty() or self.staged.open_for_writing():
+            if not self._is_recovered or self.pending or self.staged.open_for_writing() or not self.staged.is_empty():
                 return False
             if self.staged.held is not None:
                 self._forget_marks()
@@ -372,16 +397,25 @@ class ArtifactStaging:
             return next((p for p in self.pending if p.name == name), None)
 
     def describe(self) -> ArtifactState:
-        """For the control surface."""
+        """For the control surface. A disk that gives errors is a `problem` of the answer."""
         with self.lock:
             staged, pending, finished = self.staged, list(self.pending), list(self.finished)
+        shown = problem = None
+        described = []
+        try:
+            described = [p.describe() for p in pending]
+            shown = self._describe_staged(staged)
+        except OSError as error:
+            problem = reason_of(error)
+        return ArtifactState(self.collection, self.artifact, shown, described, finished, problem=problem)
+
+    def _describe_staged(self, staged: StagedTree) -> Staged | None:
+        if staged.is_empty():
+            return None
         files, size_bytes = staged.usage()
-        shown = None
-        if not staged.is_empty():
-            with self.lock:
-                writers = len(staged.open_for_writing())
-            shown = Staged(files, size_bytes, writers, round(staged.quiet_s, 3), self.is_untouched, staged.held)
-        return ArtifactState(self.collection, self.artifact, shown, [p.describe() for p in pending], finished)
+        with self.lock:
+            writers = len(staged.open_for_writing())
+        return Staged(files, size_bytes, writers, round(staged.quiet_s, 3), self.is_untouched, staged.held)
 
 
 def _nothing(*_: Any) -> None:

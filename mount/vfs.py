@@ -26,6 +26,7 @@ from mount.area import StagingArea
 from mount.committer import Committer
 from mount.control import Status
 from mount.errors import CrossTree, NotPermitted, ReadOnly, Stale
+from mount.faults import Faults
 from mount.finder import Finder
 from mount.handles import Handle, StagedFile, VersionReader
 from mount.listing import Listing, memory_of
@@ -33,6 +34,7 @@ from mount.references import ATTRIBUTE_BLOCKS
 from mount.settings import MountSettings
 from mount.small_files import SmallFiles
 from mount.staging import ArtifactStaging
+from mount.states import States
 from mount.tree import (
     BLOCK_BYTES,
     KIND_MODES,
@@ -88,6 +90,8 @@ class Vfs:
         self.listing = Listing(manager, settings.refresh_s, self._memory)
         self.reader = VersionReader(manager, settings) if area is None else area.reader
         self.small_files = SmallFiles(self.reader)
+        self.faults = Faults() if area is None else area.faults
+        self.states = None if area is None else States(area)
         self._finder = Finder(manager, self.listing, area, self._memory)
         self.reads = ""
         """Set by the driver: by which way programs get the bytes of versions, and why."""

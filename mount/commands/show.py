@@ -52,8 +52,9 @@ def left_over(status: Status) -> list[str]:
     for state in status.artifacts:
         files = sum(pending.files for pending in state.pending) + (state.staged.files if state.staged else 0)
         size_bytes = sum(p.size_bytes for p in state.pending) + (state.staged.size_bytes if state.staged else 0)
-        if state.staged or state.pending:
-            lines.append(f"{label(state)}: {count(files, 'file')}, {size(size_bytes)}")
+        if state.staged or state.pending or state.problem:
+            more = f" ({state.problem})" if state.problem else ""
+            lines.append(f"{label(state)}: {count(files, 'file')}, {size(size_bytes)}{more}")
     if status.left_off:
         lines.append(f"and {count(status.left_off, 'further artifact')}")
     return lines

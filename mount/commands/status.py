@@ -150,6 +150,8 @@ def _describe(found: dict[str, Any]) -> Iterator[str]:
             yield f"  exclusive create: {answer.exclusive_create}"
         if not answer.reachable:
             yield "  the store does not answer"
+        for fault in answer.faults:
+            yield f"  fault: {' '.join(fault.split())}"
         yield from _table([row for state in answer.artifacts for row in _rows(state)])
         if answer.left_off:
             yield f"  and {count(answer.left_off, 'further artifact')}"
@@ -187,7 +189,9 @@ def _rows(state: ArtifactState) -> Iterator[tuple[str, ...]]:
             doing = f"held: the disk did not keep all of it ({staged.held}); copy what is whole, then discard it"
         elif staged.open_for_writing:
             doing = f"{count(staged.open_for_writing, 'file')} open for writing"
-        yield show.label(state), "staging", count(staged.files, "file"), size(staged.size_bytes), doing
+        yield show.label(state), "staging", count(staged.files, "file"), size(staged.size_bytes), state.problem or doing
+    elif state.problem:
+        yield show.label(state), "", "", "", state.problem
 
 
 def _progress(pending: Pending) -> str:

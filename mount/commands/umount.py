@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 POLL_S = 0.2
 ANSWER_S = 30.0
-# A program that writes gets this long to close its files; one that never does would hold up the unmount for ever.
+# A program that writes gets this long to close its files, and a disk to give no errors any more: else it would hold up
+# the unmount for ever.
 WRITERS_S = 10.0
 # The daemon lets commits under way finish (mount.daemon.COMMITTER_STOP_S) before it ends.
 DAEMON_END_S = 30.0
@@ -68,14 +70,28 @@ def umount(mountpoint: str, now: bool, drain_timeout: float | None, state_dir: s
         return
     if status is not None and not now:
         status = _drain_or_stay(where, status, drain_timeout)
-    if status is not None and not status.read_only:
-        client.request_leave(where)
     daemon = _daemon_of(where, states, status)
-    mounts.unmount(where)
+    _unmount(where, leave=status is not None and not status.read_only)
     _end_daemon(daemon)
     if status is not None:
         _say_left(status)
     click.echo(f"unmounted {where}")
+
+
+def _unmount(where: Path, *, leave: bool) -> None:
+    """Unmount, with `leave` so that the daemon commits nothing more; one that stays mounted goes on committing."""
+    from mount import client, mounts
+
+    if leave:
+        client.request_leave(where)
+    try:
+        mounts.unmount(where)
+    except BaseException:
+        if leave:
+            # Where even this fails, what was asked for lapses by itself.
+            with contextlib.suppress(OSError):
+                client.request_leave(where, is_meant=False)
+        raise
 
 
 def _ask(where: Path, now: bool) -> Status | None:
@@ -122,7 +138,7 @@ def _drain(where: Path, status: Status, timeout_s: float) -> Status:
 
     deadline = time.monotonic() + timeout_s
     commits_staged = status.commit_after_s is not None and not status.read_only
-    writers_since: float | None = None
+    waiting_since: float | None = None
     most_bytes = 0
     with show.display() as display:
         while True:
@@ -133,15 +149,15 @@ def _drain(where: Path, status: Status, timeout_s: float) -> Status:
                 status = client.read_status(where)
             pending = [(show.label(state), tree) for state in status.artifacts for tree in state.pending]
             staged = commits_staged and bool(_changed(status))
-            if (not pending and not staged and not status.left_off) or time.monotonic() > deadline:
+            problems = _problems(status)
+            more = staged or bool(status.left_off) or bool(problems)
+            if (not pending and not more) or time.monotonic() > deadline:
                 return status
-            _refuse_blocked(where, pending, staged or bool(status.left_off))
-            writers_since = None if not writing or pending else writers_since or time.monotonic()
-            if writers_since is not None and time.monotonic() - writers_since > WRITERS_S:
-                raise client.ClientError(
-                    f"{where} is still mounted: {count(writing, 'file')} in staging open for writing; "
-                    "close them, or use --now"
-                )
+            _refuse_blocked(where, pending, more)
+            waiting_since = None if pending or not (writing or problems) else waiting_since or time.monotonic()
+            if waiting_since is not None and time.monotonic() - waiting_since > WRITERS_S:
+                why = f"{count(writing, 'file')} in staging open for writing; close them" if writing else problems[0]
+                raise client.ClientError(f"{where} is still mounted: {why}, or use --now")
             left_bytes = sum(tree.size_bytes - tree.done_bytes for _, tree in pending)
             most_bytes = max(most_bytes, left_bytes)
             display.update(_doing(pending, writing), most_bytes - left_bytes, most_bytes)
@@ -155,6 +171,11 @@ def _drain(where: Path, status: Status, timeout_s: float) -> Status:
 def _changed(status: Status) -> list[Staged]:
     """What is staged and to be committed: not what was filled from a version and left as it was."""
     return [state.staged for state in status.artifacts if state.staged and not state.staged.untouched]
+
+
+def _problems(status: Status) -> list[str]:
+    """What keeps the daemon from looking at artifacts, one line each."""
+    return [f"{show.label(state)}: {state.problem}" for state in status.artifacts if state.problem]
 
 
 def _writing(status: Status) -> int:

@@ -380,6 +380,56 @@ def test_signal_unmounts(mount: Mount, number: signal.Signals):
     assert mounts.read_record(mount.state_dir, mount.path) is None
 
 
+def test_umount_that_failed_changes_nothing(make_mount: MakeMount):
+    """C12: a mount in use stays mounted, and its daemon commits at its end as ever."""
+    mount = make_mount("--commit-after", "1000")
+    staging = mount.make("models/bert")
+    (staging / "one").write_bytes(b"x")
+    with subprocess.Popen(["sleep", "1000"], cwd=mount / "models") as process:
+        assert mount.umount(check=False).returncode == 1
+        process.kill()
+    (staging / "two").write_bytes(b"x")
+    daemon = mount.daemon
+    daemon.send(signal.SIGTERM)
+    assert daemon.wait_gone(60)
+    mount.mount("--read-only")
+    assert sorted(os.listdir(mount / "models/bert/v1")) == ["two"]
+
+
+def test_as_many_files_as_the_system_allows(prepare_mount: MakeMount):
+    """C16: the daemon raises its own soft limit of descriptors to the hard one."""
+    mount = prepare_mount()
+    mount.within = ["sh", "-c", 'ulimit -Sn 200; ulimit -Hn 400; exec "$0" "$@"']
+    mount.mount("--commit-after", "never")
+    limits = Path(f"/proc/{mount.daemon.pid}/limits").read_text()
+    assert re.search(r"^Max open files +400 +400 ", limits, re.MULTILINE)
+    staging = mount.make("models/bert")
+    with contextlib.ExitStack() as stack:
+        for number in range(250):
+            stack.enter_context(open(staging / f"{number}", "wb")).write(b"x")
+    assert mount.commit("models/bert")["files"] == 250
+
+
+def test_more_files_than_the_system_allows(prepare_mount: MakeMount):
+    """C14: while no more files can be opened the status may say so; afterwards everything is committed."""
+    mount = prepare_mount()
+    mount.expect_warning("Too many open files")
+    mount.within = ["sh", "-c", 'ulimit -n 200; exec "$0" "$@"']
+    mount.mount("--commit-after", "0.3", "--refresh", "0.2")
+    staging = mount.make("models/bert")
+    opened = []
+    with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+        for number in range(300):
+            opened.append(stack.enter_context(open(staging / f"{number}", "wb", buffering=0)))
+            opened[-1].write(b"x")
+        time.sleep(1.0)
+    assert 50 < len(opened) < 300
+    (mount.make("models/gpt") / "f").write_bytes(b"x")
+    mount.committed("models/bert", "v0")
+    mount.committed("models/gpt", "v0")
+    eventually(lambda: not mount.status().faults)
+
+
 def test_signal_ends_a_mount_that_is_in_use(mount: Mount):
     mount.expect_warning("in use by .*unmounting all the same")
     daemon = mount.daemon

@@ -45,6 +45,28 @@ def copy(user: User, source: str, staging: str) -> None:
     user.run("sh", "-c", 'exec 3>"$2/held.swp"; cp -a "$1/." "$2"', "sh", source, staging)
 
 
+def test_a_staging_closed_by_its_owner(user: User, driver: str) -> None:
+    """C14: it costs no other artifact, no status, no unmount without it, and no mount; opened again it is committed."""
+    user.run("mkdir", "mnt")
+    mount = (PROGRAM, "mount", "store", "mnt", "--driver", driver, "--commit-after", "0.5", "--refresh", "0.2")
+    user.run(*mount)
+    user.run("mkdir", "-p", "mnt/c/odd/staging/d", "mnt/c/other")
+    user.run("sh", "-c", "echo x > mnt/c/odd/staging/f; chmod 000 mnt/c/odd/staging")
+    user.run("sh", "-c", "echo x > mnt/c/other/staging/f")
+    eventually(lambda: user.run("test", "-d", "mnt/c/other/v0", check=False).returncode == 0, what="v0")
+    reason = f"c/odd: Permission denied: {user.home}/mnt/c/odd/staging"
+    assert f"fault: {reason}" in user.run(PROGRAM, "status", "mnt").stdout
+    refused = user.run(PROGRAM, "umount", "mnt", check=False)
+    assert refused.returncode == 1
+    assert reason in refused.stderr
+    user.run(PROGRAM, "umount", "--now", "mnt")
+    user.run(*mount)
+    eventually(lambda: reason in user.run(PROGRAM, "status", "mnt").stdout, what=reason)
+    user.run("chmod", "755", "mnt/c/odd/staging")
+    eventually(lambda: user.run("test", "-d", "mnt/c/odd/v0", check=False).returncode == 0, what="v0")
+    user.run(PROGRAM, "umount", "mnt")
+
+
 def check_closed_directories(user: User) -> None:
     """C7, C9: directories that their owner may not write to are committed, rid of junk, and removed afterwards."""
     user.run("mkdir", "closed")

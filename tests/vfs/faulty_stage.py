@@ -16,6 +16,7 @@ from artifactfs.errors import AccessDenied, StoreFull, StoreTimeout, StoreUnreac
 from artifactfs.manifest import EntryKind
 from mount import committer
 from mount.control import CommitState, Pending
+from mount.faults import reason_of
 from mount.settings import MountSettings
 from tests.drives import DirectDrive
 from tests.mount.harness import eventually
@@ -40,8 +41,8 @@ FAULTS = {
     "full": Fault(StoreFull("no room left in the store"), True),
     "quota": Fault(OSError(errno.EDQUOT, "Disk quota exceeded"), True),
     "disk": Fault(OSError(errno.ENOSPC, "No space left on device"), True),
-    "defect": Fault(RuntimeError("a defect"), True),
-    "silent": Fault(ZeroDivisionError(), True),
+    "memory": Fault(MemoryError(), True),
+    "defect": Fault(RuntimeError("a defect"), False),
     "denied": Fault(AccessDenied("the store says no"), False),
 }
 
@@ -119,7 +120,7 @@ def failed(drive: DirectDrive, fault: Fault, attempts: int = 1) -> Pending:
         what=f"a failure of pending.1: {drive.state(LABEL)}",
     )
     assert pending.name == "pending.1"
-    assert pending.error == (str(fault.error) or type(fault.error).__name__)
+    assert pending.error == reason_of(fault.error)
     assert (pending.next_retry is not None) == fault.passing
     return pending
 
@@ -130,7 +131,7 @@ def check_waiting(drive: DirectDrive, stage: Stage, fault: Fault, *, published: 
         assert drive.contents(f"{LABEL}/pending.{number}") == tree
     assert drive.state(LABEL).pending[1].state is CommitState.SEALED
     [shown] = drive.status().artifacts
-    assert shown.pending[0].error == (str(fault.error) or type(fault.error).__name__)
+    assert shown.pending[0].error == reason_of(fault.error)
     assert drive.area is not None
     for number, tree in enumerate(TREES, 1):
         on_disk = drive.area.root / f"artifacts/{LABEL}/pending.{number}/tree"

@@ -91,3 +91,21 @@ def test_leaving_commits_nothing(manager: Unreachable, settings: MountSettings) 
     committer.stop(5.0)
     area.close()
     assert manager.list_collection_names() == []
+
+
+@pytest.mark.parametrize("how", ["taken back", "lapsed"])
+def test_leaving_that_came_to_nothing(
+    manager: Unreachable, settings: MountSettings, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C12: when no unmount followed, the end of the daemon commits as ever."""
+    manager.down = False
+    area, committer = staged(manager, settings)
+    if how == "lapsed":
+        monkeypatch.setattr("mount.committer.LEAVE_S", 0.0)
+    committer.leave()
+    if how == "taken back":
+        committer.leave(is_meant=False)
+    assert committer.drain(60.0, give_up=lambda: False) == []
+    committer.stop(5.0)
+    area.close()
+    assert manager.list_version_names("a", "c") == ["v0"]

@@ -14,6 +14,7 @@ import artifactfs
 from artifactfs.errors import ArtifactError, StoreUnreachable
 from mount import control
 from mount.control import CommitState
+from mount.faults import reason_of
 from tests.mount.harness import eventually
 from tests.scenarios import refused
 from tests.vfs.faults import When
@@ -75,7 +76,7 @@ def test_failed_and_tried_again(
         drive.setxattr(f"{LABEL}/pending.1", control.RETRY, b"1")
         failed(drive, fault, attempts=2)
     [warning] = warnings(caplog, "pending.1")
-    assert str(fault.error) in warning
+    assert reason_of(fault.error) in warning
     assert warnings(caplog, "pending.2") == []
     stage.faulty.heal()
     if drive.state(LABEL).pending:

@@ -16,6 +16,7 @@ import functools
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 
 from artifactfs.errors import InvalidName
 from artifactfs.longpaths import reach
@@ -67,6 +68,21 @@ def open_directory_beneath(directory: int, path: str | bytes, flags: int = DIREC
     if not path:
         return os.open(".", flags | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
     return open_beneath(directory, path, flags | os.O_DIRECTORY)
+
+
+def make_directory_beneath(directory: int, path: str | bytes, mode: int) -> int:
+    """As `open_directory_beneath`; what of the path is missing is made, with `mode` within the umask."""
+    try:
+        return open_directory_beneath(directory, path)
+    except FileNotFoundError:
+        above, _, name = checked(path).rpartition(b"/")
+    parent = make_directory_beneath(directory, above, mode)
+    try:
+        with suppress(FileExistsError):
+            os.mkdir(name, mode, dir_fd=parent)
+        return open_beneath(parent, name, DIRECTORY)
+    finally:
+        os.close(parent)
 
 
 def open_regular(path: str | bytes, flags: int = os.O_RDONLY, *, beneath: int | None = None) -> int:

@@ -19,10 +19,10 @@ are made one at a time. May be made before a fork but not used before it. Pickle
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,12 @@ from artifactfs import names
 from artifactfs.catalog.address import without_secrets, without_url_secrets
 from artifactfs.catalog.source import Source
 from artifactfs.errors import (
+    ArtifactError,
     CollectionNotFound,
     FormatError,
     InvalidName,
     NotFound,
     PathNotFound,
-    StoreUnreachable,
     UnsafeStore,
     Unsupported,
     VersionNotFound,
@@ -55,6 +55,7 @@ from artifactfs.objects.layout import (
     shown_artifact,
     tombstone_key,
 )
+from artifactfs.objects.local import LocalStore
 from artifactfs.objects.open import open_store
 from artifactfs.objects.store import translate
 from artifactfs.plain import layout
@@ -91,10 +92,10 @@ class PlainArtifactManager(StoredManager):
         self.url = SCHEME_PREFIX + (url if root is None else f"file://{root}")
         self._history = PlainHistory(self.store)
         self._contents = Contents(self.store)
-        self._local = None if root is None else LocalCommitter(root, self._history, self._contents)
+        self._root = self.store.root if isinstance(self.store, LocalStore) else None
+        self._local = None if self._root is None else LocalCommitter(self._root, self._history, self._contents)
         self._remote = RemoteCommitter(self.store, self._history, self._contents)
-        self._root_lock = threading.Lock()
-        self._root_seen: tuple[int, int] | None = None
+        self._is_known = False
 
     # -- the store --------------------------------------------------------------------------------------------------
 
@@ -123,26 +124,24 @@ class PlainArtifactManager(StoredManager):
 
         Raises StoreUnreachable when the directory was there and is another one, or none, now.
         """
-        root = self.store.local_root
+        root = self._root
         if root is None:
             return
-        if os.path.lexists(f"{root}/{MARKER_KEY}"):
-            raise FormatError(f"{root} is a store of the object layout: open it without {SCHEME_PREFIX}")
-        found: tuple[int, int] | None = None
+        if os.path.lexists(f"{root.path}/{MARKER_KEY}"):
+            raise FormatError(f"{root.path} is a store of the object layout: open it without {SCHEME_PREFIX}")
         try:
-            status = os.stat(root)
-            found = status.st_dev, status.st_ino
-        except FileNotFoundError as error:
-            if reading and self._root_seen is None:
-                raise NotFound(
-                    f"no store at {root}: the directory does not exist (the first commit makes it)"
-                ) from error
+            held = root.look()
+        except ArtifactError:
+            raise
         except OSError as error:
-            raise translate(error, f"cannot look at {root}") from error
-        with self._root_lock:
-            if self._root_seen is not None and found != self._root_seen:
-                raise StoreUnreachable(f"{root}: the store was there and is gone (is its disk still mounted?)")
-            self._root_seen = found
+            raise translate(error, f"cannot look at {root.path}") from error
+        if held is None:
+            if reading:
+                raise NotFound(f"no store at {root.path}: the directory does not exist (the first commit makes it)")
+        elif not self._is_known:
+            # The layout has no marker: the directory itself is what tells.
+            root.expect("", partial(_is_directory, _identity(held.fd)))
+            self._is_known = True
 
     def _require_writer(self) -> None:
         if self._local is None and not self._single_writer:
@@ -267,10 +266,10 @@ class PlainArtifactManager(StoredManager):
             # What keeps the number taken where there are no directories without files.
             self.store.replace(self._history.record_key(prefix, number), encode(record))
         key = layout.version_key(collection, artifact, number)
-        if self._local is None:
+        if self._root is None or self._local is None:
             remove_remotely(self.store, key)
         else:
-            remove_locally(self._local, f"{self.store.local_root}/{key}")
+            remove_locally(self._root, self._local, key)
         for alias in pointing:
             self.store.delete(alias_key(prefix, alias))
 
@@ -355,3 +354,12 @@ class PlainArtifactManager(StoredManager):
         root = self.store.local_root
         place = Path(root, key).as_uri() if root is not None else f"{without_url_secrets(url).rstrip('/')}/{key}"
         return Source("directory", {"url": place, "storage_options": without_secrets(options)}, ours.metadata)
+
+
+def _identity(directory: int) -> tuple[int, int]:
+    """What a directory is known by when its disk comes back, perhaps as another device."""
+    return os.fstatvfs(directory).f_fsid, os.fstat(directory).st_ino
+
+
+def _is_directory(identity: tuple[int, int], directory: int) -> bool:
+    return identity[0] != 0 and _identity(directory) == identity

@@ -15,9 +15,10 @@ import stat
 import uuid
 from collections.abc import Callable
 
-from artifactfs.durable import sync_directory, write_all
+from artifactfs import beneath
+from artifactfs.durable import write_all
 from artifactfs.longpaths import reach
-from artifactfs.objects.hashing import HashedFile, open_regular, stored_digest
+from artifactfs.objects.hashing import HashedFile, changed, digest_of, identity, open_regular
 from artifactfs.objects.layout import TEMPORARY_PREFIX
 from artifactfs.objects.store import Buffer
 
@@ -30,22 +31,11 @@ _COPY_CHUNK_BYTES = 1 << 30
 _CANNOT_COPY_RANGE = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM})
 
 
-def make_durable_directories(path: str) -> None:
-    """Make a directory and the parents it lacks, on disk when this returns."""
-    parent = os.path.dirname(path)
-    if not os.path.isdir(parent):
-        make_durable_directories(parent)
-    os.makedirs(path, exist_ok=True)
-    sync_directory(parent)
-
-
 class TemporaryName:
-    """Context: a fresh temporary name beside `path`, in a directory that exists; what is left under it goes."""
+    """Context: a fresh temporary name beside `path`; what is left under it goes."""
 
     def __init__(self, path: str) -> None:
-        directory = os.path.dirname(path)
-        os.makedirs(directory, exist_ok=True)
-        self._name = f"{directory}/{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+        self._name = f"{os.path.dirname(path)}/{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
 
     def __enter__(self) -> str:
         return self._name
@@ -57,21 +47,24 @@ class TemporaryName:
             return  # renamed to its final name, or never made
 
 
-def read_all(fd: int) -> bytes:
-    """All that is left of a file; one system call for a small one."""
-    data = os.read(fd, 4096)
-    if len(data) < 4096:
+def read_all(fd: int, most_bytes: int) -> bytes:
+    """What is left of a file, at most so many bytes; one system call for a small one."""
+    first_bytes = min(4096, most_bytes)
+    data = os.read(fd, first_bytes)
+    if len(data) < first_bytes:
         return data
     blocks = [data]
-    while block := os.read(fd, 1 << 24):
+    left = most_bytes - len(data)
+    while left > 0 and (block := os.read(fd, min(left, 1 << 24))):
         blocks.append(block)
+        left -= len(block)
     return b"".join(blocks)
 
 
-def write_new(path: str, data: Buffer, *, sync: bool) -> None:
-    """Make a read-only file with these bytes, on disk when this returns if `sync`."""
+def write_new(path: str, data: Buffer, *, sync: bool, mode: int = READ_ONLY) -> None:
+    """Make a file with these bytes and with `mode` within the umask, on disk when this returns if `sync`."""
     with reach(path) as place:
-        fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, READ_ONLY)
+        fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         write_all(fd, data)
         if sync:
@@ -80,12 +73,12 @@ def write_new(path: str, data: Buffer, *, sync: bool) -> None:
         os.close(fd)
 
 
-def copy_new(source: str, target: str) -> None:
+def copy_new(source: str, target: str, mode: int = READ_ONLY) -> None:
     """Copy a regular file, by reference where the file system can (XFS, btrfs)."""
     reader = open_regular(source)
     try:
         with reach(target) as place:
-            writer = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, READ_ONLY)
+            writer = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
             try:
                 while os.copy_file_range(reader, writer, _COPY_CHUNK_BYTES):
@@ -102,37 +95,64 @@ def copy_new(source: str, target: str) -> None:
         os.close(reader)
 
 
-def holds(path: str, data: Buffer) -> bool:
-    """Whether the file holds exactly `data`; then it counts as put just now, which gc goes by."""
+def holds(path: str, data: Buffer, *, renew: bool = True) -> bool:
+    """Whether a regular file holds exactly `data`; then, with `renew`, it counts as put just now, which gc goes by."""
     try:
-        if os.stat(path).st_size != len(data):
+        fd = beneath.open_regular(path)
+    except (FileNotFoundError, beneath.NotRegular):
+        return False
+    try:
+        if os.fstat(fd).st_size != len(data) or read_all(fd, len(data)) != data:
             return False
-        with open(path, "rb") as existing:
-            if existing.read() != data:
-                return False
-    except FileNotFoundError:
+        return not renew or touch(fd)
+    finally:
+        os.close(fd)
+
+
+def has_digest(path: str, digest: str, size_bytes: int | None = None) -> bool:
+    """As `holds`, for a file that is not in memory; of `size_bytes` where that is known."""
+    try:
+        fd = beneath.open_regular(path)
+    except (FileNotFoundError, beneath.NotRegular):
         return False
-    return touch(path)
+    try:
+        if size_bytes is not None and os.fstat(fd).st_size != size_bytes:
+            return False
+        return digest_of(fd) == digest and touch(fd)
+    finally:
+        os.close(fd)
 
 
-def has_digest(path: str, digest: str) -> bool:
-    """As `holds`, for a file that is not in memory."""
-    if not os.path.exists(path) or stored_digest(path) != digest:
-        return False
-    return touch(path)
-
-
-def touch(path: str) -> bool:
+def touch(fd: int) -> bool:
     """Renew a file's ctime, leaving its mtime: the inode may still be a file of the caller's tree.
 
     Answers False, for "write it again", where the file belongs to somebody else.
     """
     try:
-        status = os.stat(path)
-        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    except (PermissionError, FileNotFoundError):
+        status = os.fstat(fd)
+        os.utime(fd, ns=(status.st_atime_ns, status.st_mtime_ns))
+    except PermissionError:
         return False
     return True
+
+
+def renewed(path: str) -> bool:
+    """As `touch`, for a path. Raises OSError."""
+    fd = beneath.open_regular(path)
+    try:
+        return touch(fd)
+    finally:
+        os.close(fd)
+
+
+def umask() -> int:
+    """What this process keeps from the permissions of new files; nothing where the system does not tell."""
+    # Not os.umask, which tells by changing it, for all threads.
+    try:
+        with open("/proc/self/status", encoding="utf-8", errors="replace") as lines:
+            return next((int(line.split()[1], 8) for line in lines if line.startswith("Umask:")), 0)
+    except OSError:
+        return 0
 
 
 def same_inode(path: str, status: os.stat_result) -> bool:
@@ -147,20 +167,45 @@ def same_inode(path: str, status: os.stat_result) -> bool:
 def link_new(file: HashedFile, target: str) -> bool:
     """Give a file of a tree that is given away another name, in the store.
 
-    It loses setuid, setgid and sticky bits first: others may enter a store, and a version keeps none of them. False
-    where linking cannot be done (another disk, not allowed) though copying can. Raises OSError.
+    It becomes the caller's own first, and loses setuid, setgid and sticky bits: others may enter a store, and a version
+    keeps none of them. False where linking cannot be done (another disk, not allowed, others could go on writing to it)
+    though copying can. Raises OSError, UnsupportedTree.
     """
-    mode = stat.S_IMODE(file.status.st_mode)
+    directory = os.stat(os.path.dirname(target))
+    owner = os.geteuid(), directory.st_gid if directory.st_mode & stat.S_ISGID else os.getegid()
+    fd = open_regular(file.path)
     try:
+        status = os.fstat(fd)
+        mode = stat.S_IMODE(status.st_mode)
+        if identity(status) != identity(file.status):
+            raise changed(file.path)
+        # Whoever has another name of it could write to it, and so could who may enter the store.
+        if status.st_nlink > 1 or mode & exposed(directory.st_mode):
+            return False
+        if (status.st_uid, status.st_gid) != owner:
+            os.fchown(fd, *owner)
+        if mode & ~0o777:
+            os.fchmod(fd, mode & 0o777)
         with reach(file.path) as old, reach(target) as new:
-            if mode & ~0o777:
-                os.chmod(old, mode & 0o777)
             os.link(old, new)
+        if not same_inode(target, status):
+            raise changed(file.path)
     except OSError as error:
         if error.errno not in CANNOT_LINK:
             raise
         return False
+    finally:
+        os.close(fd)
     return True
+
+
+def exposed(directory_mode: int) -> int:
+    """The permissions by which a file lets those do more who may enter its directory than the directory does."""
+    found = 0
+    for shift in (3, 0):
+        if directory_mode >> shift & 1:
+            found |= (~directory_mode >> shift & 0o6) << shift
+    return found
 
 
 def rename_new(source: str, target: str) -> bool:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from typing import NamedTuple
 
 from blake3 import blake3
 
+from artifactfs import beneath
 from artifactfs.errors import AccessDenied, ArtifactError, UnsupportedTree
 from artifactfs.longpaths import reach
 
@@ -39,14 +39,11 @@ def unreadable(path: str | bytes, error: OSError) -> ArtifactError:
 def open_regular(path: str) -> int:
     """A descriptor for reading a regular file of a tree. Raises UnsupportedTree, AccessDenied."""
     try:
-        with reach(path) as place:
-            fd = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        return beneath.open_regular(path)
+    except beneath.NotRegular as error:
+        raise changed(path) from error
     except OSError as error:
         raise unreadable(path, error) from error
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise changed(path)
-    return fd
 
 
 class HashedFile(NamedTuple):
@@ -76,7 +73,7 @@ def hash_file(path: str) -> HashedFile:
     """Hash a file of a tree, reading it block by block. Raises as `open_regular`."""
     fd = open_regular(path)
     try:
-        return HashedFile(path, _digest(fd), os.fstat(fd))
+        return HashedFile(path, digest_of(fd), os.fstat(fd))
     except OSError as error:
         raise unreadable(path, error) from error
     finally:
@@ -85,15 +82,15 @@ def hash_file(path: str) -> HashedFile:
 
 def stored_digest(path: str) -> str:
     """The hex BLAKE3 of a file in a store. Raises OSError."""
-    with reach(path) as place:
-        fd = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+    fd = beneath.open_regular(path)
     try:
-        return _digest(fd)
+        return digest_of(fd)
     finally:
         os.close(fd)
 
 
-def _digest(fd: int) -> str:
+def digest_of(fd: int) -> str:
+    """The hex BLAKE3 of an open file. Raises OSError."""
     # Not blake3's update_mmap: it is no faster (2.8 against 2.1 GiB/s, 1 GiB in the page cache), and a file that is cut
     # short or a sector that cannot be read would end the process with SIGBUS.
     digest = blake3()

@@ -5,9 +5,15 @@ exclusively by linking a complete, synced temporary file to it: ``link`` fails w
 atomically on every file system for as long as there is NFS. A crash leaves at most temporary names.
 
 Objects put are durable after `flush`. Before that, a power cut may leave an object empty under its final name, so
-`put` never trusts an existing object that it has not compared.
+`put` never trusts an existing object that it has not compared. What was put before a sync that failed is not trusted
+either, whatever is read there: it is written anew, to a new file.
 
-Threading: any thread; the lock guards the set of directories known to be on disk and is not held across I/O.
+Everything is done beneath the directory that `objects.root` holds. Only regular files are read, and nothing through a
+symlink. Files are the daemon's own and read-only, and files and directories let nobody in whom the directory of the
+store, or the umask, keeps out.
+
+Threading: any thread; the lock guards the directories known to be on disk and what was put since the last flush, and is
+not held across I/O.
 """
 
 # ruff: noqa: D102 - ObjectStore documents the methods
@@ -16,13 +22,17 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
 
 from cachetools import LRUCache
 
-from artifactfs.durable import sync_directory, sync_file, sync_filesystem
-from artifactfs.errors import ArtifactError, UnsafeStore
+from artifactfs.beneath import NotRegular, not_regular, open_beneath, open_directory_beneath, open_regular
+from artifactfs.durable import sync_directory, sync_file
+from artifactfs.errors import ArtifactError, IntegrityError, UnsafeStore
 from artifactfs.objects.disk import (
     READ_ONLY,
     TemporaryName,
@@ -30,19 +40,35 @@ from artifactfs.objects.disk import (
     has_digest,
     holds,
     link_new,
-    make_durable_directories,
     read_all,
+    renewed,
     same_inode,
     touch,
+    umask,
     write_new,
 )
 from artifactfs.objects.hashing import HashedFile, changed, stored_digest
-from artifactfs.objects.layout import TEMPORARY_PREFIX
+from artifactfs.objects.layout import MAX_RECORD_BYTES, TEMPORARY_PREFIX
+from artifactfs.objects.root import HeldRoot, StoreRoot, rename_error
 from artifactfs.objects.store import Buffer, Listing, ObjectStore, Outcome, StoredFile, translate
 
 # Above this many objects one syncfs costs less than a fsync each (10,000 on btrfs: 1 s against 19.5 s).
 SYNC_EACH_LIMIT = 32
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
+# No manifest comes near it. What is read whole is bounded before memory is taken.
+_MOST_WHOLE_BYTES = 1 << 30
+_MOST_UNFLUSHED = 100_000
+# One system call takes 4,096 bytes, a character has at most four.
+_SHORT_KEY_CHARS = 1000
+
+
+class _Place(NamedTuple):
+    """Where something is being written: a path good for now, permissions for a file there, what the disk has told."""
+
+    path: str
+    mode: int
+    held: HeldRoot
+    failures: int
 
 
 class LocalStore(ObjectStore):
@@ -55,27 +81,56 @@ class LocalStore(ObjectStore):
         self.local_root = os.path.abspath(root)
         self.url = self.local_root
         self.single_writer = single_writer
+        self.root = StoreRoot(self.local_root)
         self._lock = threading.Lock()
-        self._durable_directories: LRUCache[str, bool] = LRUCache(4096)
+        # Object put and not flushed yet → the disk it was put on, and how many syncs of it had failed before.
+        self._unflushed: LRUCache[str, tuple[int, int]] = LRUCache(_MOST_UNFLUSHED)
+
+    def expect(self, witness: str, is_same: Callable[[int], bool]) -> None:
+        self.root.expect(witness, is_same)
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
     def local_path(self, key: str) -> str:
         return f"{self.local_root}/{key}" if key else self.local_root
 
+    def open_local(self, path: str) -> int:
+        return self._open(path[len(self.local_root) + 1 :])
+
+    def _open(self, key: str) -> int:
+        """Open a file, which never changes, wherever the store is by now. Raises OSError, StoreUnreachable."""
+        held = self.root.current()
+        while True:
+            try:
+                if held is None:
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.local_path(key))
+                return open_regular(key, beneath=held.fd)
+            except NotRegular:
+                raise
+            except OSError:
+                # That it is not there counts only where the store is.
+                now = self.root.look()
+                if now is held:
+                    raise
+                held = now
+
     def get(self, key: str) -> bytes:
         try:
-            fd = os.open(self.local_path(key), os.O_RDONLY | os.O_CLOEXEC)
+            fd = self._open(key)
             try:
-                return read_all(fd)
+                if os.fstat(fd).st_size > _MOST_WHOLE_BYTES:
+                    raise IntegrityError(f"{key} of {self.url} is larger than anything that is read whole")
+                return read_all(fd, _MOST_WHOLE_BYTES)
             finally:
                 os.close(fd)
+        except ArtifactError:
+            raise
         except OSError as error:
-            raise translate(error, f"cannot read {key} of {self.url}") from error
+            raise self._error(error, "cannot read", key) from error
 
     def get_range(self, key: str, offset: int, size_bytes: int) -> bytes:
         try:
-            fd = os.open(self.local_path(key), os.O_RDONLY | os.O_CLOEXEC)
+            fd = self._open(key)
             try:
                 # A damaged manifest may claim any size; what is read is bounded by what is there.
                 size_bytes = min(size_bytes, max(0, os.fstat(fd).st_size - offset))
@@ -85,47 +140,74 @@ class LocalStore(ObjectStore):
                 return data
             finally:
                 os.close(fd)
+        except ArtifactError:
+            raise
         except OSError as error:
-            raise translate(error, f"cannot read {key} of {self.url}") from error
+            raise self._error(error, "cannot read", key) from error
 
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         found: list[bytes | None] = []
         key = ""
         try:
+            # An alias may change, so it is read where the store is.
+            self.root.look()
             for key in keys:
                 try:
-                    fd = os.open(self.local_path(key), os.O_RDONLY | os.O_CLOEXEC)
+                    fd = self._open(key)
                 except FileNotFoundError:
                     found.append(None)
                     continue
                 try:
-                    found.append(read_all(fd))
+                    found.append(read_all(fd, 2 * MAX_RECORD_BYTES))
                 finally:
                     os.close(fd)
+        except ArtifactError:
+            raise
         except OSError as error:
-            raise translate(error, f"cannot read {key} of {self.url}") from error
+            raise self._error(error, "cannot read", key) from error
         return found
 
     def listing(self, prefix: str) -> Listing:
         files: list[str] = []
         directories: list[str] = []
         try:
-            with os.scandir(self.local_path(prefix)) as entries:
+            with self._entries(prefix) as entries:
                 for entry in entries:
-                    if not entry.name.startswith(TEMPORARY_PREFIX):
-                        (directories if entry.is_dir() else files).append(entry.name)
+                    if entry.name.startswith(TEMPORARY_PREFIX):
+                        continue
+                    # What a symlink stands for is shown, and is an error to who looks into it.
+                    is_link = entry.is_symlink()
+                    if is_link or entry.is_dir(follow_symlinks=False):
+                        directories.append(entry.name)
+                    if is_link or not entry.is_dir(follow_symlinks=False):
+                        files.append(entry.name)
+        except ArtifactError:
+            raise
         except (FileNotFoundError, NotADirectoryError):
             return Listing([], [])
         except OSError as error:
-            raise translate(error, f"cannot list {prefix or 'the top'} of {self.url}") from error
+            raise self._error(error, "cannot list", prefix or "the top") from error
         return Listing(files, directories)
+
+    @contextmanager
+    def _entries(self, prefix: str) -> Iterator[Iterator[os.DirEntry[str]]]:
+        """The entries of a directory of the store, which is there. Raises OSError, StoreUnreachable."""
+        held = self.root.look()
+        if held is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.local_root)
+        fd = open_directory_beneath(held.fd, prefix, os.O_RDONLY)
+        try:
+            with os.scandir(fd) as entries:
+                yield entries
+        finally:
+            os.close(fd)
 
     def walk(self, prefix: str) -> Iterator[StoredFile]:
         pending = [prefix]
         while pending:
             directory = pending.pop()
             try:
-                with os.scandir(self.local_path(directory)) as entries:
+                with self._entries(directory) as entries:
                     for entry in entries:
                         key = f"{directory}/{entry.name}" if directory else entry.name
                         if entry.is_dir(follow_symlinks=False):
@@ -137,145 +219,234 @@ class LocalStore(ObjectStore):
                             continue  # deleted since it was listed
                         # ctime, because an adopted object keeps the mtime of the file it was.
                         yield StoredFile(key, status.st_size, status.st_ctime_ns)
+            except ArtifactError:
+                raise
             except FileNotFoundError:
                 continue
             except OSError as error:
-                raise translate(error, f"cannot list {directory} of {self.url}") from error
+                raise self._error(error, "cannot list", directory) from error
 
     def exists(self, key: str) -> bool:
         try:
-            os.lstat(self.local_path(key))
+            self._status(key)
+        except ArtifactError:
+            raise
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
-            raise translate(error, f"cannot look for {key} of {self.url}") from error
+            raise self._error(error, "cannot look for", key) from error
         return True
 
+    def _status(self, key: str) -> os.stat_result:
+        """lstat(2), wherever the store is by now. Raises OSError, StoreUnreachable."""
+        held = self.root.current()
+        while True:
+            try:
+                if held is None:
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.local_path(key))
+                return _lstat(held.fd, key)
+            except OSError:
+                now = self.root.look()
+                if now is held:
+                    raise
+                held = now
+
     def renew(self, key: str) -> bool:
-        path = self.local_path(key)
         try:
-            if not os.path.exists(path):
-                return False
-            # A file of somebody else cannot be touched: a copy takes its place.
-            if not touch(path):
-                with self._temporary(path) as temporary:
-                    copy_new(path, temporary)
-                    os.rename(temporary, path)
+            fd = self._open(key)
+        except ArtifactError:
+            raise
+        except FileNotFoundError:
+            return False
         except OSError as error:
-            raise translate(error, f"cannot renew {key} of {self.url}") from error
+            raise self._error(error, "cannot renew", key) from error
+        with self._writing("cannot renew", key) as place:
+            try:
+                renewed = touch(fd)
+            finally:
+                os.close(fd)
+            # A file of somebody else cannot be touched: a copy takes its place.
+            if not renewed:
+                with TemporaryName(place.path) as temporary:
+                    copy_new(place.path, temporary, place.mode)
+                    os.rename(temporary, place.path)
         return True
 
     def size(self, key: str) -> int:
         try:
-            return os.stat(self.local_path(key)).st_size
+            status = self._status(key)
+            if not stat.S_ISREG(status.st_mode):
+                raise not_regular(status.st_mode, key)
+        except ArtifactError:
+            raise
         except OSError as error:
-            raise translate(error, f"cannot look for {key} of {self.url}") from error
+            raise self._error(error, "cannot look for", key) from error
+        return status.st_size
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
     def put(self, key: str, data: Buffer) -> None:
-        path = self.local_path(key)
-        try:
-            if not holds(path, data):
-                self._write_whole(path, data, sync=False)
-        except OSError as error:
-            raise translate(error, f"cannot store {key} in {self.url}") from error
+        with self._writing("cannot store", key) as place:
+            if self._is_lost(key, place) or not holds(place.path, data):
+                self._write_whole(place, data, sync=False)
+            self._note_put(key, place)
 
     def put_file(self, key: str, file: HashedFile) -> None:
-        target = self.local_path(key)
-        try:
-            if not has_digest(target, file.digest):
-                self._copy_whole(file, target)
-        except ArtifactError:
-            raise
-        except OSError as error:
-            raise translate(error, f"cannot store {file.path} as {key} in {self.url}") from error
+        with self._writing("cannot store", key) as place:
+            if self._is_lost(key, place) or not has_digest(place.path, file.digest, file.status.st_size):
+                self._copy_whole(file, place)
+            self._note_put(key, place)
 
     def adopt_file(self, key: str, file: HashedFile) -> bool:
-        target = self.local_path(key)
-        try:
-            file.check_unchanged()
-            if same_inode(target, file.status):
-                return touch(target)
-            if has_digest(target, file.digest):
-                return False
-            # Someone else's file could not be made read-only later.
-            if os.geteuid() in (file.status.st_uid, 0) and self._link_whole(file, target):
-                return True
-            self._copy_whole(file, target)
-        except ArtifactError:
-            raise
-        except OSError as error:
-            raise translate(error, f"cannot store {file.path} as {key} in {self.url}") from error
-        return False
+        with self._writing("cannot store", key) as place:
+            shared = None if self._is_lost(key, place) else self._adopt(file, place)
+            if shared is None:
+                self._copy_whole(file, place)
+            self._note_put(key, place)
+        return bool(shared)
+
+    def _adopt(self, file: HashedFile, place: _Place) -> bool | None:
+        """Whether the object is the file itself, now or since before; None when there is no good object yet."""
+        file.check_unchanged()
+        # Someone else's file would stay theirs to change.
+        if same_inode(place.path, file.status):
+            return renewed(place.path) if file.status.st_uid == os.geteuid() else None
+        if has_digest(place.path, file.digest, file.status.st_size):
+            return False
+        return True if os.geteuid() in (file.status.st_uid, 0) and self._link_whole(file, place) else None
 
     def put_exclusive(self, key: str, data: Buffer) -> Outcome:
-        path = self.local_path(key)
-        try:
-            with self._temporary(path) as temporary:
-                write_new(temporary, data, sync=True)
+        with self._writing("cannot create", key) as place:
+            with TemporaryName(place.path) as temporary:
+                write_new(temporary, data, sync=True, mode=place.mode)
                 try:
-                    self._link_exclusive(temporary, path)
+                    self._link_exclusive(temporary, place.path)
                     outcome = Outcome.CREATED
                 except FileExistsError:
-                    with open(path, "rb") as existing:
-                        outcome = Outcome.CREATED if existing.read() == data else Outcome.TAKEN
-                # Also when the name is taken: what the caller reads there must not be lost by a power cut later.
-                self._sync_chain(os.path.dirname(path))
-        except UnsafeStore:
-            raise
-        except OSError as error:
-            raise translate(error, f"cannot create {key} in {self.url}") from error
+                    outcome = Outcome.CREATED if holds(place.path, data, renew=False) else Outcome.TAKEN
+            # Also when the name is taken: what the caller reads there must not be lost by a power cut later.
+            self._sync_chain(place.held, os.path.dirname(key))
+            self.root.look()  # nobody would find it where the store is not any more
         return outcome
 
     def replace(self, key: str, data: Buffer) -> None:
-        path = self.local_path(key)
-        try:
-            self._write_whole(path, data, sync=True)
-            self._sync_chain(os.path.dirname(path))
-        except OSError as error:
-            raise translate(error, f"cannot write {key} in {self.url}") from error
+        with self._writing("cannot write", key) as place:
+            self._write_whole(place, data, sync=True)
+            self._sync_chain(place.held, os.path.dirname(key))
+            self.root.look()
 
     def delete(self, key: str) -> None:
-        path = self.local_path(key)
         try:
-            os.unlink(path)
-            sync_directory(os.path.dirname(path))
+            with self.root.directory(os.path.dirname(key)) as (_, near):
+                os.unlink(f"{near}/{os.path.basename(key)}")
+                sync_directory(near)
+        except ArtifactError:
+            raise
         except FileNotFoundError:
             return
         except OSError as error:
-            raise translate(error, f"cannot delete {key} of {self.url}") from error
+            raise self._error(error, "cannot delete", key) from error
+
+    def make_durable(self, key: str) -> None:
+        directory = os.path.dirname(key)
+        try:
+            with self.root.directory(directory) as (held, near):
+                sync_file(f"{near}/{os.path.basename(key)}")
+                self._sync_chain(held, directory)
+            self.root.look()
+        except ArtifactError:
+            raise
+        except FileNotFoundError:
+            return  # deleted since
+        except OSError as error:
+            raise self._error(error, "cannot write", key) from error
 
     def flush(self, keys: Sequence[str]) -> None:
         if not keys:
             return
         try:
-            if len(keys) > SYNC_EACH_LIMIT and sync_filesystem(self.local_root):
-                return
-            for key in keys:
-                sync_file(self.local_path(key))
-            for directory in {os.path.dirname(self.local_path(key)) for key in keys}:
-                self._sync_chain(directory)
+            held = self.root.make()
+            if len(keys) > SYNC_EACH_LIMIT:
+                held.sync()
+            else:
+                self._sync_each(held, keys)
+            self._check_kept(held, keys)
+            self.root.look()
+        except ArtifactError:
+            raise
         except OSError as error:
             raise translate(error, f"cannot write to {self.url}") from error
 
+    def _sync_each(self, held: HeldRoot, keys: Sequence[str]) -> None:
+        try:
+            for key in keys:
+                with self.root.directory(os.path.dirname(key)) as (_, near):
+                    sync_file(f"{near}/{os.path.basename(key)}")
+            for directory in {os.path.dirname(key) for key in keys}:
+                self._sync_chain(held, directory)
+        except OSError:
+            held.note_failure()
+            raise
+
+    def _check_kept(self, held: HeldRoot, keys: Sequence[str]) -> None:
+        """Raises OSError when a sync has failed since some of the keys were put, or the disk is another one."""
+        with self._lock:
+            now = held.number, held.failures
+            lost = [key for key in keys if self._unflushed.get(key, now) != now]
+            if not lost:
+                for key in keys:
+                    self._unflushed.pop(key, None)
+        if lost:
+            raise OSError(errno.EIO, "the disk did not take what was written; it is written anew", lost[0])
+
+    def _note_put(self, key: str, place: _Place) -> None:
+        with self._lock:
+            self._unflushed[key] = place.held.number, place.failures
+
+    def _is_lost(self, key: str, place: _Place) -> bool:
+        """Whether what lies there may not be what is on disk, whatever is read."""
+        with self._lock:
+            now = place.held.number, place.failures
+            return self._unflushed.get(key, now) != now
+
     def settle(self, adopted: Iterable[tuple[str, str]]) -> None:
+        mask = umask()
         for key, file in adopted:
-            path = self.local_path(key)
             try:
-                status = os.lstat(path)
-                # With more links than one, an object may be a file of a tree whose commit still needs its mode.
-                if status.st_mode & 0o222 and (status.st_nlink == 1 or same_inode(file, status)):
-                    os.chmod(path, READ_ONLY)
+                with self.root.directory(os.path.dirname(key)) as (held, near):
+                    fd = open_regular(f"{near}/{os.path.basename(key)}")
+                    try:
+                        status = os.fstat(fd)
+                        mode = READ_ONLY & held.mode & ~mask
+                        # With more links than one, an object may be a file of a tree whose commit still needs its mode.
+                        is_ours = status.st_uid == os.geteuid() and (status.st_nlink == 1 or same_inode(file, status))
+                        if is_ours and status.st_mode & 0o777 != mode:
+                            os.fchmod(fd, mode)
+                    finally:
+                        os.close(fd)
+            except ArtifactError:
+                raise
             except FileNotFoundError:
                 continue  # a lost object is for whoever reads or verifies the version to report
             except OSError as error:
-                raise translate(error, f"cannot make {key} of {self.url} read-only") from error
+                raise self._error(error, "cannot make read-only", key) from error
 
-    def _write_whole(self, path: str, data: Buffer, *, sync: bool) -> None:
-        with self._temporary(path) as temporary:
-            write_new(temporary, data, sync=sync)
-            os.rename(temporary, path)
+    @contextmanager
+    def _writing(self, what: str, key: str) -> Iterator[_Place]:
+        """The place of a key to be written, in a directory that is there. Errors leave it as those of the store."""
+        directory, _, name = key.rpartition("/")
+        try:
+            with self.root.directory(directory, make=True) as (held, near):
+                yield _Place(f"{near}/{name}", READ_ONLY & held.mode, held, held.failures)
+        except ArtifactError:
+            raise
+        except OSError as error:
+            raise self._error(error, what, key) from error
+
+    def _write_whole(self, place: _Place, data: Buffer, *, sync: bool) -> None:
+        with TemporaryName(place.path) as temporary:
+            write_new(temporary, data, sync=sync, mode=place.mode)
+            os.rename(temporary, place.path)
 
     def _link_exclusive(self, temporary: str, path: str) -> None:
         try:
@@ -292,35 +463,44 @@ class LocalStore(ObjectStore):
                 raise FileExistsError(path) from error
             os.rename(temporary, path)
 
-    def _copy_whole(self, file: HashedFile, target: str) -> None:
-        with self._temporary(target) as temporary:
-            copy_new(file.path, temporary)
+    def _copy_whole(self, file: HashedFile, place: _Place) -> None:
+        with TemporaryName(place.path) as temporary:
+            copy_new(file.path, temporary, place.mode)
             # The bytes that were written are what is checked: the source may have changed since it was hashed.
             if stored_digest(temporary) != file.digest:
                 raise changed(file.path)
-            os.rename(temporary, target)
+            os.rename(temporary, place.path)
 
-    def _link_whole(self, file: HashedFile, target: str) -> bool:
-        with self._temporary(target) as temporary:
+    def _link_whole(self, file: HashedFile, place: _Place) -> bool:
+        with TemporaryName(place.path) as temporary:
             if not link_new(file, temporary):
                 return False
-            os.rename(temporary, target)
+            os.rename(temporary, place.path)
         return True
 
-    def _temporary(self, path: str) -> TemporaryName:
-        if not os.path.isdir(self.local_root):
-            make_durable_directories(self.local_root)
-        return TemporaryName(path)
-
-    def _sync_chain(self, directory: str) -> None:
+    def _sync_chain(self, held: HeldRoot, directory: str) -> None:
         """Put a directory on disk, and its own name in its parent, up to the root: anybody may just have made it."""
-        sync_directory(directory)
-        while len(directory) > len(self.local_root):
+        sync_directory(f"{held.path}/{directory}")
+        while directory:
             with self._lock:
-                if directory in self._durable_directories:
+                if directory in held.durable_directories:
                     return
             parent = os.path.dirname(directory)
-            sync_directory(parent)
+            sync_directory(f"{held.path}/{parent}")
             with self._lock:
-                self._durable_directories[directory] = True
+                held.durable_directories[directory] = True
             directory = parent
+
+    def _error(self, error: OSError, what: str, key: str) -> ArtifactError:
+        rename_error(error, "", self.local_root)
+        return translate(error, f"{what} {key} of {self.url}")
+
+
+def _lstat(directory: int, key: str) -> os.stat_result:
+    if len(key) < _SHORT_KEY_CHARS:
+        return os.stat(key, dir_fd=directory, follow_symlinks=False)
+    fd = open_beneath(directory, key, os.O_PATH | os.O_NOFOLLOW)
+    try:
+        return os.fstat(fd)
+    finally:
+        os.close(fd)

@@ -11,7 +11,9 @@ import threading
 import time
 import uuid
 from collections.abc import Sequence
+from functools import partial
 
+from artifactfs.beneath import open_regular
 from artifactfs.errors import FormatError, NotFound, StoreUnreachable
 from artifactfs.objects import layout
 from artifactfs.objects.layout import Marker, Probe
@@ -53,6 +55,8 @@ class StoreMarker:
                         f"{', '.join(map(repr, foreign[:3]))}; choose an empty or new directory, or put plain+ before "
                         "the URL if squirrel-core wrote it"
                     )
+        if marker is not None:
+            self._store.expect(layout.MARKER_KEY, partial(_is_store, marker.id))
         with self._lock:
             self._seen = marker
         return marker
@@ -145,6 +149,16 @@ class StoreMarker:
 
     def _fetch(self) -> Marker | None:
         return _decoded(self._store.get_many([layout.MARKER_KEY])[0])
+
+
+def _is_store(store_id: str, directory: int) -> bool:
+    """Whether the local directory with that descriptor is the store with that id."""
+    try:
+        fd = open_regular(layout.MARKER_KEY, beneath=directory)
+        with open(fd, "rb") as file:
+            return layout.decode_marker(file.read(layout.MAX_RECORD_BYTES), layout.MARKER_KEY).id == store_id
+    except (OSError, FormatError):
+        return False
 
 
 def _decoded(raw: bytes | None) -> Marker | None:

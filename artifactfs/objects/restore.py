@@ -254,14 +254,15 @@ def write_file(root: str, entry: Entry, read: Callable[[int, int], bytes], repor
     report.add(0, 1)
 
 
-def copy_file(root: str, entry: Entry, source: str, report: Report) -> None:
+def copy_file(root: str, entry: Entry, source: str, report: Report, name: str) -> None:
     """As :func:`write_file` with the bytes of a local file, copied by reference where the disk can.
 
+    `name` is what errors call the source.
     Raises IntegrityError when it is missing, no regular file, of another size or with another digest.
     """
     try:
         if entry.size_bytes > _COPIED_BY_HAND_BYTES:
-            _copy_large(f"{root}/{entry.path}", entry, source)
+            _copy_large(f"{root}/{entry.path}", entry, source, name)
             report.add(entry.size_bytes, 1)
         else:
             reader = open_regular(source)
@@ -271,19 +272,19 @@ def copy_file(root: str, entry: Entry, source: str, report: Report) -> None:
             finally:
                 os.close(reader)
             if len(data) != entry.size_bytes:
-                raise _other_size(entry, source)
+                raise _other_size(entry, name)
             write_file(root, entry, lambda _offset, _size_bytes: data, report)
     except UnsupportedTree as error:
-        raise IntegrityError(f"{entry.path}: {source} is missing or no regular file") from error
+        raise IntegrityError(f"{entry.path}: {name} is missing or no regular file") from error
 
 
-def _copy_large(path: str, entry: Entry, source: str) -> None:
+def _copy_large(path: str, entry: Entry, source: str, name: str) -> None:
     copy_new(source, path)
     with reach(path) as place:
         fd = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if os.fstat(fd).st_size != entry.size_bytes:
-            raise _other_size(entry, source)
+            raise _other_size(entry, name)
         if entry.digest is not None:
             _check(entry, stored_digest(path))
         _finish(fd, entry)

@@ -19,10 +19,12 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from typing import Any, NamedTuple, TypeVar
 
+from artifactfs.beneath import NotRegular, open_regular
 from artifactfs.errors import (
     AccessDenied,
     AlreadyExists,
     ArtifactError,
+    IntegrityError,
     MissingDependency,
     NotFound,
     StoreFull,
@@ -206,6 +208,21 @@ class ObjectStore(ABC):
         """The file on this machine that holds `key`, whether or not it exists; None when the store is remote."""
         return None
 
+    def expect(self, witness: str, is_same: Callable[[int], bool]) -> None:
+        """From now on a local store is the directory that is held, and one whose descriptor `is_same` says yes to.
+
+        `witness` is the key of the file that makes it the store, '' for the directory itself; `objects.root` says more.
+        """
+        return  # a remote store answers or does not
+
+    def make_durable(self, key: str) -> None:
+        """Have what was found at `key` survive a power cut: whoever wrote it may not have got to that yet."""
+        return  # what a remote store shows is durable
+
+    def open_local(self, path: str) -> int:
+        """A descriptor for reading a file that :meth:`local_path` named. Raises OSError, and as :meth:`get`."""
+        return open_regular(path)
+
     def flush(self, keys: Sequence[str]) -> None:
         """Make the objects just put under `keys` survive a power cut. Raises StoreFull."""
         return  # what a remote store has answered for is durable
@@ -299,8 +316,12 @@ def translate(error: Exception, what: str) -> ArtifactError:
     text = f"{what}: {said or type(error).__name__}"
     if isinstance(getattr(error, "response", None), dict):
         return _translate_s3(error, text)
+    if isinstance(error, NotRegular):
+        return IntegrityError(text)
     class_names = {cls.__name__ for cls in type(error).__mro__}
     number = error.errno if isinstance(error, OSError) else None
+    if number == errno.ELOOP:
+        return IntegrityError(f"{text} (nothing in a store is read through a symlink)")
     if isinstance(error, FileNotFoundError | NotADirectoryError) or number in _ABSENT or class_names & _ABSENT_CLASSES:
         return NotFound(text)
     if isinstance(error, FileExistsError) or class_names & _TAKEN_CLASSES:

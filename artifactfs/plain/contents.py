@@ -9,7 +9,6 @@ Threading: any thread; the lock guards the caches and is not held across I/O.
 from __future__ import annotations
 
 import os
-import stat
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,12 +19,12 @@ from blake3 import blake3
 from cachetools import LRUCache
 
 from artifactfs import names
-from artifactfs.errors import FormatError, IntegrityError, InvalidName, NotFound, UnsupportedTree
-from artifactfs.longpaths import reach
+from artifactfs.errors import ArtifactError, FormatError, IntegrityError, InvalidName, NotFound, UnsupportedTree
 from artifactfs.managers.base import LocalRange, Progress, VersionInfo
 from artifactfs.manifest import Entry, EntryKind, Manifest
-from artifactfs.objects.hashing import open_regular, stored_digest
+from artifactfs.objects.hashing import digest_of
 from artifactfs.objects.history import Known
+from artifactfs.objects.local import LocalStore
 from artifactfs.objects.restore import Report, copy_file, restore_tree, write_file
 from artifactfs.objects.scan import scan_tree
 from artifactfs.objects.store import ObjectStore, translate
@@ -41,6 +40,7 @@ class Contents:
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
+        self._root = store.root if isinstance(store, LocalStore) else None
         self._lock = threading.Lock()
         self._manifests: LRUCache[str, Manifest] = LRUCache(
             _MANIFEST_CACHE_BYTES, getsizeof=lambda manifest: manifest.memory_bytes
@@ -90,21 +90,33 @@ class Contents:
 
     def _listed(self, version: str) -> tuple[Manifest, int]:
         """The manifest of what is found, and when the version was made."""
-        try:
-            if self._store.local_root is None:
+        if self._root is None:
+            try:
                 return self._listed_remotely(version)
-            return self._scanned(f"{self._store.local_root}/{version}", self._place(version))
-        except (UnsupportedTree, InvalidName) as error:
-            raise FormatError(f"{version} of {self._store.url} holds what a version cannot: {error}") from error
-
-    def _scanned(self, directory: str, place: str) -> tuple[Manifest, int]:
-        manifest = Manifest.of(scan_tree(f"{self._store.local_root}/{place}").builder.rows())
-        if not place.endswith(f"/{layout.FILES}"):
-            manifest = Manifest(entry for entry in manifest if entry.path.partition("/")[0] not in layout.OWN_NAMES)
+            except InvalidName as error:
+                raise self._unfit(version, str(error)) from error
         try:
-            return manifest, os.stat(directory).st_mtime_ns
+            with self._root.directory(version) as (_, near):
+                return self._scanned(version, near)
+        except ArtifactError:
+            raise
         except OSError as error:
-            raise translate(error, f"cannot look at {directory}") from error
+            raise translate(error, f"cannot look at {version} of {self._store.url}") from error
+
+    def _scanned(self, version: str, near: str) -> tuple[Manifest, int]:
+        assert self._root is not None
+        place = self._place(version)
+        with self._root.directory(place) as (_, files):
+            try:
+                manifest = Manifest.of(scan_tree(files).builder.rows())
+            except (UnsupportedTree, InvalidName) as error:
+                raise self._unfit(version, str(error).replace(files, f"{self._root.path}/{place}")) from error
+        if place == version:
+            manifest = Manifest(entry for entry in manifest if entry.path.partition("/")[0] not in layout.OWN_NAMES)
+        return manifest, os.stat(near).st_mtime_ns
+
+    def _unfit(self, version: str, why: str) -> FormatError:
+        return FormatError(f"{version} of {self._store.url} holds what a version cannot: {why}")
 
     def _listed_remotely(self, version: str) -> tuple[Manifest, int]:
         skip = len(self._place(version)) + 1
@@ -126,13 +138,14 @@ class Contents:
             if (cached := self._places.get(version)) is not None:
                 return cached
         files = f"{version}/{layout.FILES}"
-        root = self._store.local_root
-        if root is None:
+        if self._root is None:
             there = layout.FILES in self._store.listing(version).directories
             # A version of ours without files, or of empty directories only, is not listed.
             there = there or self._store.exists(f"{version}/{layout.RECORD}")
         else:
-            there = os.path.isdir(f"{root}/{files}") and not os.path.islink(f"{root}/{files}")
+            found_there = self._store.listing(version)
+            # A symlink is listed as both.
+            there = layout.FILES in found_there.directories and layout.FILES not in found_there.files
         found = files if there else version
         with self._lock:
             self._places[version] = found
@@ -151,12 +164,9 @@ class Contents:
             return b""
         key = self.key(info, entry)
         try:
-            if self._store.local_root is None:
-                data = self._store.get_range(key, offset, size_bytes)
-            else:
-                data = _read_local(f"{self._store.local_root}/{key}", offset, size_bytes)
-        except (NotFound, UnsupportedTree) as error:
-            raise IntegrityError(f"{key} is missing from {self._store.url}, or is no file any more") from error
+            data = self._store.get_range(key, offset, size_bytes)
+        except NotFound as error:
+            raise IntegrityError(f"{key} is missing from {self._store.url}") from error
         if len(data) != size_bytes:
             raise IntegrityError(f"{key} in {self._store.url} is cut short")
         return data
@@ -170,19 +180,16 @@ class Contents:
 
     def local_range(self, info: VersionInfo, entry: Entry) -> LocalRange | None:
         """Where a file lies on this machine's disk; None for an empty one and in remote stores."""
-        root = self._store.local_root
-        if root is None or entry.kind is not EntryKind.FILE or entry.size_bytes == 0:
+        if self._root is None or entry.kind is not EntryKind.FILE or entry.size_bytes == 0:
             return None
-        path = f"{root}/{self.key(info, entry)}"
+        key = self.key(info, entry)
         try:
-            with reach(path) as place:
-                status = os.lstat(place)
-        except OSError as error:
-            found = translate(error, f"cannot look at {path}")
-            raise IntegrityError(f"{path} is missing") if isinstance(found, NotFound) else found from error
-        if not stat.S_ISREG(status.st_mode) or status.st_size < entry.size_bytes:
-            raise IntegrityError(f"{path} is cut short, or is no file any more")
-        return LocalRange(path, 0, entry.size_bytes)
+            size_bytes = self._store.size(key)
+        except NotFound as error:
+            raise IntegrityError(f"{key} is missing from {self._store.url}") from error
+        if size_bytes < entry.size_bytes:
+            raise IntegrityError(f"{key} of {self._store.url} is cut short")
+        return LocalRange(f"{self._root.path}/{key}", 0, entry.size_bytes)
 
     def restore(self, info: VersionInfo, manifest: Manifest, target: str, progress: Progress | None) -> None:
         """Write a version's files to the directory `target`. Raises as `objects.restore.restore_tree`."""
@@ -190,9 +197,9 @@ class Contents:
 
     def _write_files(self, info: VersionInfo, manifest: Manifest, root: str, report: Report) -> None:
         files = _files(manifest)
-        if self._store.local_root is not None:
+        if self._root is not None:
             for entry in files:
-                copy_file(root, entry, f"{self._store.local_root}/{self.key(info, entry)}", report)
+                self._copy(root, entry, self.key(info, entry), report)
             return
         at_once = self._store.parallel_transfers
         with ThreadPoolExecutor(at_once) as pool:
@@ -203,11 +210,30 @@ class Contents:
                 ]:
                     done.result()
 
+    def _copy(self, target: str, entry: Entry, key: str, report: Report) -> None:
+        assert self._root is not None
+        path = f"{self._root.path}/{key}"
+        try:
+            with self._root.directory(os.path.dirname(key)) as (_, near):
+                copy_file(target, entry, f"{near}/{os.path.basename(key)}", report, path)
+        except ArtifactError:
+            raise
+        except FileNotFoundError as error:
+            raise IntegrityError(f"{entry.path}: {path} is missing") from error
+        except OSError as error:
+            raise translate(error, f"cannot copy {path}") from error
+
     def _hash(self, info: VersionInfo, entry: Entry) -> str:
-        if self._store.local_root is not None:
-            path = f"{self._store.local_root}/{self.key(info, entry)}"
+        if self._root is not None:
+            path = f"{self._root.path}/{self.key(info, entry)}"
             try:
-                return stored_digest(path)
+                fd = self._store.open_local(path)
+                try:
+                    return digest_of(fd)
+                finally:
+                    os.close(fd)
+            except ArtifactError:
+                raise
             except OSError as error:
                 raise translate(error, f"cannot read {path}") from error
         digest = blake3()
@@ -218,19 +244,3 @@ class Contents:
 
 def _files(manifest: Manifest) -> Iterator[Entry]:
     return (entry for entry in manifest if entry.kind is EntryKind.FILE)
-
-
-def _read_local(path: str, offset: int, size_bytes: int) -> bytes:
-    """Bytes of a regular file, never through a symlink in its place. Raises UnsupportedTree, AccessDenied."""
-    fd = open_regular(path)
-    try:
-        # A damaged manifest may claim any size; what is read is bounded by what is there.
-        size_bytes = min(size_bytes, max(0, os.fstat(fd).st_size - offset))
-        data = os.pread(fd, size_bytes, offset)
-        while len(data) < size_bytes and (more := os.pread(fd, size_bytes - len(data), offset + len(data))):
-            data += more
-        return data
-    except OSError as error:
-        raise translate(error, f"cannot read {path}") from error
-    finally:
-        os.close(fd)

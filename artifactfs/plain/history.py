@@ -6,14 +6,13 @@ that it is still being made says otherwise. Threading: as `objects.history`.
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 from artifactfs import names
-from artifactfs.errors import VersionNotFound
+from artifactfs.errors import IntegrityError, VersionNotFound
 from artifactfs.objects.history import History, Known, Numbers, numbers_in
 from artifactfs.objects.layout import shown_artifact
-from artifactfs.objects.store import ObjectStore, translate
+from artifactfs.objects.store import ObjectStore
 from artifactfs.plain import layout
 
 
@@ -22,7 +21,7 @@ class PlainHistory(History):
 
     def __init__(self, store: ObjectStore) -> None:
         super().__init__(store)
-        self._root = store.local_root
+        self._is_local = store.local_root is not None
 
     def prefix(self, collection: str, artifact: str) -> str:
         """The key below which an artifact's aliases and tombstones lie. Raises InvalidName, CollectionNotFound."""
@@ -60,7 +59,7 @@ class PlainHistory(History):
         """The names in the store of a collection's artifacts with a live version; None when there is no collection."""
         key = layout.collection_key(collection)
         found = self._store.listing(key).directories
-        if not found and (self._root is None or not self._store.exists(key)):
+        if not found and (not self._is_local or not self._store.exists(key)):
             return None
         if self._store.parallel_transfers == 1:
             return [name for name in found if self._has_live(collection, name)]
@@ -84,14 +83,13 @@ class PlainHistory(History):
     def _holds_files(self, key: str, number: int) -> bool:
         """Whether a version's directory holds more than what we keep in it. Elsewhere than on disk it is only listed
         because it does."""
-        if self._root is None:
+        if not self._is_local:
             return True
-        directory = f"{self._root}/{key}/{names.version_name(number)}"
-        if os.path.lexists(f"{directory}/{layout.FILES}"):
+        version = f"{key}/{names.version_name(number)}"
+        if self._store.exists(f"{version}/{layout.FILES}"):
             return True
         try:
-            return any(name not in layout.OWN_NAMES for name in os.listdir(directory))
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            raise translate(error, f"cannot list {directory}") from error
+            found = self._store.listing(version)
+        except IntegrityError:
+            return True  # shown, and an error to who opens it: it costs nothing but itself
+        return any(name not in layout.OWN_NAMES for name in (*found.files, *found.directories))

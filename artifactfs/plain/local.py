@@ -16,21 +16,23 @@ import os
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from blake3 import blake3
 
 from artifactfs import names
-from artifactfs.durable import sync_directory, sync_file, sync_filesystem
+from artifactfs.beneath import DIRECTORY, make_directory_beneath
+from artifactfs.durable import sync_directory, sync_file
 from artifactfs.errors import ArtifactError
 from artifactfs.longpaths import reach, remove_tree, walk
 from artifactfs.managers.base import CommitResult
 from artifactfs.manifest import Entry, EntryKind, Manifest
 from artifactfs.objects.commit import Commit, refuse_own_store
 from artifactfs.objects.disk import (
+    READ_ONLY,
     copy_new,
+    exposed,
     link_new,
-    make_durable_directories,
     rename_new,
     write_new,
 )
@@ -38,6 +40,7 @@ from artifactfs.objects.hashing import changed, hash_file, stored_digest, unread
 from artifactfs.objects.layout import encode
 from artifactfs.objects.local import SYNC_EACH_LIMIT
 from artifactfs.objects.packs import SMALL_FILE_BYTES, read_small
+from artifactfs.objects.root import HeldRoot, StoreRoot
 from artifactfs.objects.scan import Scan, scan_tree
 from artifactfs.objects.store import translate
 from artifactfs.plain import layout
@@ -50,16 +53,16 @@ _STALE_NS = 3600 * 1_000_000_000
 
 
 class LocalCommitter:
-    """Commits trees to the plain store in the directory `root`."""
+    """Commits trees to the plain store in a local directory."""
 
-    def __init__(self, root: str, history: PlainHistory, contents: Contents) -> None:
+    def __init__(self, root: StoreRoot, history: PlainHistory, contents: Contents) -> None:
         self._root = root
         self._history = history
         self._contents = contents
 
     def commit(self, commit: Commit) -> CommitResult:
         """Make the version, or find the one this commit made before. Raises as `ArtifactManager.commit_tree`."""
-        refuse_own_store(self._root, commit.tree)
+        refuse_own_store(self._root.path, commit.tree)
         check_recordable(commit)
         numbers = self._history.numbers(commit.collection, commit.artifact)
         made = made_before(self._history, commit, numbers)
@@ -67,78 +70,95 @@ class LocalCommitter:
             return made
         scan = scan_tree(commit.tree, commit.below)
         try:
-            with self.aside() as directory:
-                _Filling(commit, scan, f"{directory}/{layout.FILES}").run()
-                return self._publish(commit, Manifest.of(scan.builder.rows()), directory, numbers.next)
+            with self.aside() as (held, directory):
+                _Filling(commit, scan, f"{directory}/{layout.FILES}", held.mode).run()
+                return self._publish(commit, Manifest.of(scan.builder.rows()), held, directory, numbers.next)
         except ArtifactError:
             raise
         except OSError as error:
-            raise translate(error, f"cannot commit to {self._root}") from error
+            raise translate(error, f"cannot commit to {self._root.path}") from error
 
     @contextmanager
-    def aside(self) -> Iterator[str]:
-        """A fresh directory on the store's disk that nobody sees, gone at the end if still there. Raises OSError."""
-        parent = f"{self._root}/{layout.TEMPORARY}"
-        make_durable_directories(parent)
-        self._explain()
-        _remove_stale(parent)
-        directory = f"{parent}/{uuid.uuid4().hex}"
-        os.mkdir(directory)
-        lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield directory
-        finally:
-            if os.path.lexists(directory):
-                remove_tree(directory)
-            os.close(lock)
+    def aside(self) -> Iterator[tuple[HeldRoot, str]]:
+        """The store, and a fresh directory on its disk that nobody sees, gone at the end if still there.
+
+        Raises OSError, StoreUnreachable.
+        """
+        with self._root.directory(layout.TEMPORARY, make=True) as (held, parent):
+            self._explain()
+            _remove_stale(parent)
+            directory = f"{parent}/{uuid.uuid4().hex}"
+            os.mkdir(directory, held.mode)
+            lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield held, directory
+            finally:
+                if os.path.lexists(directory):
+                    remove_tree(directory)
+                os.close(lock)
 
     def _explain(self) -> None:
-        about = f"{self._root}/{layout.ABOUT_KEY}"
-        if not os.path.lexists(about):
-            os.makedirs(os.path.dirname(about), exist_ok=True)
-            # Not exclusively: two may write the same at once.
-            with open(about, "wb") as file:
-                file.write(layout.ABOUT)
+        with self._root.directory(os.path.dirname(layout.ABOUT_KEY), make=True) as (held, near):
+            about = f"{near}/{os.path.basename(layout.ABOUT_KEY)}"
+            if not os.path.lexists(about):
+                with suppress(FileExistsError):  # another does the same
+                    write_new(about, layout.ABOUT, sync=False, mode=0o666 & held.mode)
 
-    def _publish(self, commit: Commit, manifest: Manifest, directory: str, looked_below: int) -> CommitResult:
+    def _publish(
+        self, commit: Commit, manifest: Manifest, held: HeldRoot, directory: str, looked_below: int
+    ) -> CommitResult:
         """Rename the finished version to the first free number, unless it is there already.
 
         Versions numbered below `looked_below` are known not to be of this commit.
         """
         made = Made.of(manifest)
         synced = False
-        artifact = f"{self._root}/{layout.artifact_key(commit.collection, commit.artifact)}"
+        artifact = layout.artifact_key(commit.collection, commit.artifact)
         while True:
             numbers = self._history.numbers(commit.collection, commit.artifact)
             before = made_before(self._history, commit, numbers, looked_below)
             if before is not None:
+                self._make_durable(artifact)
                 return before
             looked_below = numbers.next
             latest = latest_of(self._history, self._contents, commit, numbers)
             if latest is not None and has_content(self._contents, latest, made):
+                self._make_durable(artifact)
                 return CommitResult(latest, created=False)
             if not synced:
                 # This may take seconds; so look again what there is before trying a number.
-                _finish(made, directory)
-                make_durable_directories(artifact)
+                _finish(made, directory, held)
                 synced = True
                 continue
             record = made.record(commit, numbers.next, latest.version if latest else None)
-            _write_record(f"{directory}/{layout.RECORD}", encode(record))
-            if rename_new(directory, f"{artifact}/{names.version_name(numbers.next)}"):
-                sync_directory(artifact)
+            _write_record(f"{directory}/{layout.RECORD}", encode(record), held.mode)
+            with self._root.directory(artifact, make=True) as (_, near):
+                is_new = rename_new(directory, f"{near}/{names.version_name(numbers.next)}")
+            if is_new:
+                self._make_durable(artifact)
                 info = record.info(commit.collection, commit.artifact)
                 return CommitResult(info, created=True, sent_bytes=info.size_bytes)
+
+    def _make_durable(self, artifact: str) -> None:
+        """Have the names of an artifact's versions on disk, whoever made them; the store must still be there."""
+        while True:
+            with self._root.directory(artifact) as (_, near):
+                sync_directory(near)
+            if not artifact:
+                return
+            artifact = os.path.dirname(artifact)
 
 
 class _Filling:
     """Puts the files of a scanned tree into a directory that does not exist yet, hashing them on the way."""
 
-    def __init__(self, commit: Commit, scan: Scan, root: str) -> None:
+    def __init__(self, commit: Commit, scan: Scan, root: str, most: int) -> None:
+        """`most` are the store's permissions, beyond which nothing goes; the manifest has what the file's own were."""
         self._commit = commit
         self._scan = scan
         self._root = os.fsencode(root)
+        self._most = most
         self._done_bytes = 0
         self._done_files = 0
 
@@ -148,7 +168,7 @@ class _Filling:
         Raises UnsupportedTree when a file is not as it was scanned, AccessDenied, OSError.
         """
         builder = self._scan.builder
-        os.makedirs(self._root + b"/" + os.path.dirname(self._scan.prefix))
+        self._make_top()
         for row, path in enumerate(builder.paths):
             place = self._root + b"/" + path
             kind = builder.kinds[row]
@@ -161,6 +181,16 @@ class _Filling:
         if self._commit.progress is not None:
             self._commit.progress(self._done_bytes, self._done_files)
 
+    def _make_top(self) -> None:
+        above, name = os.path.split(self._root)
+        parent = os.open(above, DIRECTORY)
+        try:
+            above_files = os.path.dirname(self._scan.prefix)
+            top = name + b"/" + above_files if above_files else name
+            os.close(make_directory_beneath(parent, top, self._most))
+        finally:
+            os.close(parent)
+
     def _file(self, row: int, place: str) -> str:
         """Give the file its place; returns its digest."""
         builder = self._scan.builder
@@ -168,14 +198,14 @@ class _Filling:
             return digest
         if builder.sizes[row] < SMALL_FILE_BYTES:
             data = read_small(self._scan, row, builder.sizes[row])
-            write_new(place, data, sync=False)
+            write_new(place, data, sync=False, mode=0o600)
             digest = blake3(data).hexdigest()
         else:
-            copy_new(self._scan.path(row), place)
+            copy_new(self._scan.path(row), place, 0o600)
             self._check_unchanged(row)
             digest = stored_digest(place)
         with reach(place) as file:
-            os.chmod(file, builder.modes[row])
+            os.chmod(file, builder.modes[row] & ~exposed(self._most))
             os.utime(file, ns=(builder.mtimes[row], builder.mtimes[row]))
         return digest
 
@@ -205,9 +235,9 @@ class _Filling:
             self._commit.progress(self._done_bytes, self._done_files)
 
 
-def _finish(made: Made, directory: str) -> None:
+def _finish(made: Made, directory: str, held: HeldRoot) -> None:
     """Make a version's symlinks, give its directories what they are like, write its manifest, put it all on disk."""
-    write_new(f"{directory}/{layout.MANIFEST}", made.encoded, sync=False)
+    write_new(f"{directory}/{layout.MANIFEST}", made.encoded, sync=False, mode=READ_ONLY & held.mode)
     files = f"{directory}/{layout.FILES}"
     directories: list[Entry] = []
     for entry in made.manifest:
@@ -221,9 +251,10 @@ def _finish(made: Made, directory: str) -> None:
     # Deepest first: a directory whose mtime is set gets nothing new afterwards.
     for entry in reversed(directories):
         with reach(f"{files}/{entry.path}") as place:
-            os.chmod(place, entry.mode)
+            os.chmod(place, entry.mode & ~exposed(held.mode))
             os.utime(place, ns=(entry.mtime_ns, entry.mtime_ns))
-    if len(made.manifest) > SYNC_EACH_LIMIT and sync_filesystem(directory):
+    if len(made.manifest) > SYNC_EACH_LIMIT:
+        held.sync()
         return
     for parent, _, found in walk(directory):
         with reach(parent) as near:
@@ -233,10 +264,10 @@ def _finish(made: Made, directory: str) -> None:
         sync_directory(parent)
 
 
-def _write_record(path: str, record: bytes) -> None:
+def _write_record(path: str, record: bytes, most: int) -> None:
     if os.path.lexists(path):
         os.unlink(path)
-    write_new(path, record, sync=True)
+    write_new(path, record, sync=True, mode=READ_ONLY & most)
     sync_directory(os.path.dirname(path))
 
 

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import os
 
+from artifactfs.errors import ArtifactError
+from artifactfs.objects.root import StoreRoot
 from artifactfs.objects.store import ObjectStore, translate
 from artifactfs.plain import layout
 from artifactfs.plain.local import LocalCommitter
 
 
-def remove_locally(local: LocalCommitter, directory: str) -> None:
-    """Empty a version's directory: first out of sight, by renames, then for good. Raises AccessDenied."""
+def remove_locally(root: StoreRoot, local: LocalCommitter, key: str) -> None:
+    """Empty a version's directory: first out of sight, by renames, then for good.
+
+    Raises AccessDenied, StoreUnreachable.
+    """
     try:
-        with local.aside() as aside:
+        with root.directory(key) as (_, directory), local.aside() as (_, aside):
             for name in os.listdir(directory):
                 if name != layout.RECORD:
                     os.rename(f"{directory}/{name}", f"{aside}/{name}")
+    except ArtifactError:
+        raise
     except OSError as error:
-        raise translate(error, f"cannot delete {directory}") from error
+        raise translate(error, f"cannot delete {root.path}/{key}") from error
 
 
 def remove_remotely(store: ObjectStore, key: str) -> None:

@@ -31,6 +31,7 @@ from artifactfs.errors import (
 from artifactfs.managers.filesystem import FileSystemArtifactManager
 from artifactfs.managers.plain import PlainArtifactManager
 from artifactfs.manifest import EntryKind
+from artifactfs.objects.root import StoreRoot
 from artifactfs.plain import local as plain_local
 
 
@@ -205,7 +206,8 @@ class TestOurs:
         aside = root / ".artifactfs/store/v0/tmp"
         write(aside / "dead", f="1")
         later = time.time_ns() + 2 * plain_local._STALE_NS
-        with plain_local.LocalCommitter(str(root), manager._history, manager._contents).aside() as alive:
+        committer = plain_local.LocalCommitter(StoreRoot(str(root)), manager._history, manager._contents)
+        with committer.aside() as (_, alive):
             monkeypatch.setattr("artifactfs.plain.local.time.time_ns", lambda: later)
             commit(manager, write(tmp_path / "t", f="2"))
             assert os.listdir(aside) == [os.path.basename(alive)]

@@ -34,6 +34,7 @@ from artifactfs.objects.hashing import hash_file
 from artifactfs.objects.layout import is_temporary
 from artifactfs.objects.local import SYNC_EACH_LIMIT, LocalStore
 from artifactfs.objects.open import open_store
+from artifactfs.objects.root import HeldRoot
 from artifactfs.objects.store import ObjectStore, Outcome, translate
 
 
@@ -153,15 +154,15 @@ class TestLocal:
         assert is_temporary(left.key)
 
     def test_flushing_many_syncs_the_file_system_once(self, store: LocalStore, monkeypatch: pytest.MonkeyPatch):
-        synced: list[str] = []
-        monkeypatch.setattr("artifactfs.objects.local.sync_filesystem", lambda path: synced.append(path) or True)
+        synced: list[HeldRoot] = []
+        monkeypatch.setattr(HeldRoot, "sync", lambda held: synced.append(held))
         keys = [f"objects/{i}" for i in range(SYNC_EACH_LIMIT + 1)]
         for key in keys:
             store.put(key, key.encode())
         store.flush(keys[:SYNC_EACH_LIMIT])
         assert synced == []
         store.flush(keys)
-        assert synced == [store.local_root]
+        assert synced == [store.root.current()]
 
     def test_the_system_can_sync_a_file_system(self, store: LocalStore):
         keys = [f"objects/{i}" for i in range(SYNC_EACH_LIMIT + 1)]

@@ -19,10 +19,9 @@ import logging
 import mmap
 import os
 import threading
+from collections.abc import Callable
 
 from cachetools import LRUCache
-
-from artifactfs.longpaths import reach
 
 logger = logging.getLogger(__name__)
 
@@ -106,19 +105,20 @@ class _EvictingCache(LRUCache[str, Descriptor]):
 class DescriptorCache:
     """Open descriptors of a local store's objects, at most `size` idle ones; one is shared by all files in a pack."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, open_file: Callable[[str], int]) -> None:
+        """`open_file` is that of the manager."""
+        self._open_file = open_file
         self._lock = threading.RLock()
         self._open = _EvictingCache(size)
 
     def acquire(self, path: str) -> Descriptor:
-        """A descriptor of `path`, opened when needed; give it back by `release`. Raises OSError."""
+        """A descriptor of `path`, opened when needed; give it back by `release`. Raises OSError, StoreUnreachable."""
         with self._lock:
             descriptor = self._open.get(path)
             if descriptor is not None:
                 descriptor.users += 1
                 return descriptor
-        with reach(path) as place:
-            mine = Descriptor(os.open(place, os.O_RDONLY | os.O_CLOEXEC))
+        mine = Descriptor(self._open_file(path))
         with self._lock:
             descriptor = self._open.get(path)
             if descriptor is None:

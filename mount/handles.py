@@ -12,6 +12,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from artifactfs import durable
+from artifactfs.beneath import NotRegular
 from artifactfs.content.cache import ContentCache
 from artifactfs.content.inmemory import FEW_BYTES, read_in_memory
 from artifactfs.content.integrity import check_digest
@@ -54,7 +55,7 @@ class VersionReader:
         place = place_of(settings.url, settings.options)
         self.contents = ContentReader(manager, self.cache, place, read_timeout_s=settings.read_timeout_s)
         soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self.descriptors = DescriptorCache(max(16, min(1024, soft_limit // 4)))
+        self.descriptors = DescriptorCache(max(16, min(1024, soft_limit // 4)), manager.open_local)
         self._checked: set[int] = set()
         self._checked_lock = threading.Lock()
 
@@ -78,6 +79,8 @@ class VersionReader:
             descriptor = self.descriptors.acquire(where.path)
         except FileNotFoundError as error:
             raise IntegrityError(f"{_label(info, entry)} is damaged: its object is missing") from error
+        except NotRegular as error:
+            raise IntegrityError(f"{_label(info, entry)} is damaged: its object {error.strerror}") from error
         return Content(self, info, entry, algorithm, where, descriptor)
 
     def close(self) -> None:

@@ -38,7 +38,7 @@ class _OpenObject:
     __slots__ = ("_reader", "descriptor", "path")
 
     def __init__(self, reader: VersionReader, path: str) -> None:
-        """Raises OSError."""
+        """Raises OSError, StoreUnreachable."""
         self._reader = reader
         self.path = path
         self.descriptor = reader.descriptors.acquire(path)

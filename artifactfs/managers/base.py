@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from artifactfs import names
+from artifactfs.beneath import open_regular
 from artifactfs.errors import Unsupported
 from artifactfs.managers import arguments
 from artifactfs.manifest import Entry, Manifest
@@ -464,6 +465,13 @@ class ArtifactManager(ABC):
     def local_range(self, info: VersionInfo, entry: Entry) -> LocalRange | None:
         """Where the file's bytes lie on a local disk, None where they do not. Raises IntegrityError."""
         return self._browsing.local_range(info, entry)
+
+    def open_local(self, path: str) -> int:
+        """A descriptor for reading a file that :meth:`local_range` named: a regular one, not through a symlink.
+
+        Raises OSError, StoreUnreachable.
+        """
+        return open_regular(path)
 
     def diff(self, artifact: str, old: str, new: str, collection: str | None = None) -> Diff:
         """What differs between two versions of an artifact, as `artifactfs.diff` says. Raises as :meth:`manifest`.

@@ -269,3 +269,7 @@ class StoredManager(BrowsableManager):
     def local_root(self) -> Path | None:
         """The directory of a local store, None for others."""
         return None if self.store.local_root is None else Path(self.store.local_root)
+
+    def open_local(self, path: str) -> int:
+        """As in `ArtifactManager`, in the store that is held, wherever it has been moved."""
+        return self.store.open_local(path)

@@ -22,7 +22,7 @@ class Wrapped:
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._manager, name)
         # Where local bytes lie is answered without asking the store.
-        if not callable(found) or name == "local_range":
+        if not callable(found) or name in ("local_range", "open_local"):
             return found
 
         def call(*args: Any, **kwargs: Any) -> Any:

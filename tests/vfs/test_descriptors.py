@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from artifactfs.beneath import open_regular
 from mount.descriptors import CLOSED, Descriptor, DescriptorCache, OwnedFd
 from tests.descriptors import open_below
 from tests.mount.harness import eventually
@@ -27,7 +28,7 @@ def paths(tmp_path: Path) -> list[str]:
 @pytest.fixture
 def cache(tmp_path: Path) -> Iterator[DescriptorCache]:
     """A cache of three that leaks nothing."""
-    cache = DescriptorCache(3)
+    cache = DescriptorCache(3, open_regular)
     yield cache
     cache.close()
     assert open_below(tmp_path) == []

@@ -226,7 +226,7 @@ class _Pass:
         second = take_inventory(self._store)
         for link in [*first.lost, *second.lost]:
             raise IntegrityError(
-                f"nothing was deleted: {link.key} of {self._store.url} is a symlink that leads nowhere"
+                f"nothing was deleted: {link.key} of {self._store.url} is a symlink, which is not followed"
             )
         self._keep(
             (place for key, place in second.records.items() if key not in first.records),

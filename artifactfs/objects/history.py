@@ -16,7 +16,7 @@ from typing import NamedTuple
 from cachetools import LRUCache
 
 from artifactfs import names
-from artifactfs.errors import ArtifactNotFound, FormatError, VersionNotFound
+from artifactfs.errors import AccessDenied, ArtifactNotFound, FormatError, IntegrityError, VersionNotFound
 from artifactfs.managers.base import ArtifactNames, VersionInfo
 from artifactfs.managers.commit_id import commit_time_ns
 from artifactfs.objects import layout
@@ -93,7 +93,13 @@ class History:
         found = self._store.listing(prefix).directories
         if not found and not self._store.exists(prefix):
             return None
-        return [name for name in found if numbers_in(self._store.listing(f"{prefix}/{name}").files).live]
+        return [name for name in found if self._has_version(f"{prefix}/{name}")]
+
+    def _has_version(self, prefix: str) -> bool:
+        try:
+            return bool(numbers_in(self._store.listing(prefix).files).live)
+        except (AccessDenied, IntegrityError):
+            return True  # shown, and an error to who looks into it: it hides none of its neighbours
 
     def _artifacts_walked(self, prefix: str) -> list[str] | None:
         """As `artifacts`, by one listing of everything: an object store answers a thousand names at once."""

@@ -43,7 +43,7 @@ class Place(NamedTuple):
 class Inventory:
     """One listing, sorted into kinds. `records` are those of live versions; `aliases` are (prefix, alias).
 
-    `lost` are symlinks that lead nowhere: behind them may be versions.
+    `lost` are symlinks, which nobody follows: behind them may be versions.
     """
 
     records: dict[str, Place] = field(default_factory=dict)
@@ -57,9 +57,9 @@ class Inventory:
 def take_inventory(store: ObjectStore, prefix: str = layout.COLLECTIONS) -> Inventory:
     """List everything below `prefix`: all collections, one, or one artifact."""
     found = Inventory()
-    for file in _walk(store, prefix):
+    for file in store.walk(prefix):
         directory, _, name = file.key.rpartition("/")
-        if _leads_nowhere(store, file.key):
+        if _is_symlink(store, file.key):
             found.lost.append(file)
         elif directory.count("/") != 2:
             found.unknown.append(file)
@@ -78,19 +78,9 @@ def take_inventory(store: ObjectStore, prefix: str = layout.COLLECTIONS) -> Inve
     return found
 
 
-def _walk(store: ObjectStore, prefix: str) -> Iterator[StoredFile]:
-    """As the store's `walk`, into symlinked directories too: readers follow them, so versions may lie there."""
-    for file in store.walk(prefix):
-        path = store.local_path(file.key)
-        if path is not None and file.key.count("/") <= 2 and os.path.islink(path) and os.path.isdir(path):
-            yield from _walk(store, file.key)
-        else:
-            yield file
-
-
-def _leads_nowhere(store: ObjectStore, key: str) -> bool:
+def _is_symlink(store: ObjectStore, key: str) -> bool:
     path = store.local_path(key)
-    return path is not None and not os.path.exists(path) and os.path.islink(path)
+    return path is not None and os.path.islink(path)
 
 
 def read_small(store: ObjectStore, places: Iterable[Place]) -> Iterator[tuple[Place, bytes | None]]:

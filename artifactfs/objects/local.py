@@ -145,6 +145,9 @@ class LocalStore(ObjectStore):
         except OSError as error:
             raise self._error(error, "cannot read", key) from error
 
+    def get_if_there(self, key: str) -> bytes | None:
+        return self.get_many([key])[0]
+
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         found: list[bytes | None] = []
         key = ""

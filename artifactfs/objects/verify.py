@@ -129,7 +129,7 @@ class _Check:
     def _metadata(self, listed: Inventory) -> None:
         for link in listed.lost:
             self._blind = True
-            detail = "a symlink that leads nowhere: what lies behind it cannot be checked"
+            detail = "a symlink, which is not followed: what lies behind it cannot be checked"
             self._collector.found(FindingKind.DAMAGED_RECORD, link.key, detail)
         for place, raw in self._read_each(sorted(listed.records.values(), key=lambda place: place[1:3])):
             self._collector.done(versions=1)

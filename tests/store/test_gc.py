@@ -216,15 +216,21 @@ def test_a_store_without_a_version_keeps_its_objects(local: FileSystemArtifactMa
     assert local.gc().waiting_objects == 2
     with pytest.raises(IntegrityError, match="not one version"):
         local.gc(grace_s=0)
-    (root / "collections").symlink_to(tmp_path / "aside")
-    (tmp_path / "aside" / "default").rename(tmp_path / "default")
-    (tmp_path / "aside" / "default").symlink_to(tmp_path / "default")
-    for _ in range(3):
-        assert local.gc(grace_s=0).versions == 1
+    for link in ("collections", "collections/default", "collections/default/m", "collections/default/m/v0.version"):
+        (tmp_path / "aside").rename(root / "collections")
+        (root / link).rename(tmp_path / "elsewhere")
+        (root / link).symlink_to(tmp_path / "elsewhere")
+        for fresh in (local, FileSystemArtifactManager(str(root))):
+            with pytest.raises(IntegrityError, match="symlink"):
+                fresh.gc(grace_s=0)
+            if link != "collections":
+                assert not fresh.verify().ok
+        (root / link).unlink()
+        (tmp_path / "elsewhere").rename(root / link)
+        (root / "collections").rename(tmp_path / "aside")
+    (tmp_path / "aside").rename(root / "collections")
+    assert local.gc(grace_s=0).versions == 1
     assert local.verify().ok
-    (tmp_path / "default").rename(tmp_path / "unmounted")
-    with pytest.raises(IntegrityError, match="symlink"):
-        local.gc(grace_s=0)
 
 
 @pytest.mark.parametrize("raw", [b"", b"{}", b'{"passes": [{"since_ns": "x", "objects": []}]}'])

@@ -156,7 +156,7 @@ class TestConsume:
         place = local.local_range(info, tool)
         assert place is not None
         assert os.path.samefile(place.path, tree / "sub/deep/tool")
-        assert stat.S_IMODE(os.stat(place.path).st_mode) == 0o444
+        assert stat.S_IMODE(os.stat(place.path).st_mode) == 0o400
         assert {k: v[:2] for k, v in snapshot(tree).items()} == {k: v[:2] for k, v in before.items()}
 
     def test_no_program_of_somebody_gets_into_the_store(
@@ -224,4 +224,4 @@ class TestConsume:
         entry = local.manifest("m").find("big")
         assert entry is not None
         assert entry.mode == 0o755
-        assert stat.S_IMODE((tmp_path / "a/big").stat().st_mode) == 0o444
+        assert stat.S_IMODE((tmp_path / "a/big").stat().st_mode) == 0o400

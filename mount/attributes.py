@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import stat
 from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
@@ -20,7 +19,6 @@ from artifactfs.errors import InvalidName
 from mount import control
 from mount.errors import AttributeUnsupported, NoSuchAttribute, NothingStaged, NotPermitted
 from mount.logs import redact
-from mount.references import referred_entry
 from mount.tree import Artifact, Node, Root, StagedNode, VersionNode
 
 if TYPE_CHECKING:
@@ -55,9 +53,7 @@ def get(vfs: Vfs, node: Node, name: str) -> bytes:
 
 def _of_staged(node: StagedNode) -> bytes:
     """The digest of a staged file that still stands for bytes of a version; other staged files have none yet."""
-    reference = None
-    if node.path and stat.S_ISREG(node.tree.stat(node.path).st_mode):
-        reference = referred_entry(node.tree.disk_path(node.path))
+    reference = node.tree.referred_entry(node.path) if node.path else None
     if reference is None or reference.digest is None:
         raise NoSuchAttribute("a staged file has no digest before it is committed")
     return reference.digest.encode()

@@ -9,10 +9,7 @@ import ctypes
 import os
 import shutil
 
-from artifactfs.longpaths import reach
-
 _libc = ctypes.CDLL(None, use_errno=True)
-_AT_FDCWD = -100
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
@@ -21,16 +18,15 @@ _FALLOC_FL_PUNCH_HOLE = 2
 _FALLOC_FL_COLLAPSE_RANGE = 8
 
 
-def rename(old: str, new: str, flags: int = 0) -> None:
-    """rename(2), or renameat2(2) when `flags` is not 0; paths of any length."""
-    with reach(old) as source, reach(new) as target:
-        if flags == 0:
-            os.rename(source, target)
-            return
-        names = os.fsencode(source), os.fsencode(target)
-        if _libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], ctypes.c_uint(flags)) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), old, None, new)
+def rename(directory: int, name: str, new_directory: int, new_name: str, flags: int = 0) -> None:
+    """renameat2(2): a name in an open directory becomes one in another."""
+    if flags == 0:
+        os.rename(name, new_name, src_dir_fd=directory, dst_dir_fd=new_directory)
+        return
+    old, new = os.fsencode(name), os.fsencode(new_name)
+    if _libc.renameat2(directory, old, new_directory, new, ctypes.c_uint(flags)) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), name, None, new_name)
 
 
 def gives_room(mode: int) -> bool:

@@ -8,6 +8,7 @@ traceback by the driver (`is_expected` tells).
 from __future__ import annotations
 
 import errno
+import os
 
 from artifactfs import errors as store
 from mount import errors as drive
@@ -52,12 +53,17 @@ NEVER_ASK_AGAIN = errno.ENOSYS
 INTERRUPTED = errno.EINTR
 BAD_MESSAGE = errno.EINVAL
 UNKNOWN_PROTOCOL = errno.EPROTO
+IO_ERROR = errno.EIO
+
+# The numbers that a program may be told; the kernel ends no request with another. Above are those of its own, some of
+# which network file systems let through (ENOTSUPP is 524).
+_LARGEST = 511
 
 
 def errno_of(error: BaseException) -> int:
-    """The errno a program gets for `error`; EIO for what is in no row."""
+    """The errno a program gets for `error`, a number that the kernel takes; EIO for what is in no row."""
     if isinstance(error, OSError) and error.errno:
-        return error.errno
+        return error.errno if 0 < error.errno <= _LARGEST else errno.EIO
     return next((number for kind, number in _TABLE if isinstance(error, kind)), errno.EIO)
 
 
@@ -81,6 +87,11 @@ def is_refusal(error: OSError) -> bool:
     return isinstance(error, PermissionError) or error.errno in _REFUSALS
 
 
+def unsupported(path: str) -> OSError:
+    """The error of a system call that a file of that kind does not know."""
+    return OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), path)
+
+
 def is_other_disk(error: OSError) -> bool:
     """Whether copy_file_range(2) failed because it cannot copy between these two files, so that bytes must be read."""
     return error.errno in (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -89,6 +100,11 @@ def is_other_disk(error: OSError) -> bool:
 def is_too_long(error: OSError) -> bool:
     """Whether a path, or a name in it, is longer than the system call takes or tells."""
     return error.errno == errno.ENAMETOOLONG
+
+
+def is_not_there(error: OSError) -> bool:
+    """Whether a path does not lead to a file beneath the directory it starts from: a part is missing, or a symlink."""
+    return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV)
 
 
 def is_no_attribute(error: OSError) -> bool:

@@ -16,6 +16,7 @@ from artifactfs.content.metadata import StoreMemory
 from artifactfs.errors import (
     ArtifactNotFound,
     CollectionNotFound,
+    InvalidName,
     PathNotFound,
     StoreUnreachable,
     VersionNotFound,
@@ -26,7 +27,18 @@ from mount.area import StagingArea
 from mount.errors import NotPermitted
 from mount.listing import Listing
 from mount.staging import ArtifactStaging
-from mount.tree import Alias, Artifact, Collection, LoadedVersion, Node, Root, StagedNode, VersionNode, ino_of, join
+from mount.tree import (
+    Alias,
+    Artifact,
+    Collection,
+    LoadedVersion,
+    Node,
+    Root,
+    StagedNode,
+    VersionNode,
+    checked_name,
+    ino_of,
+)
 
 MANIFEST_CACHE_BYTES = 512 << 20
 
@@ -47,19 +59,25 @@ class Finder:
         )
 
     def resolve(self, path: str) -> Node:
-        """The node at an absolute path of the mount. Raises NotFound, NotADirectoryError, StoreUnreachable.
+        """The node at an absolute path of the mount.
+
+        Raises InvalidName, NotFound, NotADirectoryError, StoreUnreachable.
 
         In staging the answer does not promise that the file exists: the operation on it tells.
         """
-        parts = path.split("/", 4)[1:]
-        if parts[0] == "":
+        if path == "/":
             return Root()
+        before, *parts = path.split("/", 4)
+        if before or not parts:
+            raise InvalidName(f"invalid path {path!r}: must begin at the top of the mount")
         node: Node = self._collection(parts[0])
         if len(parts) > 1:
             node = self._artifact(parts[0], parts[1])
         if len(parts) > 2:
             node = self._in_artifact(Artifact(parts[0], parts[1]), parts[2])
         if len(parts) > 3:
+            for name in parts[3].split("/"):
+                checked_name(name)
             node = self._below(node, parts[3])
         return node
 
@@ -71,13 +89,13 @@ class Finder:
             return self._artifact(parent.name, name)
         if isinstance(parent, Artifact):
             return self._in_artifact(parent, name)
-        return self._below(parent, name)
+        return self._below(parent, checked_name(name))
 
     def _below(self, node: Node, path: str) -> Node:
         if isinstance(node, StagedNode):
-            return node._replace(path=join(node.path, path))
+            return node._replace(path=f"{node.path}/{path}" if node.path else path)
         if isinstance(node, VersionNode):
-            path = join(node.path, path)
+            path = f"{node.path}/{path}" if node.path else path
             position = node.version.manifest.index(path)
             if position is None and not node.version.manifest.is_directory(path):
                 raise PathNotFound(f"no {path!r} in {node.version.info.artifact}@{node.version.info.version}")

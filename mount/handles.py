@@ -405,16 +405,18 @@ def _seek_in_data(offset: int, whence: int, size_bytes: int) -> int:
     return size_bytes if whence == os.SEEK_HOLE else offset
 
 
-def set_times(where: int | str, times_ns: tuple[int | None, int | None] | None) -> None:
-    """utimensat(2) on a descriptor or a path: (atime, mtime) in nanoseconds, None in it for no change.
+def set_times(
+    where: int | str, times_ns: tuple[int | None, int | None] | None, directory: OwnedFd | None = None
+) -> None:
+    """utimensat(2) on a descriptor or a name in a directory: (atime, mtime) in nanoseconds, None in it for no change.
 
     Without the pair both become the current time. Raises OSError.
     """
     follow = isinstance(where, int)
     if times_ns is None:
-        os.utime(where, follow_symlinks=follow)
+        os.utime(where, dir_fd=directory, follow_symlinks=follow)
         return
-    before = os.stat(where, follow_symlinks=follow)
+    before = os.stat(where, dir_fd=directory, follow_symlinks=follow)
     atime_ns = before.st_atime_ns if times_ns[0] is None else times_ns[0]
     mtime_ns = before.st_mtime_ns if times_ns[1] is None else times_ns[1]
-    os.utime(where, ns=(atime_ns, mtime_ns), follow_symlinks=follow)
+    os.utime(where, ns=(atime_ns, mtime_ns), dir_fd=directory, follow_symlinks=follow)

@@ -18,19 +18,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from artifactfs import durable
+from artifactfs.beneath import open_regular
 from artifactfs.longpaths import reach, walk
+from artifactfs.manifest import Entry
 from mount import disk
 from mount.descriptors import CLOSED, OwnedFd
-from mount.errno_map import is_attribute_too_long, is_no_attribute, is_too_long
+from mount.errno_map import is_attribute_too_long, is_no_attribute, is_too_long, unsupported
 from mount.errors import Stale
 from mount.handles import IS_ROOT, StagedFile, set_times
+from mount.places import Place, Places
 from mount.references import Reference, References, referred_entry
 from mount.room import DiskRoom
 from mount.tree import Caller, Dirent, join
 
-# With these alone and the access mode, what a program asks for is opened. O_APPEND is left out: the kernel gives the
-# offset of every write, and a descriptor in append mode would ignore it.
-_ALWAYS = os.O_NOFOLLOW | os.O_CLOEXEC
 PERMISSIONS = 0o7777
 
 
@@ -55,7 +55,7 @@ class StagedTree:
         *,
         sealed: bool = False,
     ) -> None:
-        self.root = root
+        self._places = Places(root)
         self.room = room
         self.references = references
         self.sealed = sealed
@@ -69,6 +69,11 @@ class StagedTree:
         self._changed = changed
         self._handles: set[StagedFile] = set()
         self._usage: tuple[int, tuple[int, int]] | None = None
+
+    @property
+    def root(self) -> Path:
+        """Where the tree lies on disk."""
+        return self._places.root
 
     @property
     def lock(self) -> threading.Condition:
@@ -110,7 +115,7 @@ class StagedTree:
             # A directory that changes its parent is written to, and no version keeps the mode of its top.
             os.chmod(self.root, stat.S_IMODE(mode) | stat.S_IRWXU)
         os.rename(self.root, root)
-        self.root = root
+        self._places.root = root
         self.sealed = True
 
     def copy_open(self, directory: Path) -> OpenFiles:
@@ -182,9 +187,10 @@ class StagedTree:
         for path in sorted(files.copies, key=lambda path: path in files.kept):
             if path in files.kept:
                 into._make_parents(path)
-                disk.rename(self.disk_path(path), into.disk_path(path))
+                disk.rename(*self._places.at(path), *into._places.at(path))
                 into.touch()
-            disk.rename(files.copies[path], self.disk_path(path))
+            place = self._places.at(path)
+            os.rename(files.copies[path], place.name, dst_dir_fd=place.directory)
 
     def _make_parents(self, path: str) -> None:
         directory = ""
@@ -216,17 +222,24 @@ class StagedTree:
 
     def stat(self, path: str) -> os.stat_result:
         """lstat(2). Raises OSError."""
-        with reach(self.disk_path(path)) as place:
-            return os.lstat(place)
+        place = self._places.at(path)
+        return os.lstat(place.name, dir_fd=place.directory)
 
     def refers(self, path: str) -> bool:
         """Whether the file stands for bytes of a version. Raises OSError."""
-        return stat.S_ISREG(self.stat(path).st_mode) and referred_entry(self.disk_path(path)) is not None
+        return self.referred_entry(path) is not None
+
+    def referred_entry(self, path: str) -> Entry | None:
+        """The entry of a version that the file stands for; None for all else. Raises OSError."""
+        place = self._places.at(path)
+        is_file = stat.S_ISREG(os.lstat(place.name, dir_fd=place.directory).st_mode)
+        return referred_entry(place.path) if is_file else None
 
     def list(self, path: str) -> list[Dirent]:
         """The entries of a directory; none when the tree itself is not on disk. Raises OSError."""
         try:
-            with reach(self.disk_path(path)) as place, os.scandir(place) as entries:
+            directory = self._places.directory(path)
+            with os.scandir(f"/proc/self/fd/{directory}") as entries:
                 return [Dirent(entry.name, entry.inode(), _entry_type(entry)) for entry in entries]
         except FileNotFoundError:
             if path:
@@ -235,24 +248,25 @@ class StagedTree:
 
     def readlink(self, path: str) -> str:
         """readlink(2). Raises OSError."""
-        with reach(self.disk_path(path)) as place:
-            return os.readlink(place)
+        place = self._places.at(path)
+        return os.readlink(place.name, dir_fd=place.directory)
 
     # -- open files -------------------------------------------------------------------------------------------------
 
     def open(self, path: str, flags: int) -> StagedFile:
-        """open(2) of an existing file. Raises Stale when it has been sealed, OSError."""
+        """open(2) of an existing regular file. Raises Stale when it has been sealed, OSError."""
         writable = flags & os.O_ACCMODE != os.O_RDONLY or bool(flags & os.O_TRUNC)
         with self._changed:
             if writable:
                 self._check_writable()
+            # Not O_APPEND: a descriptor in append mode would ignore the offset, which the kernel gives of every write.
             handle = StagedFile(self, self._open(path, flags & os.O_ACCMODE), writable)
             self._handles.add(handle)
         return self._truncated(handle, flags)
 
     def _open(self, path: str, flags: int) -> OwnedFd:
-        with reach(self.disk_path(path)) as place:
-            return OwnedFd(os.open(place, flags | _ALWAYS))
+        place = self._places.at(path)
+        return OwnedFd(open_regular(place.name, flags, beneath=place.directory))
 
     def reopen(self, fd: OwnedFd, flags: int) -> StagedFile:
         """Open once more a file that has lost its name; `fd` stands for it. Raises OSError."""
@@ -265,28 +279,31 @@ class StagedTree:
 
     def pin(self, path: str) -> OwnedFd:
         """A descriptor that stands for a file whatever becomes of its name (O_PATH). Raises OSError."""
-        return self._open(path, os.O_PATH)
+        place = self._places.at(path)
+        return OwnedFd(os.open(place.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.directory))
 
     def restore(self, path: str, fd: OwnedFd) -> None:
         """Put a copy of a file that has lost its name back at `path`. Raises OSError."""
-        with self._changing(), reach(self.disk_path(path)) as place:
-            disk.copy(f"/proc/self/fd/{fd}", place)
+        with self._changing():
+            disk.copy(f"/proc/self/fd/{fd}", self._places.at(path).path)
 
     def create(self, path: str, flags: int, mode: int, caller: Caller) -> StagedFile:
         """open(2) with O_CREAT; a new file belongs to `caller` where the daemon may give it away. Raises OSError."""
-        access = flags & os.O_ACCMODE | _ALWAYS
-        with self._changing(), reach(self.disk_path(path)) as where:
+        access = flags & os.O_ACCMODE
+        with self._changing():
+            place = self._places.at(path)
             try:
-                fd = OwnedFd(os.open(where, access | os.O_CREAT | os.O_EXCL, mode))
+                made = access | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                fd = OwnedFd(os.open(place.name, made, mode, dir_fd=place.directory))
             except FileExistsError:
                 # Made by another program since the kernel looked; it keeps its mode and owner.
                 if flags & os.O_EXCL:
                     raise
-                fd = OwnedFd(os.open(where, access))
+                fd = self._open(path, access)
             else:
-                self._give(path, where, caller)
-                os.chmod(where, mode & PERMISSIONS)
-            handle = StagedFile(self, fd, access & os.O_ACCMODE != os.O_RDONLY)
+                self._give(place, caller)
+                os.fchmod(fd, mode & PERMISSIONS)
+            handle = StagedFile(self, fd, access != os.O_RDONLY)
             self._handles.add(handle)
         return self._truncated(handle, flags)
 
@@ -333,69 +350,83 @@ class StagedTree:
     def fsync_directory(self, path: str) -> None:
         """fsync(2) of a directory: the names in it are durable. Raises OSError."""
         if path or self.exists():
-            with reach(self.disk_path(path)) as place:
-                durable.sync_directory(place)
+            durable.sync_directory(f"/proc/self/fd/{self._places.directory(path)}")
 
     # -- changing names ---------------------------------------------------------------------------------------------
 
     def mkdir(self, path: str, mode: int, caller: Caller) -> None:
         """mkdir(2). Raises OSError."""
-        with self._changing(), reach(self.disk_path(path)) as where:
-            os.mkdir(where, mode)
-            inherited = os.lstat(where).st_mode & stat.S_ISGID
-            self._give(path, where, caller)
-            os.chmod(where, mode & PERMISSIONS | inherited)
+        with self._changing():
+            place = self._places.at(path)
+            os.mkdir(place.name, mode, dir_fd=place.directory)
+            inherited = os.lstat(place.name, dir_fd=place.directory).st_mode & stat.S_ISGID
+            self._give(place, caller)
+            os.chmod(place.name, mode & PERMISSIONS | inherited, dir_fd=place.directory)
 
     def mknod(self, path: str, mode: int, caller: Caller, device: int = 0) -> None:
         """A regular file, fifo, socket or device by mknod(2). Raises OSError."""
-        with self._changing(), reach(self.disk_path(path)) as where:
-            os.mknod(where, mode, device)
-            self._give(path, where, caller)
-            os.chmod(where, mode & PERMISSIONS)
+        with self._changing():
+            place = self._places.at(path)
+            os.mknod(place.name, mode, device, dir_fd=place.directory)
+            self._give(place, caller)
+            os.chmod(place.name, mode & PERMISSIONS, dir_fd=place.directory)
 
     def symlink(self, path: str, target: str, caller: Caller) -> None:
         """symlink(2). Raises OSError."""
-        with self._changing(), reach(self.disk_path(path)) as where:
-            os.symlink(target, where)
-            self._give(path, where, caller)
+        with self._changing():
+            place = self._places.at(path)
+            os.symlink(target, place.name, dir_fd=place.directory)
+            self._give(place, caller)
 
     def link(self, path: str, new_path: str) -> None:
         """link(2). Raises OSError."""
-        with self._changing(), reach(self.disk_path(path)) as old, reach(self.disk_path(new_path)) as new:
-            os.link(old, new, follow_symlinks=False)
+        with self._changing():
+            old, new = self._places.at(path), self._places.at(new_path)
+            between = {"src_dir_fd": old.directory, "dst_dir_fd": new.directory}
+            os.link(old.name, new.name, **between, follow_symlinks=False)
 
     def unlink(self, path: str) -> None:
         """unlink(2). Raises OSError."""
-        with self._changing(), reach(self.disk_path(path)) as place:
-            os.unlink(place)
+        with self._changing():
+            place = self._places.at(path)
+            os.unlink(place.name, dir_fd=place.directory)
 
     def rmdir(self, path: str) -> None:
         """rmdir(2). Raises OSError."""
-        with self._changing(), reach(self.disk_path(path)) as place:
-            os.rmdir(place)
+        with self._changing():
+            place = self._places.at(path)
+            os.rmdir(place.name, dir_fd=place.directory)
+            self._places.note_move()
 
     def rename(self, path: str, new_path: str, flags: int) -> None:
         """rename(2), or renameat2(2) with `flags`. Raises OSError."""
         with self._changing():
-            disk.rename(self.disk_path(path), self.disk_path(new_path), flags)
+            disk.rename(*self._places.at(path), *self._places.at(new_path), flags)
+            self._places.note_move()
 
     # -- changing attributes ----------------------------------------------------------------------------------------
 
     def chmod(self, path: str, mode: int) -> None:
-        """chmod(2) of anything but a symlink. Raises OSError."""
-        with self._changing(), reach(self.disk_path(path)) as place:
-            os.chmod(place, mode & PERMISSIONS)
+        """chmod(2). Raises OSError, also for a symlink: it has no permissions, and what it leads to is not meant."""
+        with self._changing():
+            fd = self.pin(path)
+            # Before Linux 6.6 the kernel passes on the change of a symlink's mode.
+            if stat.S_ISLNK(os.fstat(fd).st_mode):
+                raise unsupported(path)
+            os.chmod(f"/proc/self/fd/{fd}", mode & PERMISSIONS)
 
     def chown(self, path: str, uid: int, gid: int) -> None:
         """lchown(2) where the daemon may; accepted and not kept elsewhere, as a version keeps no owner."""
-        with self._changing(), reach(self.disk_path(path)) as place:
+        with self._changing():
+            place = self._places.at(path)
             if IS_ROOT:
-                os.lchown(place, uid, gid)
+                os.chown(place.name, uid, gid, dir_fd=place.directory, follow_symlinks=False)
 
     def utime(self, path: str, times_ns: tuple[int | None, int | None] | None) -> None:
         """utimensat(2), with the arguments of `set_times`. Raises OSError."""
-        with self._changing(), reach(self.disk_path(path)) as place:
-            set_times(place, times_ns)
+        with self._changing():
+            place = self._places.at(path)
+            set_times(place.name, times_ns, place.directory)
 
     def truncate(self, path: str, size_bytes: int) -> None:
         """truncate(2). Raises OSError."""
@@ -407,17 +438,17 @@ class StagedTree:
         finally:
             self.forget_handle(handle)
 
-    def _give(self, path: str, where: str, caller: Caller) -> None:
-        """Give what was made at `path` to `caller`, in the group of the directory where that is setgid.
+    def _give(self, place: Place, caller: Caller) -> None:
+        """Give what was made at a place to `caller`, in the group of the directory where that is setgid.
 
         Permissions come after this, because a change of the owner takes setuid and setgid bits away.
         """
         if not IS_ROOT:
             return
-        directory = self.stat(path.rpartition("/")[0])
+        directory = os.fstat(place.directory)
         gid = directory.st_gid if directory.st_mode & stat.S_ISGID else caller.gid
         if caller.uid or gid:
-            os.lchown(where, caller.uid, gid)
+            os.chown(place.name, caller.uid, gid, dir_fd=place.directory, follow_symlinks=False)
 
     def _check_writable(self) -> None:
         if self.sealed:
@@ -440,6 +471,7 @@ class _Change:
             tree._check_writable()
             if not tree.exists():
                 tree.root.mkdir(parents=True)
+                tree._places.note_move()
         except BaseException:
             tree._changed.release()
             raise

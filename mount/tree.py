@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
+from artifactfs.errors import InvalidName
 from artifactfs.manifest import EntryKind, Manifest
 
 if TYPE_CHECKING:
@@ -33,7 +34,10 @@ BLOCK_BYTES = 512
 
 
 class Attrs(NamedTuple):
-    """What stat(2) tells. `mode` has the file type bits; times are nanoseconds since the epoch; 512-byte `blocks`."""
+    """What stat(2) tells. `mode` has the file type bits; times are nanoseconds since the epoch; 512-byte `blocks`.
+
+    `device` is that of the disk where a staged file lies: only with it `ino` says which file it is.
+    """
 
     ino: int
     mode: int
@@ -46,6 +50,7 @@ class Attrs(NamedTuple):
     nlink: int = 1
     blocks: int = 0
     rdev: int = 0
+    device: int = 0
 
 
 class Dirent(NamedTuple):
@@ -146,6 +151,13 @@ def ino_at(base: int, position: int) -> int:
     return _INO_FLAG | ((base + position + 1) & _INO_MASK)
 
 
+def checked_name(name: str) -> str:
+    """A name as it may stand in a directory. Raises InvalidName: not every driver has a kernel that refuses others."""
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise InvalidName(f"invalid name {name!r}: must not be empty, '.' or '..', nor have '/' or NUL in it")
+    return name
+
+
 def join(directory: str, name: str) -> str:
-    """The path of `name` in `directory`, where '' is the top."""
-    return f"{directory}/{name}" if directory else name
+    """The path of `name` in `directory`, where '' is the top. Raises InvalidName."""
+    return f"{directory}/{checked_name(name)}" if directory else checked_name(name)

@@ -250,6 +250,7 @@ class Vfs:
             found.st_nlink,
             found.st_blocks,
             found.st_rdev,
+            found.st_dev,
         )
 
     def readlink(self, node: Node) -> str:

@@ -8,13 +8,10 @@ from __future__ import annotations
 import logging
 
 from artifactfs.errors import NotFound
-from mount.errno_map import errno_of, is_expected
+from mount.errno_map import IO_ERROR, errno_of, is_expected
 from mount.errors import AttributeUnsupported, NoSuchAttribute
 
 logger = logging.getLogger("mount.drivers")
-
-_EIO = errno_of(Exception())
-
 
 _USUAL = (NotFound, NoSuchAttribute, AttributeUnsupported, FileNotFoundError)
 
@@ -24,7 +21,7 @@ def errno_after(error: Exception, request: str, about: object) -> int:
     number = errno_of(error)
     if not is_expected(error):
         logger.error("%s %s: unexpected error", request, about, exc_info=error)
-    elif number == _EIO:
+    elif number == IO_ERROR:
         logger.error("%s %s: %s", request, about, error)
     elif logger.isEnabledFor(logging.DEBUG) and not isinstance(error, _USUAL):
         logger.debug("%s %s: %s", request, about, error)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from artifactfs.managers.filesystem import FileSystemArtifactManager
+from mount.descriptors import OwnedFd
 from mount.drivers.kernel.inodes import FIRST_STAGED, FIRST_VERSION, Inodes
 from mount.drivers.kernel.staged_inodes import Anchor, StagedInode, StagedInodes
 from mount.errors import Stale
@@ -22,6 +23,7 @@ from mount.vfs import Vfs
 
 NAMES = st.sampled_from("abc")
 FILE, DIRECTORY = 0o100644, 0o040755
+DISK = 66
 
 
 class StagedMachine(RuleBasedStateMachine):
@@ -82,7 +84,7 @@ class StagedMachine(RuleBasedStateMachine):
         parent = self.directory(choice)
         ino = self.entries.get((parent, name))
         if ino is not None:
-            inode = self.table.enter(self.anchor, self.name_of(parent, name), ino, self.modes[ino])
+            inode = self.table.enter(self.anchor, self.name_of(parent, name), (DISK, ino), self.modes[ino])
             known, count = self.held.get(ino, (inode, 0))
             assert inode is known
             self.held[ino] = (inode, count + 1)
@@ -105,9 +107,9 @@ class StagedMachine(RuleBasedStateMachine):
         self.lose(ino, parent, name)
 
     def lose(self, ino: int, parent: int | None, name: str) -> None:
-        inode = self.table.find(self.anchor, ino)
+        inode = self.table.find(self.anchor, (DISK, ino))
         if inode is not None:
-            self.table.lost(inode, self.name_of(parent, name), os.open("/", os.O_PATH))
+            self.table.lost(inode, self.name_of(parent, name), OwnedFd(os.open("/", os.O_PATH)))
 
     @rule(old=st.integers(0, 9), name=NAMES, new=st.integers(0, 9), new_name=NAMES)
     def rename(self, old: int, name: str, new: int, new_name: str) -> None:
@@ -117,7 +119,7 @@ class StagedMachine(RuleBasedStateMachine):
             return
         if replaced is not None and (self.modes[replaced] != self.modes[ino] or self.modes[ino] == DIRECTORY):
             return
-        moved = self.table.find(self.anchor, ino)
+        moved = self.table.find(self.anchor, (DISK, ino))
         if replaced is not None:
             self.lose(replaced, *target)
         self.entries[target] = self.entries.pop(source)
@@ -278,3 +280,14 @@ def test_numbers_of_nothing(nodeid: int) -> None:
         inodes.node(nodeid)
     inodes.forget(nodeid, 5)
     assert len(inodes) == 1
+
+
+def test_a_number_of_another_disk_is_another_file() -> None:
+    """An overlay shows files of several disks, and each disk counts from one."""
+    table = StagedInodes(FIRST_STAGED)
+    anchor = Anchor(StagedNode(cast(Any, object()), "", Artifact("c", "a")))
+    one = table.enter(anchor, (None, "one"), (DISK, 5), FILE)
+    other = table.enter(anchor, (None, "other"), (DISK + 1, 5), FILE)
+    assert one is not other
+    assert table.find(anchor, (DISK, 5)) is one
+    assert (one.name, other.name) == ((None, "one"), (None, "other"))

@@ -9,22 +9,27 @@ from pathlib import Path
 import pytest
 
 from mount import disk
+from mount.descriptors import OwnedFd
 from tests.scenarios import refused
 
 
 def test_rename_flags(tmp_path: Path) -> None:
     """Plain, sparing and swapping renames; names in any bytes."""
-    a, b = str(tmp_path / "a"), os.path.join(str(tmp_path), os.fsdecode(b"b\xff"))
-    Path(a).write_text("a")
-    Path(b).write_text("b")
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    a, b = here / "a", there / os.fsdecode(b"b\xff")
+    a.write_text("a")
+    b.write_text("b")
+    source, target = OwnedFd(os.open(here, os.O_PATH)), OwnedFd(os.open(there, os.O_PATH))
     with refused(errno.EEXIST):
-        disk.rename(a, b, disk.RENAME_NOREPLACE)
-    disk.rename(a, b, disk.RENAME_EXCHANGE)
-    assert (Path(a).read_text(), Path(b).read_text()) == ("b", "a")
-    disk.rename(a, b)
-    assert os.listdir(tmp_path) == [os.path.basename(b)]
+        disk.rename(source, a.name, target, b.name, disk.RENAME_NOREPLACE)
+    disk.rename(source, a.name, target, b.name, disk.RENAME_EXCHANGE)
+    assert (a.read_text(), b.read_text()) == ("b", "a")
+    disk.rename(source, a.name, target, b.name)
+    assert (os.listdir(here), os.listdir(there)) == ([], [b.name])
     with refused(errno.ENOENT):
-        disk.rename(a, b, disk.RENAME_EXCHANGE)
+        disk.rename(source, a.name, target, b.name, disk.RENAME_EXCHANGE)
 
 
 def test_fallocate(tmp_path: Path) -> None:

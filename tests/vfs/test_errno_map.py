@@ -32,6 +32,13 @@ def test_every_class_has_a_row(kind: type[Exception]) -> None:
     assert any(kind is row or (issubclass(kind, row) and row.__name__ not in BASES) for row, _ in errno_map._TABLE)
 
 
+@pytest.mark.parametrize("number", [512, 524, 529, 4096, 1 << 31, -5, 0])
+def test_no_number_that_the_kernel_refuses(number: int) -> None:
+    """D8: those above 511 are the kernel's own, though some disks let them through."""
+    assert errno_of(OSError(number, "")) == errno.EIO
+    assert errno_of(OSError(511, "")) == 511
+
+
 def test_no_row_is_hidden_by_another() -> None:
     """The most specific class comes first."""
     seen: list[type[BaseException]] = []

@@ -20,7 +20,6 @@ from tests.drives import DirectDrive
 from tests.mount.harness import eventually
 from tests.vfs.conftest import MakeDrive
 
-
 RENAME_EXCHANGE = 2
 
 

@@ -13,6 +13,7 @@ import logging
 import os
 
 from mount.drivers.kernel import protocol
+from mount.errno_map import IO_ERROR
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,9 @@ _GIVEN_UP = (errno.ENOENT, errno.EINTR)
 _NOBODY_WAITS = _GIVEN_UP + _ENDED
 # A notification about something the kernel does not have in its caches (any more), or has in use (a deleted entry).
 _NOT_CACHED = (errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY, errno.EBUSY)
+
+# The kernel does not take the reply, and goes on waiting for one.
+_REFUSED = (errno.EINVAL, errno.EMSGSIZE, errno.ENOMEM)
 
 _header = protocol.fuse_out_header.pack
 _HEADER_BYTES = protocol.fuse_out_header.size
@@ -53,18 +57,24 @@ class Channel:
                     raise
 
     def reply(self, unique: int, body: bytes | memoryview) -> None:
-        """Answer a request with one buffer; when that is a view of a file that was cut, with EIO. Raises OSError."""
+        """Answer a request with one buffer; with EIO when that is a view of a file that was cut.
+
+        What the kernel refuses, a symlink's target that is too long for it, say, is EIO too. Raises OSError.
+        """
         try:
             os.writev(self.fd, (_header(_HEADER_BYTES + len(body), 0, unique), body))
         except OSError as error:
             if error.errno == errno.EFAULT and isinstance(body, memoryview):
                 # The kernel ends a request with EIO whose reply it cannot read.
                 logger.error("a file of the store was cut while it was read: the program is told EIO")
+            elif error.errno in _REFUSED:
+                logger.error("the kernel refuses a reply of %d bytes: the program is told EIO", len(body))
+                self.fail(unique, IO_ERROR)
             elif error.errno not in _NOBODY_WAITS:
                 raise
 
     def fail(self, unique: int, number: int) -> None:
-        """Answer with an errno (positive)."""
+        """Answer with an errno, as `errno_map` gives it. Raises OSError."""
         try:
             os.write(self.fd, _header(_HEADER_BYTES, -number, unique))
         except OSError as error:

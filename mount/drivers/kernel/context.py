@@ -21,6 +21,7 @@ from mount.drivers.kernel.protocol import Malformed
 from mount.drivers.kernel.reading import Lending, Reading, UnopenedFiles
 from mount.drivers.kernel.replies import FOREVER, NOT_AT_ALL, Validity, entry_out, lasting_entry_out, named_entries
 from mount.drivers.kernel.staged_inodes import Anchor, StagedInode
+from mount.errno_map import is_not_there
 from mount.errors import Stale
 from mount.handles import Handle, StagedFile
 from mount.settings import MountSettings
@@ -159,13 +160,27 @@ class Context:
         """The node of a staged inode, proven to be the same file. Call with the tree's lock held. Raises Stale."""
         while True:
             node = inode.node()
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                if node.tree.stat(node.path).st_ino == inode.ino:
+            try:
+                found = node.tree.stat(node.path)
+            except OSError as error:
+                if not is_not_there(error):
+                    raise
+            else:
+                if (found.st_dev, found.st_ino) == inode.identity:
                     return node
-            # The name went with a tree that was taken away, or the kernel has let go of the directory it was in.
+            # The name went with a tree that was taken away, or the kernel has let go of the directory it was in, and
+            # something else, a symlink even, has that directory's name by now.
             if not inode.others:
                 raise Stale("the file has gone with its tree")
             inode.name = inode.others.pop()
+
+    def node(self, nodeid: int) -> Node:
+        """The node that the kernel means, proven to be the same file where it is staged. Raises Stale."""
+        inode = self.staged_inode(nodeid)
+        if inode is None:
+            return self.inodes.node(nodeid)
+        with inode.anchor.tree.lock:
+            return self.checked_node(inode)
 
     def open_staged(self, inode: StagedInode, flags: int) -> StagedFile:
         """Open a staged file, whether or not it has a name. Raises Stale, ReadOnly, OSError."""
@@ -213,7 +228,8 @@ class Context:
     def staged_entry(self, spot: Spot, name: str, *, open_for_writing: bool = False) -> tuple[StagedInode, bytes]:
         """The inode and entry of a name in a staged directory, with the tree's lock held. Counts a lookup."""
         attrs = self.vfs.getattr(spot.node._replace(path=join(spot.node.path, name)))
-        inode = self.inodes.staged.enter(spot.anchor, (spot.directory, name), attrs.ino, attrs.mode)
+        identity = attrs.device, attrs.ino
+        inode = self.inodes.staged.enter(spot.anchor, (spot.directory, name), identity, attrs.mode)
         # A seal takes everything in staging away at once, behind the kernel's back. It has to ask again for the names
         # at the top, and with those it drops what is below them.
         entry_valid = NOT_AT_ALL if spot.directory is None else FOREVER

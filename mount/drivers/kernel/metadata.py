@@ -132,7 +132,7 @@ class Metadata:
         inode = self._context.staged_inode(request.nodeid)
         if inode is not None and inode.name is None:
             raise NoSuchAttribute(name)
-        value = self._vfs.getxattr(self._inodes.node(request.nodeid), name)
+        value = self._vfs.getxattr(self._context.node(request.nodeid), name)
         if size == 0:
             return protocol.fuse_getxattr_out.pack(len(value), 0)
         if size < len(value):
@@ -150,7 +150,7 @@ class Metadata:
         name, separator, value = bytes(body[skip:]).partition(b"\0")
         if not separator or len(value) != size:
             raise Malformed(f"an attribute of {size} bytes with {len(value)}")
-        self._vfs.setxattr(self._inodes.node(request.nodeid), os.fsdecode(name), value)
+        self._vfs.setxattr(self._context.node(request.nodeid), os.fsdecode(name), value)
         return b""
 
     def listxattr(self, request: Request) -> bytes:

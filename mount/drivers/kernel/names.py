@@ -57,7 +57,7 @@ class Names:
 
     def readlink(self, request: Request) -> bytes:
         """FUSE_READLINK."""
-        return os.fsencode(self._vfs.readlink(self._inodes.node(request.nodeid)))
+        return os.fsencode(self._vfs.readlink(self._context.node(request.nodeid)))
 
     # -- making --------------------------------------------------------------------------------------------------------
 
@@ -173,7 +173,7 @@ def _known(context: Context, spot: Spot, name: str) -> StagedInode | None:
         found = spot.node.tree.stat(join(spot.node.path, name))
     except OSError:
         return None
-    return context.inodes.staged.find(spot.anchor, found.st_ino)
+    return context.inodes.staged.find(spot.anchor, (found.st_dev, found.st_ino))
 
 
 class _Removal:
@@ -189,7 +189,8 @@ class _Removal:
         except OSError:
             # Nothing is there, or so the removal itself will tell.
             return
-        self.inode = self._inodes.find(spot.anchor, os.fstat(self._fd).st_ino)
+        found = os.fstat(self._fd)
+        self.inode = self._inodes.find(spot.anchor, (found.st_dev, found.st_ino))
 
     def done(self) -> None:
         """It happened."""

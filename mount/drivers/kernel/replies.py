@@ -49,7 +49,7 @@ _LASTING = FOREVER.seconds
 
 def attr(a: Attrs) -> tuple[int, ...]:
     """The fields of fuse_attr."""
-    ino, mode, size_bytes, mtime_ns, ctime_ns, atime_ns, uid, gid, nlink, blocks, rdev = a
+    ino, mode, size_bytes, mtime_ns, ctime_ns, atime_ns, uid, gid, nlink, blocks, rdev, _ = a
     mtime, mtime_rest = divmod(mtime_ns, _NS)
     # Times before 1970 are negative; the kernel takes the 64 bits as signed.
     mtime &= _64_BITS

@@ -1,4 +1,4 @@
-"""Inodes of staged files: known by their number on disk, found by a path that renames change.
+"""Inodes of staged files: known by their disk and their number on it, found by a path that renames change.
 
 An inode remembers its names as (directory, name), so that a rename of a directory moves everything below it. Hard
 links are one inode with several names. A file that loses the last name the kernel knows keeps a descriptor that stands
@@ -27,28 +27,31 @@ from mount.tree import Artifact, StagedNode
 Name = tuple["StagedInode | None", str]
 """A directory (None: the top of the tree) and a name in it."""
 
+Identity = tuple[int, int]
+"""Which file it is: the number of its disk, and its inode number there. An overlay has files of several disks."""
+
 
 class Anchor:
     """A staged or sealed tree as the kernel sees it, and the inodes looked up in it."""
 
-    __slots__ = ("artifact", "by_ino", "pending", "tree")
+    __slots__ = ("artifact", "by_identity", "pending", "tree")
 
     def __init__(self, top: StagedNode) -> None:
         self.tree: StagedTree = top.tree
         self.artifact: Artifact = top.artifact
         self.pending = top.pending
-        self.by_ino: dict[int, StagedInode] = {}
+        self.by_identity: dict[Identity, StagedInode] = {}
 
 
 class StagedInode:
     """A file or directory below the top of a staged tree."""
 
-    __slots__ = ("anchor", "fd", "handles", "ino", "lookups", "mode", "name", "nodeid", "others", "writers")
+    __slots__ = ("anchor", "fd", "handles", "identity", "lookups", "mode", "name", "nodeid", "others", "writers")
 
-    def __init__(self, nodeid: int, anchor: Anchor, name: Name, ino: int, mode: int) -> None:
+    def __init__(self, nodeid: int, anchor: Anchor, name: Name, identity: Identity, mode: int) -> None:
         self.nodeid = nodeid
         self.anchor = anchor
-        self.ino = ino
+        self.identity = identity
         self.mode = mode
         self.lookups = 0
         self.name: Name | None = name
@@ -84,7 +87,7 @@ class StagedInodes:
         self._lock = threading.Lock()
         self._numbers = itertools.count(first)
         self._by_id: dict[int, StagedInode] = {}
-        self._open: dict[int, StagedInode] = {}
+        self._open: dict[Identity, StagedInode] = {}
 
     def get(self, nodeid: int) -> StagedInode:
         """The inode of a node id. Raises Stale for one the kernel was never told of."""
@@ -93,24 +96,24 @@ class StagedInodes:
         except KeyError:
             raise Stale(f"no inode {nodeid}") from None
 
-    def find(self, anchor: Anchor, ino: int) -> StagedInode | None:
-        """The inode with that number on disk, if the kernel knows one."""
+    def find(self, anchor: Anchor, identity: Identity) -> StagedInode | None:
+        """The inode of that file, if the kernel knows one."""
         with self._lock:
-            return anchor.by_ino.get(ino) or self._open.get(ino)
+            return anchor.by_identity.get(identity) or self._open.get(identity)
 
-    def enter(self, anchor: Anchor, name: Name, ino: int, mode: int) -> StagedInode:
+    def enter(self, anchor: Anchor, name: Name, identity: Identity, mode: int) -> StagedInode:
         """The inode of the file found at `name`; counts one lookup."""
         with self._lock:
-            inode = anchor.by_ino.get(ino) or self._open.get(ino)
+            inode = anchor.by_identity.get(identity) or self._open.get(identity)
             if inode is None:
-                inode = StagedInode(next(self._numbers), anchor, name, ino, mode)
-                self._by_id[inode.nodeid] = anchor.by_ino[ino] = inode
+                inode = StagedInode(next(self._numbers), anchor, name, identity, mode)
+                self._by_id[inode.nodeid] = anchor.by_identity[identity] = inode
             elif inode.anchor is not anchor:
                 # Open, and carried over to another tree.
-                inode.anchor.by_ino.pop(ino, None)
+                inode.anchor.by_identity.pop(identity, None)
                 inode.others.clear()
                 inode.anchor, inode.name = anchor, name
-                anchor.by_ino[ino] = inode
+                anchor.by_identity[identity] = inode
             elif inode.name != name:
                 self._add_name(inode, name)
             inode.lookups += 1
@@ -132,8 +135,8 @@ class StagedInodes:
             if inode.lookups > 0:
                 return
             del self._by_id[nodeid]
-            if inode.anchor.by_ino.get(inode.ino) is inode:
-                del inode.anchor.by_ino[inode.ino]
+            if inode.anchor.by_identity.get(inode.identity) is inode:
+                del inode.anchor.by_identity[inode.identity]
             # Closing it may free a large file: let it go when the lock is free again.
             _held, inode.fd = inode.fd, None
 
@@ -164,15 +167,15 @@ class StagedInodes:
         with self._lock:
             inode.handles.append(handle)
             inode.writers += handle.writable
-            self._open[inode.ino] = inode
+            self._open[inode.identity] = inode
 
     def closed(self, inode: StagedInode, handle: StagedFile) -> None:
         """A handle of the file is about to be closed."""
         with self._lock:
             inode.handles.remove(handle)
             inode.writers -= handle.writable
-            if not inode.handles and self._open.get(inode.ino) is inode:
-                del self._open[inode.ino]
+            if not inode.handles and self._open.get(inode.identity) is inode:
+                del self._open[inode.identity]
 
     def __len__(self) -> int:
         return len(self._by_id)

@@ -55,6 +55,12 @@ def _parser() -> argparse.ArgumentParser:
     hosts.add_argument("--servers", default="moto,ceph", metavar="NAME,…")
     hosts.set_defaults(run=_hosts)
 
+    power = soaks.add_parser("power", parents=[common], help="loss of power of a local store's disk (as root)")
+    power.add_argument("--cuts", type=int, default=60, help="on each file system")
+    power.add_argument("--seconds", type=float, default=20.0, help="how long programs work before")
+    power.add_argument("--file-systems", default="ext4,xfs", metavar="NAME,…")
+    power.set_defaults(run=_power)
+
     machine = soaks.add_parser("state-machine", parents=[common], help="random histories of a whole drive")
     machine.add_argument("--examples", type=int, default=1000)
     machine.add_argument("--steps", type=int, default=80)
@@ -147,6 +153,20 @@ def _hosts(options: argparse.Namespace) -> None:
             (directory / name).mkdir()
             with KINDS[name](directory / name) as server:
                 soak(server, directory, plan, _say)
+
+
+def _power(options: argparse.Namespace) -> None:
+    from tests.soak.power import Plan, soak
+    from tests.soak.power_disk import why_no_disk
+
+    if reason := why_no_disk():
+        raise SystemExit(f"scripts/soak power: {reason}")
+    kinds = tuple(options.file_systems.split(","))
+    plan = Plan(kinds, options.cuts, options.seconds, options.driver, options.seed)
+    directory = Path(tempfile.mkdtemp(prefix="artifactfs-soak-"))
+    _say(f"in {directory}")
+    soak(directory, plan, _say)
+    shutil.rmtree(directory)
 
 
 def _state_machine(options: argparse.Namespace) -> None:

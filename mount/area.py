@@ -3,6 +3,7 @@
 On disk, below the area's root::
 
     lock                                        flock held by the daemon that owns the area
+    boot                                        the boot of the machine in which a daemon took it and did not let go
     artifacts/<collection>/<artifact>/          see `staging`
 
 Neighbours: the vfs and the committer ask it for the staging of an artifact. Threading: safe from any thread; for the
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import os
 import socket
 import threading
@@ -30,6 +32,11 @@ from mount.listing import memory_of
 from mount.room import DiskRoom
 from mount.settings import MountSettings
 from mount.staging import ArtifactStaging
+
+logger = logging.getLogger(__name__)
+
+_BOOT = "boot"
+_KERNELS_BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 class AreaBusy(ArtifactError):
@@ -80,35 +87,53 @@ class StagingArea:
         return area
 
     def _recover(self) -> None:
+        boot = self.root / _BOOT
+        this_boot = _KERNELS_BOOT.read_bytes()
+        try:
+            interrupted = boot.read_bytes() != this_boot
+        except FileNotFoundError:
+            interrupted = False
         (self.root / "artifacts").mkdir(exist_ok=True)
+        is_whole = True
         for collection in self.local_collections():
             try:
                 artifacts = self.local_artifacts(collection)
             except OSError as error:
                 self.faults.note(f"what is staged in {collection}", error)
+                is_whole = False
                 continue
             for artifact in artifacts:
                 staging = self.artifact(collection, artifact)
-                staging.expect_leftovers()
+                staging.expect_leftovers(interrupted=interrupted)
                 try:
                     staging.recover()
                 except OSError as error:
                     # It stays among those that have something, and whoever looks at it next tries again.
                     self.faults.note(staging.label, error)
+                    is_whole = False
+        if is_whole or not interrupted:
+            # Till then the earlier boot is the one that counts.
+            durable.replace(boot, this_boot)
 
     def close(self) -> None:
-        """Let another daemon have the area."""
+        """Let another daemon have the area. What is staged is on disk then; if that fails, the next one holds it."""
+        try:
+            if self.active():
+                self.sync()
+            (self.root / _BOOT).unlink()
+        except OSError as error:
+            logger.error("cannot put what is staged on disk: %s", error)
         self._disk.close()
         os.close(self._lock_fd)
 
     def sync(self) -> None:
-        """Put everything staged on disk. Raises OSError, and then holds what is staged: see `ArtifactStaging.hold`."""
+        """Put everything staged on disk. Raises OSError, and then holds it all: see `ArtifactStaging.hold_lost`."""
         try:
             self._disk.sync()
         except OSError as error:
             # Without the lock, which comes before that of an artifact: its seal may be what asked.
             for staging in list(self._artifacts.values()):
-                staging.hold(error)
+                staging.hold_lost(error)
             raise
 
     def artifact(self, collection: str, artifact: str) -> ArtifactStaging:

@@ -84,11 +84,22 @@ class CommitRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     force: bool = False
 
 
+class Hold(msgspec.Struct, frozen=True):
+    """Why what is staged is not committed by itself. `at` is in seconds since the epoch.
+
+    `lost`: the staging disk did not keep all of it, and a request does not commit it either.
+    """
+
+    why: str
+    at: float
+    lost: bool = False
+
+
 class Staged(msgspec.Struct, frozen=True):
     """What lies in one staging directory. `quiet_s` is the time since the last change.
 
     `untouched`: it was filled from a version and nobody has changed anything, so it is not committed by itself. `held`:
-    why it is not committed at all: the staging disk did not keep all of it.
+    why it waits for a request, if it does.
     """
 
     files: int
@@ -96,7 +107,7 @@ class Staged(msgspec.Struct, frozen=True):
     open_for_writing: int
     quiet_s: float
     untouched: bool = False
-    held: str | None = None
+    held: Hold | None = None
 
 
 class Pending(msgspec.Struct, frozen=True):

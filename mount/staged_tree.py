@@ -22,6 +22,7 @@ from artifactfs.beneath import open_regular
 from artifactfs.longpaths import reach, walk
 from artifactfs.manifest import Entry
 from mount import disk
+from mount.control import Hold
 from mount.descriptors import CLOSED, OwnedFd
 from mount.errno_map import is_attribute_too_long, is_no_attribute, is_too_long, unsupported
 from mount.errors import Stale
@@ -59,8 +60,8 @@ class StagedTree:
         self.room = room
         self.references = references
         self.sealed = sealed
-        self.held: str | None = None
-        """Why nothing of it may be committed: a sync of it has failed."""
+        self.held: Hold | None = None
+        """Why it is not committed by itself."""
         self.note_lost = on_lost
         """To be called when a sync of a file has failed."""
         self.last_change_ns = time.monotonic_ns()

@@ -4,7 +4,7 @@ On disk, below the artifact's directory in the staging area::
 
     staging/            the writable tree
     untouched           staging was filled from a version, and nobody has changed anything since
-    held                a sync of what is staged has failed, and why; it is not committed
+    held                what is staged is not committed by itself, and why (`control.Hold`)
     pending.<n>/        a sealed tree: commit.json and tree/
     .discarded.<n>/     a tree that is not staging yet, or not any more
 
@@ -25,7 +25,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ from artifactfs import durable
 from artifactfs.longpaths import remove_tree
 from artifactfs.managers.commit_id import new_commit_id
 from artifactfs.names import PENDING_PREFIX, STAGING
-from mount.control import ArtifactState, CommitRequest, CommitState, Finished, Staged
+from mount.control import ArtifactState, CommitRequest, CommitState, Finished, Hold, Staged
 from mount.errors import Busy, Held, NothingStaged, NotPermitted
 from mount.faults import reason_of
 from mount.handles import VersionReader
@@ -78,7 +77,7 @@ class ArtifactStaging:
         reader: VersionReader,
         sync: Sync,
     ) -> None:
-        """`sync` puts the whole staging disk on disk; when it fails it calls `hold` of every artifact."""
+        """`sync` puts the whole staging disk on disk; when it fails it calls `hold_lost` of every artifact."""
         self.directory = directory
         self.collection = collection
         self.artifact = artifact
@@ -93,6 +92,7 @@ class ArtifactStaging:
         self.pending: list[PendingTree] = []
         self.finished: deque[Finished] = deque(maxlen=_REMEMBERED_RESULTS)
         self._is_recovered = True
+        self._was_interrupted = False
 
     @property
     def label(self) -> str:
@@ -109,9 +109,13 @@ class ArtifactStaging:
         """What to call a fault of committing it."""
         return f"committing {self.label}"
 
-    def expect_leftovers(self) -> None:
-        """An earlier daemon may have left something: `recover` is to read it back."""
+    def expect_leftovers(self, *, interrupted: bool) -> None:
+        """An earlier daemon may have left something: `recover` is to read it back.
+
+        `interrupted`: the machine went down while that daemon ran, and what it had staged may be on disk in part only.
+        """
         self._is_recovered = False
+        self._was_interrupted = interrupted
 
     def recover(self) -> None:
         """Read back what an earlier daemon left, unless that is done. Raises OSError; then it is to be called again."""
@@ -129,10 +133,7 @@ class ArtifactStaging:
                 remove_tree(directory)
             else:
                 found.append(PendingTree(directory, self._sealed_tree(directory), record))
-        if self.staged.is_empty():
-            (self.directory / HELD).unlink(missing_ok=True)
-        with suppress(FileNotFoundError):
-            self.staged.held = (self.directory / HELD).read_text(errors="replace")
+        self._recover_hold()
         is_staged = not self.staged.is_empty() and not self.is_untouched
         with self.lock:
             if not self._is_recovered:
@@ -155,9 +156,21 @@ class ArtifactStaging:
         record.state = CommitState.SEALED
         return record
 
+    def _recover_hold(self) -> None:
+        if self.staged.is_empty():
+            (self.directory / HELD).unlink(missing_ok=True)
+            return
+        try:
+            self.staged.held = msgspec.json.decode((self.directory / HELD).read_bytes(), type=Hold)
+        except FileNotFoundError:
+            if self._was_interrupted and not self.is_untouched:
+                self._hold(Hold("the machine went down before all of it was on disk", time.time()))
+        except msgspec.DecodeError as error:
+            self.staged.held = Hold(f"the note of why it is held is damaged: {error}", time.time(), lost=True)
+
     def _new_tree(self) -> StagedTree:
         return StagedTree(
-            self.directory / STAGING, self.changed, self._note_touched, self._room, self._references, self.hold
+            self.directory / STAGING, self.changed, self._note_touched, self._room, self._references, self.hold_lost
         )
 
     def _sealed_tree(self, directory: Path) -> StagedTree:
@@ -169,20 +182,24 @@ class ArtifactStaging:
         (self.directory / UNTOUCHED).unlink(missing_ok=True)
         self._on_dirty(self)
 
-    def hold(self, error: OSError) -> None:
+    def hold_lost(self, error: OSError) -> None:
         """Commit nothing of what is staged: a sync has told that not all of it is on disk.
 
         Programs may still see it all in memory, and a sync that succeeds now proves nothing. So it waits, over remounts
         too, until it is discarded or its last file is removed.
         """
         # Without the lock: who finds out may hold that of another artifact.
-        staged = self.staged
-        if staged.held is not None or staged.is_empty():
-            return
-        reason = staged.held = error.strerror or type(error).__name__
-        logger.error("the staging disk did not keep what is staged for %s, which is held: %s", self.label, reason)
+        held = self.staged.held
+        if (held is None or not held.lost) and not self.staged.is_empty():
+            reason = error.strerror or type(error).__name__
+            self._hold(Hold(f"the staging disk did not keep all of it: {reason}", time.time(), lost=True))
+
+    def _hold(self, hold: Hold) -> None:
+        """Have what is staged wait, over remounts too."""
+        self.staged.held = hold
+        logger.error("what is staged for %s is held: %s", self.label, hold.why)
         try:
-            durable.replace(self.directory / HELD, reason.encode())
+            durable.replace(self.directory / HELD, msgspec.json.encode(hold))
         except OSError as unsaved:
             logger.error("cannot note on disk that what is staged for %s is held: %s", self.label, unsaved)
 
@@ -234,7 +251,7 @@ class ArtifactStaging:
                 return sealed
             if self.staged.is_empty():
                 raise NothingStaged(f"nothing is staged for {self.label}")
-            self._refuse_held()
+            self._refuse_held(automatic)
             if not request.force:
                 self._wait_for_writers(wait_s)
                 self._settle(max(wait_s, _SETTLE_WAIT_S))
@@ -285,11 +302,12 @@ class ArtifactStaging:
                 raise Busy(f"{self.label} is being changed")
             time.sleep(min(left, left_to_wait))
 
-    def _refuse_held(self) -> None:
-        if self.staged.held is not None:
+    def _refuse_held(self, automatic: bool) -> None:
+        held = self.staged.held
+        if held is not None and (held.lost or automatic):
             raise Held(
-                f"the staging disk did not keep all that is staged for {self.label} ({self.staged.held}): copy what is "
-                "whole to another place, discard what is staged, and copy it back"
+                f"what is staged for {self.label} is held: {held.why}; copy what is whole to another place, discard "
+                "what is staged, and copy it back"
             )
 
     def _sync_staged(self) -> int:
@@ -317,9 +335,9 @@ class ArtifactStaging:
         files = staged.copy_open(pending.directory) if force else None
         if staged.last_change_ns != synced_ns or (files is not None and files.copies):
             self._sync()
-        self._refuse_held()
+        self._refuse_held(pending.record.automatic)
         staged.move(pending.directory / "tree")
-        (self.directory / UNTOUCHED).unlink(missing_ok=True)
+        self._forget_marks()
         self.staged = self._new_tree()
         self.pending.append(pending)
         if files is not None:

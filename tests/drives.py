@@ -313,6 +313,7 @@ class DirectDrive(Drive):
         self.manager = manager
         self.store_root = manager.local_root
         self.settings = settings
+        self._closed = False
         self.area: StagingArea | None = None
         self.committer: Committer | None = None
         if not settings.read_only:
@@ -324,7 +325,10 @@ class DirectDrive(Drive):
         self.caller = Caller(os.getuid(), os.getgid())
 
     def close(self) -> None:
-        """As the daemon does at its end."""
+        """As the daemon does at its end; once."""
+        if self._closed:
+            return
+        self._closed = True
         if self.committer is not None:
             self.committer.stop(WAIT_S)
         if self.area is not None:

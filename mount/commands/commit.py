@@ -122,14 +122,14 @@ def _seal(place: Place, request: CommitRequest) -> str:
 
 
 def _refuse_held(place: Place) -> None:
-    """Raises ClientError when the staging disk has failed to keep what is staged."""
+    """Raises ClientError when what is staged is held for good."""
     from mount import client
 
     staged = client.read_state(place.staging).staged
-    if staged is not None and staged.held is not None:
+    if staged is not None and staged.held is not None and staged.held.lost:
         raise client.ClientError(
-            f"{place.label} is not committed: the staging disk did not keep all that is staged ({staged.held}); copy "
-            "what is whole to another place, discard what is staged, and copy it back"
+            f"{place.label} is not committed: {staged.held.why}; copy what is whole to another place, discard what is "
+            "staged, and copy it back"
         )
 
 

@@ -17,7 +17,7 @@ import click
 from artifactfs.commands.show import count, size
 
 if TYPE_CHECKING:
-    from mount.control import ArtifactState, Pending, Status
+    from mount.control import ArtifactState, Hold, Pending, Status
 
 
 def state_dir_option(given: str | None) -> Path:
@@ -58,6 +58,13 @@ def left_over(status: Status) -> list[str]:
     if status.left_off:
         lines.append(f"and {count(status.left_off, 'further artifact')}")
     return lines
+
+
+def hold(held: Hold) -> str:
+    """Why what is staged waits, and what to do."""
+    if held.lost:
+        return f"{held.why}; copy what is whole to another place, then 'artifactfs discard'"
+    return f"{held.why}; look at it, then 'artifactfs commit' or 'artifactfs discard'"
 
 
 class Display(Protocol):

@@ -186,7 +186,7 @@ def _rows(state: ArtifactState) -> Iterator[tuple[str, ...]]:
         staged = state.staged
         doing = f"quiet for {staged.quiet_s:.0f} s"
         if staged.held is not None:
-            doing = f"held: the disk did not keep all of it ({staged.held}); copy what is whole, then discard it"
+            doing = f"held: {show.hold(staged.held)}"
         elif staged.open_for_writing:
             doing = f"{count(staged.open_for_writing, 'file')} open for writing"
         yield show.label(state), "staging", count(staged.files, "file"), size(staged.size_bytes), state.problem or doing

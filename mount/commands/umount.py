@@ -169,8 +169,9 @@ def _drain(where: Path, status: Status, timeout_s: float) -> Status:
 
 
 def _changed(status: Status) -> list[Staged]:
-    """What is staged and to be committed: not what was filled from a version and left as it was."""
-    return [state.staged for state in status.artifacts if state.staged and not state.staged.untouched]
+    """What is staged and will be committed by itself: not what was filled from a version and left so, or is held."""
+    every = [state.staged for state in status.artifacts if state.staged]
+    return [staged for staged in every if not staged.untouched and staged.held is None]
 
 
 def _problems(status: Status) -> list[str]:

@@ -159,9 +159,9 @@ def _power(options: argparse.Namespace) -> None:
     from tests.soak.power import Plan, soak
     from tests.soak.power_disk import why_no_disk
 
-    if reason := why_no_disk():
-        raise SystemExit(f"scripts/soak power: {reason}")
     kinds = tuple(options.file_systems.split(","))
+    if reason := why_no_disk(*kinds):
+        raise SystemExit(f"scripts/soak power: {reason}")
     plan = Plan(kinds, options.cuts, options.seconds, options.driver, options.seed)
     directory = Path(tempfile.mkdtemp(prefix="artifactfs-soak-"))
     _say(f"in {directory}")

@@ -231,12 +231,12 @@ def _write(fd: int, offset: int, data: bytes) -> None:
         raise OSError(errno.EIO, "a short write to an image")
 
 
-def why_no_disk() -> str | None:
-    """What this machine lacks for such disks; None when it lacks nothing."""
+def why_no_disk(*kinds: str) -> str | None:
+    """What this machine lacks for disks with these file systems; None when it lacks nothing."""
     if os.geteuid() != 0:
         return "only root mounts disks"
-    missing = [maker[0] for maker in MAKERS.values() if shutil.which(maker[0]) is None]
-    return f"{' and '.join(missing)} are not installed" if missing else None
+    missing = [MAKERS[kind][0] for kind in kinds if shutil.which(MAKERS[kind][0]) is None]
+    return f"not installed: {', '.join(missing)}" if missing else None
 
 
 def _serve() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 import artifactfs
 from artifactfs import durable
-from mount import control
+from mount import area, control
 from mount.references import Reference, reference_of
 from mount.settings import MountSettings
 from tests.drives import DirectDrive
@@ -65,7 +65,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> FailingDisk:
     return FailingDisk(monkeypatch)
 
 
-def held(drive: DirectDrive, label: str) -> str | None:
+def held(drive: DirectDrive, label: str) -> control.Hold | None:
     staged = drive.state(label).staged
     return staged.held if staged else None
 
@@ -85,7 +85,10 @@ def test_lost_bytes_are_never_committed(make: Callable[[], DirectDrive], disk: F
     for request in (COMMIT, FORCED):
         with refused(errno.EIO):
             drive.setxattr(top, control.COMMIT, request)
-    assert held(drive, "c/a") == "Input/output error"
+    hold = held(drive, "c/a")
+    assert hold is not None
+    assert hold.lost
+    assert hold.why == "the staging disk did not keep all of it: Input/output error"
     # Others go on, and the automatic commit of this one would have come before theirs.
     drive.write(f"{artifact(drive, 'c/b')}/g", b"fine")
     eventually(lambda: drive.versions("c/b") == ["v0"])
@@ -125,7 +128,10 @@ def test_a_hold_ends(make: Callable[[], DirectDrive], disk: FailingDisk, tmp_pat
         with refused(errno.EIO):
             drive.vfs.sync()
     drive = make()
-    assert held(drive, "c/a") == "Input/output error"
+    hold = held(drive, "c/a")
+    assert hold is not None
+    assert hold.lost
+    assert hold.why == "the staging disk did not keep all of it: Input/output error"
     if way == "discard":
         drive.setxattr(top, control.DISCARD, b"1")
     else:
@@ -135,6 +141,95 @@ def test_a_hold_ends(make: Callable[[], DirectDrive], disk: FailingDisk, tmp_pat
     drive.write(f"{top}/f", b"new")
     eventually(lambda: drive.versions("c/a") == ["v0"])
     assert drive.contents("c/a/v0") == {"f": b"new"}
+
+
+@pytest.fixture
+def lose_power(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[DirectDrive], None]:
+    """Close a drive as a loss of power does: the mark of its boot stays, and the machine comes up anew."""
+    boot_id = tmp_path / "boot_id"
+    boot_id.write_text("first\n")
+    monkeypatch.setattr(area, "_KERNELS_BOOT", boot_id)
+
+    def lose(drive: DirectDrive) -> None:
+        assert drive.area is not None
+        mark = drive.area.root / "boot"
+        assert mark.read_text() == boot_id.read_text()
+        drive.close()
+        assert not mark.exists()
+        mark.write_text(boot_id.read_text())
+        boot_id.write_text("second\n")
+
+    return lose
+
+
+def test_staged_when_the_machine_went_down_is_committed_on_request_only(
+    make_drive: MakeDrive, lose_power: Callable[[DirectDrive], None]
+) -> None:
+    """S13: it may be there in part. The hold lasts over remounts; what is staged after the commit is not concerned."""
+    drive = make_drive()
+    top = artifact(drive, "c/a")
+    drive.write(f"{top}/f", b"x")
+    lose_power(drive)
+    make_drive(commit_after_s=0.1).close()
+    drive = make_drive(commit_after_s=0.1)
+    # Whatever is written to it now does not make it whole.
+    drive.write(f"{top}/g", b"y")
+    drive.write(f"{artifact(drive, 'c/b')}/f", b"fine")
+    eventually(lambda: drive.versions("c/b") == ["v0"])
+    hold = held(drive, "c/a")
+    assert hold is not None
+    assert not hold.lost
+    assert hold.why == "the machine went down before all of it was on disk"
+    assert drive.versions("c/a") == []
+    drive.setxattr(top, control.COMMIT, COMMIT)
+    eventually(lambda: drive.versions("c/a") == ["v0"])
+    drive.write(f"{top}/f", b"z")
+    eventually(lambda: drive.versions("c/a") == ["v0", "v1"])
+
+
+@pytest.mark.parametrize("state", ["sealed", "nothing staged", "filled from a version and left so"])
+def test_what_a_loss_of_power_does_not_harm_is_not_held(
+    make_drive: MakeDrive, lose_power: Callable[[DirectDrive], None], state: str
+) -> None:
+    """S13: what was sealed is whole."""
+    drive = make_drive()
+    top = artifact(drive, "c/a")
+    drive.write(f"{top}/f", b"x")
+    if state == "sealed":
+        assert drive.area is not None
+        assert drive.committer is not None
+        drive.committer.stop(0)
+    drive.setxattr(top, control.COMMIT, COMMIT)
+    if state != "sealed":
+        eventually(lambda: drive.versions("c/a") == ["v0"])
+    if state.startswith("filled"):
+        drive.setxattr(top, control.STAGE, b"v0")
+    lose_power(drive)
+    drive = make_drive(commit_after_s=0.1)
+    eventually(lambda: drive.versions("c/a") == ["v0"])
+    assert held(drive, "c/a") is None
+
+
+def test_an_orderly_end_holds_nothing(make_drive: MakeDrive, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """S13: what it leaves staged is on disk, and another boot may commit it."""
+    drive = make_drive()
+    drive.write(f"{artifact(drive, 'c/a')}/f", b"x")
+    drive.close()
+    (tmp_path / "boot_id").write_text("another\n")
+    monkeypatch.setattr(area, "_KERNELS_BOOT", tmp_path / "boot_id")
+    drive = make_drive(commit_after_s=0.1)
+    eventually(lambda: drive.versions("c/a") == ["v0"])
+
+
+def test_an_end_that_cannot_put_staged_files_on_disk_holds_them(make_drive: MakeDrive, disk: FailingDisk) -> None:
+    """S12: also when nobody is left to be told."""
+    drive = make_drive()
+    drive.write(f"{artifact(drive, 'c/a')}/f", b"x")
+    disk.armed = True
+    drive.close()
+    hold = held(make_drive(), "c/a")
+    assert hold is not None
+    assert hold.lost
 
 
 def test_sealed_after_the_last_change(make_drive: MakeDrive, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,8 @@ def session(tmp_path: Path) -> Iterator[Session]:
 
 def errno_told(directory: Path, call: str) -> str:
     """The name of the errno that a program gets from `call`; '' for success."""
-    code = f"import errno, os, sys\ntry: os.chdir(sys.argv[1]); {call}\nexcept OSError as e: print(errno.errorcode[e.errno])"
+    code = f"import errno, os, sys\ntry: os.chdir(sys.argv[1]); {call}\n"
+    code += "except OSError as e: print(errno.errorcode[e.errno])"
     done = subprocess.run(
         [sys.executable, "-S", "-c", code, directory], capture_output=True, text=True, timeout=END_S, check=True
     )

@@ -3,7 +3,7 @@
 ::
 
     ArtifactError
-    ├── ArgumentError(TypeError, ValueError)   an argument of a kind that the method does not take; nothing was done
+    ├── ArgumentError(ValueError)       an argument of a kind that the method does not take; nothing was done
     ├── InvalidName(ValueError)          a collection, artifact, version, alias or path breaks the naming rules
     ├── NotFound(FileNotFoundError, ValueError)
     │   ├── CollectionNotFound
@@ -45,7 +45,7 @@ class ArtifactError(Exception):
         return str(self.args[0]) if self.args else type(self).__name__
 
 
-class ArgumentError(ArtifactError, TypeError, ValueError):
+class ArgumentError(ArtifactError, ValueError):
     """An argument is of a kind that the method does not take; the message names it. Nothing was done."""
 
 

@@ -200,7 +200,7 @@ class ArtifactManager(ABC):
 
     Wherever a method takes `collection`, None means :attr:`active_collection`. Wherever it takes `version`, it is
     ``"v3"``, ``"latest"``, an alias, or None for the latest. Every method of every manager refuses arguments of the
-    wrong kind with ArgumentError (a TypeError and a ValueError) before it does anything: `managers.arguments`.
+    wrong kind with ArgumentError (a ValueError) before it does anything: `managers.arguments`.
     """
 
     def __init__(self, collection: str = "default") -> None:

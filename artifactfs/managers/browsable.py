@@ -213,9 +213,13 @@ class BrowsableManager(ArtifactManager):
         catalog[identifier, number] = self._source(info, self.aliases(info.artifact, info.collection))
         return catalog[identifier][number]
 
+    def _source_url(self) -> str:
+        """What opens the store in any program."""
+        return self.url
+
     def _source(self, info: VersionInfo, aliases: Mapping[str, str]) -> Any:
         mine = [alias for alias, version in aliases.items() if version == info.version]
-        return source_of(self.url, info, self.storage_options, mine)
+        return source_of(self._source_url(), info, self.storage_options, mine)
 
 
 def existing(local_path: str | os.PathLike[str]) -> Path:

@@ -6,6 +6,7 @@ import functools
 import http.server
 import json
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -31,6 +32,7 @@ from artifactfs.errors import (
     NotFound,
     SerializationError,
     StoreUnreachable,
+    Unsupported,
     UnsupportedTree,
 )
 from artifactfs.managers.wandb import WandbArtifactManager, process, processes, side_file
@@ -123,12 +125,42 @@ class TestWhoAndWhere:
         with pytest.raises(InvalidName):
             artifactfs.connect(url)
 
-    def test_an_unknown_project(self):
-        manager = artifactfs.connect(f"wandb://{ENTITY}/no-such")
+    def test_a_project_of_an_unknown_entity(self):
+        manager = artifactfs.connect("wandb://no-such/project")
         for call in (manager.list_collection_names, manager.ensure_created, lambda: manager.list_artifacts("x")):
-            with pytest.raises(NotFound, match=f"W&B has no project {ENTITY}/no-such") as caught:
+            with pytest.raises(NotFound, match="W&B has no project no-such/project") as caught:
                 call()
             assert not isinstance(caught.value, CollectionNotFound)
+
+    def test_a_project_that_is_not_there_yet_is_empty_and_the_first_commit_makes_it(
+        self, server: WandbServer, tmp_path: Path
+    ):
+        name = f"new-{uuid.uuid4().hex}"
+        manager = artifactfs.connect(f"wandb://{ENTITY}/{name}")
+        manager.ensure_created()
+        assert manager.list_collection_names() == []
+        assert manager.store_to_catalog() == artifactfs.Catalog()
+        assert not manager.exists("model")
+        with pytest.raises(CollectionNotFound):
+            manager.list_artifacts()
+        with pytest.raises(ArtifactNotFound):
+            manager.version_info("model")
+        assert f"{ENTITY}/{name}" not in server.state()
+        assert commit(manager, write(tmp_path / "t", f="1")).info.version == "v0"
+        assert f"{ENTITY}/{name}" in server.state()
+        assert manager.list_collection_names() == ["default"]
+
+    def test_sources_and_pickles_say_where_it_is(self, project: str, tmp_path: Path, monkeypatch: Any):
+        monkeypatch.setenv("WANDB_PROJECT", project)
+        manager = artifactfs.connect("wandb://")
+        source = manager.log_files("model", write(tmp_path / "t", f="1"))
+        catalog = manager.store_to_catalog()
+        text = catalog.to_str()
+        carried = pickle.dumps(manager)
+        monkeypatch.setenv("WANDB_PROJECT", "another")
+        assert source.driver_kwargs["url"] == f"wandb://{ENTITY}/{project}#default/model@v0"
+        assert artifactfs.Catalog.from_str(text)["default/model"].get_driver().get("f") == b"1"
+        assert pickle.loads(carried).list_artifacts() == ["model"]
 
     @pytest.mark.parametrize(
         ("key", "says"),
@@ -170,6 +202,121 @@ class TestWhoAndWhere:
         monkeypatch.setenv("WANDB_API_KEY", STRANGER_KEY)
         with pytest.raises(NotFound, match="or this key may not see it"):
             artifactfs.connect(url).list_collection_names()
+
+
+# -- the caller's own runs --------------------------------------------------------------------------------------------
+
+
+OF_THE_CALLERS_RUN = {
+    "WANDB_RUN_ID": "train1",
+    "WANDB_RESUME": "allow",
+    "WANDB_NAME": "other",
+    "WANDB_NOTES": "other",
+    "WANDB_TAGS": "other",
+    "WANDB_RUN_GROUP": "other",
+    "WANDB_JOB_TYPE": "other",
+    "WANDB_SWEEP_ID": "sweep1",
+    "WANDB_FORK_FROM": "train1?_step=1",
+    "WANDB_LAUNCH": "true",
+    "WANDB_HOST": "other",
+    "WANDB_PROGRAM": "other.py",
+    "WANDB_CONFIG_PATHS": "/none",
+    "WANDB_SERVICE": "3-1-tcp-localhost-1",
+    "SM_TRAINING_ENV": json.dumps({"hyperparameter": "other"}),
+    "TRAINING_JOB_NAME": "train1",
+}
+
+
+class TestTheCallersRuns:
+    @pytest.fixture
+    def training(self, server: WandbServer, project: str, tmp_path: Path) -> dict[str, Any]:
+        """A run of the user's, which a commit must leave as it is."""
+        code = (
+            "import wandb\n"
+            f"wandb.init(entity={ENTITY!r}, project={project!r}, id='train1', name='my training').finish()\n"
+        )
+        environment = {**server.client_environment(tmp_path / "home"), "WANDB_SILENT": "true", "WANDB_CONSOLE": "off"}
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, timeout=120)
+        (run,) = server.state()[f"{ENTITY}/{project}"]["runs"]
+        assert (run["name"], run["displayName"]) == ("train1", "my training")
+        return run
+
+    def test_a_version_is_logged_by_a_run_that_has_nothing_of_theirs(
+        self,
+        server: WandbServer,
+        project: str,
+        training: dict[str, Any],
+        manager: ArtifactManager,
+        tmp_path: Path,
+        monkeypatch: Any,
+    ):
+        for name, value in OF_THE_CALLERS_RUN.items():
+            monkeypatch.setenv(name, value)
+        lines = ("run_id = train1", "run_notes = other", "resume = allow", "run_job_type = other", "sweep_id = sweep1")
+        monkeypatch.setenv("WANDB_CONFIG_DIR", str(configured(tmp_path, *lines)))
+        before = set(server.state())
+        process.close_all()
+        assert commit(manager, write(tmp_path / "t", f="1")).info.version == "v0"
+        assert set(server.state()) == before
+        left, mine = server.state()[f"{ENTITY}/{project}"]["runs"]
+        assert left == training
+        assert "train1" not in mine["name"]
+        assert "other" not in json.dumps(mine)
+
+    def test_what_is_not_known_is_not_handed_down(self, monkeypatch: Any):
+        monkeypatch.setenv("WANDB_WHATEVER_COMES", "1")
+        monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+        handed = process._environment()
+        assert "WANDB_WHATEVER_COMES" not in handed
+        assert {"WANDB_API_KEY", "WANDB_BASE_URL", "HTTPS_PROXY", "PATH"} <= set(handed)
+        assert not set(OF_THE_CALLERS_RUN) & {name for name in handed if name.startswith("WANDB_")}
+
+    @pytest.mark.parametrize(("mode", "by"), [("disabled", "variables"), ("offline", "files")])
+    def test_switched_off_it_says_so(
+        self,
+        server: WandbServer,
+        project: str,
+        manager: ArtifactManager,
+        tmp_path: Path,
+        monkeypatch: Any,
+        mode: str,
+        by: str,
+    ):
+        server.seed("ds", {"a": "1"}, project=project)
+        if by == "variables":
+            monkeypatch.setenv("WANDB_MODE", mode)
+        else:
+            monkeypatch.setenv("WANDB_CONFIG_DIR", str(configured(tmp_path, f"mode = {mode}")))
+        before = server.counts()
+        calls: list[Callable[[], Any]] = [
+            manager.ensure_created,
+            lambda: commit(manager, write(tmp_path / "t", f="1")),
+            lambda: manager.set_alias("ds", "best", "v0", "dataset"),
+            lambda: manager.delete_version("ds", "v0", "dataset"),
+        ]
+        if mode == "offline":
+            calls += [manager.list_collection_names, lambda: manager.version_info("ds", "dataset")]
+        else:
+            assert read(manager, "a", "ds", "dataset") == b"1"
+        for call in calls:
+            with pytest.raises(
+                Unsupported, match=f"W&B is switched off, its mode is '{mode}'.*WANDB_MODE=online"
+            ) as told:
+                call()
+            assert "\n" not in str(told.value)
+        assert more(server, before, "graphql UpsertBucket") == 0
+
+    def test_settings_that_wandb_cannot_read(self, manager: ArtifactManager, monkeypatch: Any):
+        monkeypatch.setenv("WANDB_MODE", "sometimes")
+        with pytest.raises(Unsupported, match="wandb cannot read its settings") as told:
+            manager.list_collection_names()
+        assert "\n" not in str(told.value)
+
+
+def configured(directory: Path, *lines: str) -> Path:
+    """A directory of wandb's settings."""
+    write(directory / "config", settings="\n".join(["[default]", *lines, ""]))
+    return directory / "config"
 
 
 # -- names ------------------------------------------------------------------------------------------------------------

@@ -364,10 +364,37 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def test_mounting_what_is_not_there(server: WandbServer, tmp_path: Path) -> None:
-    """W6: an unknown project and a wrong key are one line each."""
-    for number, (url, key, says) in enumerate(
-        ((f"wandb://{ENTITY}/no-such", KEY, "W&B has no project team/no-such"), (URL, "0" * 40, "W&B refused the key"))
+def test_a_project_that_is_not_there_yet(server: WandbServer, tmp_path: Path) -> None:
+    """W8, W9: an empty drive; the first commit makes the project, by a run that has nothing of the caller's."""
+    mount = Mount(tmp_path / "new", f"wandb://{ENTITY}/not-yet", driver="auto")
+    of_the_caller = {"WANDB_RUN_ID": "train1", "WANDB_NAME": "training", "WANDB_SWEEP_ID": "sweep1"}
+    os.environ.update(of_the_caller)
+    try:
+        mount.mount("--commit-after", "never")
+        assert os.listdir(mount.path) == []
+        assert f"{ENTITY}/not-yet" not in server.state()
+        (mount.make("models/bert") / "f").write_text("first")
+        artifactfs("commit", mount / "models/bert")
+        assert (mount / "models/bert/v0/f").read_text() == "first"
+        (run,) = server.state()[f"{ENTITY}/not-yet"]["runs"]
+        assert run["name"] != "train1"
+        assert run.get("displayName") is None
+    finally:
+        for name in of_the_caller:
+            del os.environ[name]
+        assert mount.tear_down() == []
+
+
+def test_mounting_what_cannot_be(server: WandbServer, tmp_path: Path) -> None:
+    """W6: the project of an unknown entity, a wrong key and a wandb that is switched off are one line each."""
+    nobodys, off = "wandb://nobody/project", "W&B is switched off, its mode is "
+    for number, (url, key, mode, says) in enumerate(
+        (
+            (nobodys, KEY, "online", "W&B has no project nobody/project"),
+            (URL, "0" * 40, "online", "W&B refused the key"),
+            (URL, KEY, "offline", f"{off}'offline'"),
+            (URL, KEY, "disabled", f"{off}'disabled'"),
+        )
     ):
         mount = Mount(tmp_path / str(number), url, driver="auto")
         done = artifactfs(
@@ -377,7 +404,7 @@ def test_mounting_what_is_not_there(server: WandbServer, tmp_path: Path) -> None
             "--state-dir",
             mount.state_dir,
             check=False,
-            env={**os.environ, "WANDB_API_KEY": key},
+            env={**os.environ, "WANDB_API_KEY": key, "WANDB_MODE": mode},
         )
         assert done.returncode != 0
         assert says in done.stderr

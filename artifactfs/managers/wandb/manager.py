@@ -93,7 +93,7 @@ class WandbArtifactManager(BrowsableManager):
             if value is not None or name == "references":
                 arguments.word(name, value)
         process.require_client()
-        self._made_from = entity, project, references
+        self._followed = references
         self._project = Project(entity, project)
         self.url = self._project.url
         self._lock = threading.Lock()
@@ -114,8 +114,10 @@ class WandbArtifactManager(BrowsableManager):
         return cls(entity or None, project or None, **options)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        entity, project, references = self._made_from
-        return functools.partial(type(self), entity, project, self.active_collection, references=references), ()
+        # In another program, another run or setting would say where this is.
+        entity, project = self._project.named()
+        make = functools.partial(type(self), entity, project, self.active_collection, references=self._followed)
+        return make, ()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r}, collection={self.active_collection!r})"
@@ -123,8 +125,10 @@ class WandbArtifactManager(BrowsableManager):
     @property
     def storage_options(self) -> Mapping[str, Any]:
         """What was given besides the URL."""
-        references = self._made_from[2]
-        return {} if references == FOLLOWED else {"references": references}
+        return {} if self._followed == FOLLOWED else {"references": self._followed}
+
+    def _source_url(self) -> str:
+        return self._project.full_url()
 
     # -- the project --------------------------------------------------------------------------------------------------
 
@@ -138,13 +142,16 @@ class WandbArtifactManager(BrowsableManager):
         return self._project.id()
 
     def ensure_created(self) -> None:
-        """Raises NotFound unless the project exists, so that a mistyped one is not made by the first commit."""
-        self._project.types()
+        """Nothing is made: a project that is not there yet is made by the first commit, as by wandb's own client.
+
+        Raises NotFound where the entity is none of whoever signed in, Unsupported where wandb is switched off.
+        """
+        self._project.check_writable()
 
     # -- browsing -----------------------------------------------------------------------------------------------------
 
     def list_collection_names(self) -> list[str]:
-        """The artifact types, sorted, but for W&B's own. Raises NotFound (no such project), and as always."""
+        """The artifact types, sorted, but for W&B's own. Raises NotFound (no such entity), and as always."""
         return sorted(shown_collection(name) for name in self._project.types() if not is_own(name))
 
     def list_artifacts(self, collection: str | None = None) -> list[str]:

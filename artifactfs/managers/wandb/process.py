@@ -32,6 +32,7 @@ from artifactfs.errors import (
     NotFound,
     StoreTimeout,
     StoreUnreachable,
+    Unsupported,
 )
 from artifactfs.managers.wandb import processes
 
@@ -49,7 +50,19 @@ _LOOK_S = 0.5
 # It ends at once when its input does, unless it hangs.
 _END_S = 5.0
 _IDLE_COMMITTERS = 2
-_STARTED_BY_OTHERS = ("WANDB_SERVICE", "WANDB_SERVICE_TRANSPORT", "_WANDB_STARTUP_DEBUG")
+# Who signs in where, how the server is reached, and where files lie. Nothing else of wandb's variables is handed down:
+# they say which run the caller's own program is, and a version is logged by a run that has nothing to do with that.
+_HANDED_DOWN = frozenset(
+    {
+        *("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_CREDENTIALS_FILE", "WANDB_USERNAME", "WANDB_USER_EMAIL"),
+        *("WANDB_BASE_URL", "WANDB_APP_URL", "WANDB_ENTITY", "WANDB_PROJECT", "WANDB_MODE"),
+        *("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR"),
+        *("WANDB_HTTP_TIMEOUT", "WANDB_INIT_TIMEOUT", "WANDB_FILE_PUSHER_TIMEOUT", "WANDB_ERROR_REPORTING"),
+        *("WANDB_HTTP_PROXY", "WANDB_HTTPS_PROXY", "WANDB__PROXIES", "WANDB_INSECURE_DISABLE_SSL"),
+        *("WANDB__EXTRA_HTTP_HEADERS", "WANDB_X_EXTRA_HTTP_HEADERS"),
+    }
+)
+_OF_WANDB = ("WANDB_", "_WANDB_")
 
 
 class Conflict(StoreUnreachable):
@@ -61,6 +74,7 @@ _KINDS: dict[str, type[ArtifactError]] = {
     "denied": AccessDenied,
     "conflict": Conflict,
     "timeout": StoreTimeout,
+    "off": Unsupported,
     "refused": InvalidName,
     "lost": StoreUnreachable,
 }
@@ -203,7 +217,7 @@ def _told(error: dict[str, str]) -> str:
         return "no key for W&B: run `wandb login` or set WANDB_API_KEY"
     if error["kind"] == "denied" and "verify credentials" in error["text"]:
         return f"W&B refused the key: run `wandb login` or correct WANDB_API_KEY ({error['text']})"
-    return f"W&B: {error['text']}"
+    return error["text"] if error["kind"] == "off" else f"W&B: {error['text']}"
 
 
 Who = tuple[tuple[str, str], ...]
@@ -273,13 +287,12 @@ def _forget_parents() -> None:
 
 def _who() -> Who:
     """What in the environment says who signs in where."""
-    names = sorted(name for name in os.environ if name.startswith("WANDB_") or name in ("HOME", "NETRC"))
-    return tuple((name, os.environ[name]) for name in names if name not in _STARTED_BY_OTHERS)
+    names = sorted(name for name in os.environ if name in _HANDED_DOWN or name in ("HOME", "NETRC"))
+    return tuple((name, os.environ[name]) for name in names)
 
 
 def _environment() -> dict[str, str]:
-    # A service that another process of wandb started would end with that one.
-    return {name: value for name, value in os.environ.items() if name not in _STARTED_BY_OTHERS}
+    return {name: value for name, value in os.environ.items() if name in _HANDED_DOWN or not name.startswith(_OF_WANDB)}
 
 
 def require_client() -> None:

@@ -52,12 +52,35 @@ class Project:
         name = stored_name(artifact)
         return f"{self.path()}/{name}" if version is None else f"{self.path()}/{name}:{version}"
 
+    def full_url(self) -> str:
+        """The URL that names this project anywhere. Raises as :meth:`path`."""
+        return f"{SCHEME}://{self.path()}"
+
+    def named(self) -> tuple[str | None, str | None]:
+        """Entity and project as far as they are known without asking."""
+        with self._lock:
+            known = self._known
+        return (self._entity, self._project) if known is None else (known.entity, known.project)
+
     def types(self) -> list[str]:
-        """The artifact types. Raises NotFound where there is no such project, AccessDenied, StoreUnreachable."""
+        """The artifact types, none of a project that is not there yet: the first commit makes it.
+
+        Raises NotFound where the entity is none of whoever signed in, AccessDenied, StoreUnreachable.
+        """
         path = self.path()
         nothing = NotFound(f"W&B has no project {path}, or this key may not see it")
-        found: list[str] = self.ask(nothing, "types", project=path)
+        try:
+            found: list[str] = self.ask(nothing, "types", project=path)
+        except NotFound:
+            if path.partition("/")[0] not in self.ask(nothing, "entities"):
+                raise
+            return []
         return found
+
+    def check_writable(self) -> None:
+        """Raises Unsupported where wandb is switched off, and as :meth:`types`."""
+        self.types()
+        self.ask(NotFound(), "check_on")
 
     @staticmethod
     def ask(absent: ArtifactError, call: str, /, timeout_s: float = process.CALL_S, **arguments: Any) -> Any:

@@ -61,14 +61,32 @@ _QUIET = {
     "x_file_stream_retry_wait_max_seconds": 1.0,
     "x_file_stream_timeout_seconds": 15.0,
 }
+_OFFLINE = ("offline", "dryrun")
+_DISABLED = ("disabled",)
 _INIT_S = 45
 _FINISH_S = 30
 _ABSENT = re.compile(r"^Unable to parse|^Could not find|not found")
 _QUERY_OF_URL = re.compile(r"(https?://[^\s?\"'<>]+)\?[^\s\"'<>]*")
 
 
+# Of wandb's settings: what stays of those that files and the environment gave, besides what is set above. All else
+# belongs to the caller's own runs.
+_KEPT_SETTINGS = frozenset(
+    {
+        *("api_key", "identity_token_file", "credentials_file", "username", "email", "entity", "project"),
+        *("base_url", "app_url_override", "http_proxy", "https_proxy", "insecure_disable_ssl", "x_proxies"),
+        *("x_extra_http_headers", "azure_account_url_to_access_key", "init_timeout", "login_timeout"),
+        *("root_dir", "settings_system", "x_executable", "x_stats_pid", "x_file_transfer_timeout_seconds"),
+    }
+)
+
+
 class Absent(Exception):
     """W&B answered, and it is not there."""
+
+
+class Off(Exception):
+    """The user switched W&B off, or wandb cannot read its own settings."""
 
 
 class Client:
@@ -77,19 +95,34 @@ class Client:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._api: Any = None
+        self._mode = ""
         self._artifacts: LRUCache[str, Any] = LRUCache(_KNOWN_ARTIFACTS)
 
     @property
     def api(self) -> Any:
-        """wandb's public API, signed in at first use."""
+        """wandb's public API, signed in at first use. Raises Off when wandb is to stay offline."""
         with self._lock:
             if self._api is None:
                 import wandb
 
-                # Through the environment, because settings of the process win over those of netrc or files otherwise.
+                try:
+                    settings = wandb.setup(settings=wandb.Settings(silent=True)).settings
+                except ValueError as error:
+                    raise Off(f"wandb cannot read its settings: {error}") from error
+                self._mode = str(settings.mode)
+                if self._mode in _OFFLINE:
+                    raise _switched_off(self._mode)
+                _forget_runs(settings)
+                # Credentials stay where they were found, because those of the process win over netrc's otherwise.
                 wandb.setup(settings=wandb.Settings(**_QUIET))
                 self._api = wandb.Api(timeout=_GRAPHQL_S)
             return self._api
+
+    def check_on(self) -> None:
+        """Raises Off when wandb is to change nothing."""
+        assert self.api is not None  # who may not sign in fails first
+        if self._mode in _DISABLED:
+            raise _switched_off(self._mode)
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
@@ -101,6 +134,12 @@ class Client:
             "project": settings["project"],
             "base_url": settings["base_url"],
         }
+
+    def entities(self) -> list[str]:
+        """The entities that whoever signed in belongs to."""
+        # Not `api.viewer`, which fetches the keys of the account too.
+        who = self.api._service_api.authenticate()
+        return [name for name in (who.default_entity, who.username, *who.teams) if name]
 
     def types(self, project: str) -> list[str]:
         """The artifact types of ``entity/project``."""
@@ -137,6 +176,7 @@ class Client:
 
     def set_alias(self, artifact: str, alias: str) -> None:
         """Point an alias at a version; W&B takes it from another."""
+        self.check_on()
         found = self.api.artifact(artifact)
         if alias not in found.aliases:
             found.aliases = [*found.aliases, alias]
@@ -144,12 +184,14 @@ class Client:
 
     def delete_alias(self, artifact: str, alias: str) -> None:
         """Take an alias from a version."""
+        self.check_on()
         found = self.api.artifact(artifact)
         found.aliases = [name for name in found.aliases if name != alias]
         found.save()
 
     def delete(self, artifact: str) -> None:
         """Delete a version with its aliases."""
+        self.check_on()
         self.api.artifact(artifact).delete(delete_aliases=True)
 
     def commit(
@@ -170,14 +212,15 @@ class Client:
         """
         import wandb
 
-        assert self.api is not None  # who may not sign in fails before anything is hashed
+        self.check_on()  # before anything is hashed
         artifact = wandb.Artifact(name, type, description=description or None, metadata=metadata)
         with ThreadPool(_HASHING_THREADS) as pool:
             entries = pool.starmap(
                 lambda path, place: artifact.add_file(place, name=path, policy="immutable", skip_cache=True), files
             )
         with tempfile.TemporaryDirectory(prefix="artifactfs-wandb-") as directory:
-            settings = wandb.Settings(init_timeout=_INIT_S, finish_timeout=_FINISH_S)
+            # Without SageMaker's: it names the run after the job and uploads the job's parameters.
+            settings = wandb.Settings(init_timeout=_INIT_S, finish_timeout=_FINISH_S, sagemaker_disable=True)
             run = wandb.init(
                 entity=entity,
                 project=project,
@@ -191,6 +234,22 @@ class Client:
             version = logged.version
             run.finish()
         return {"version": version, "digests": [_entry("", entry)[2] for entry in entries]}
+
+
+def _forget_runs(settings: Any) -> None:
+    """Put wandb's settings back to what they are by themselves, but for `_KEPT_SETTINGS` and `_QUIET`."""
+    for name, field in type(settings).model_fields.items():
+        if name not in _KEPT_SETTINGS and name not in _QUIET:
+            default = field.get_default(call_default_factory=True)
+            if getattr(settings, name) != default:
+                setattr(settings, name, default)
+
+
+def _switched_off(mode: str) -> Off:
+    return Off(
+        f"W&B is switched off, its mode is {mode!r} (WANDB_MODE or wandb's settings file): set WANDB_MODE=online, "
+        "or run `wandb online`"
+    )
 
 
 def _told(artifact: Any) -> dict[str, Any]:
@@ -217,7 +276,9 @@ def _entry(path: str, entry: Any) -> list[Any]:
 
 
 def kind_of(error: BaseException) -> str:
-    """What an error of the client means: ``absent``, ``denied``, ``conflict``, ``timeout``, ``refused``, ``lost``."""
+    """What an error of the client means: ``absent``, ``denied``, ``conflict``, ``timeout``, ``off`` and so on."""
+    if isinstance(error, Off):
+        return "off"
     from wandb.apis.public.service_api import WandbApiFailedError
     from wandb.errors import UsageError
 

@@ -213,13 +213,13 @@ def area_root(manager: ArtifactManager, settings: MountSettings) -> Path:
     find theirs again after a crash.
     """
     owner = f"{socket.gethostname()}\0{os.getuid()}\0{os.path.realpath(settings.state_dir)}"
-    name = f"{os.getuid()}-{hashlib.sha256(owner.encode()).hexdigest()[:16]}"
+    name = f"{os.getuid()}-{hashlib.sha256(os.fsencode(owner)).hexdigest()[:16]}"
     staging_root = manager.staging_root
     if staging_root is not None:
         return staging_root / name
     memory = memory_of(manager, settings)
     store_id = manager.store_id if memory is None else memory.identity(manager).id
-    store = store_id or hashlib.sha256(settings.url.encode()).hexdigest()[:32]
+    store = store_id or hashlib.sha256(os.fsencode(settings.url)).hexdigest()[:32]
     return settings.state_dir / STAGING / store
 
 

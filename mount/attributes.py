@@ -142,7 +142,7 @@ def _retry(vfs: Vfs, node: Node, _value: bytes) -> None:
 
 def _stage(vfs: Vfs, node: Node, value: bytes) -> None:
     staging = vfs.staging_of(node)
-    loaded = vfs.version_of(staging.collection, staging.artifact, value.decode() or "latest")
+    loaded = vfs.version_of(staging.collection, staging.artifact, os.fsdecode(value) or "latest")
     staging.stage(loaded)
     logger.info("staged %s of %s by reference", loaded.info.version, staging.label)
 

@@ -14,6 +14,7 @@ import sys
 import click
 
 from artifactfs.cli import COMMANDS
+from artifactfs.commands import show
 from mount.commands.commit import commit
 from mount.commands.diff import diff
 from mount.commands.discard import discard
@@ -50,9 +51,13 @@ for _command in (mount, umount, status_command, commit, stage, retry, discard, *
 
 def main() -> None:
     """Entry point of the program."""
+    _use_utf8()
+    _have_standard_streams()
+    show.take_any_text()
     try:
         # The status of click.exceptions.Exit, None when a command comes to its end.
         status = cli.main(prog_name=PROGRAM, standalone_mode=False)
+        sys.stdout.flush()
     except click.Abort:
         click.echo(f"{PROGRAM}: stopped", err=True)
         sys.exit(INTERRUPTED)
@@ -60,17 +65,55 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except BrokenPipeError:
-        # The reader of our output has seen enough; what the interpreter still wants to flush goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), sys.stdout.fileno())
+        # The reader of our output has seen enough.
+        _drop_output()
         sys.exit(1)
     except Exception as error:
         if not _is_foreseen(error):
             raise
         from mount.logs import redact
 
-        click.echo(f"{PROGRAM}: {redact(_one_line(error))}", err=True)
+        click.echo(f"{PROGRAM}: {_output_failed() or redact(_one_line(error))}", err=True)
         sys.exit(getattr(error, "exit_status", 1))
     sys.exit(status)
+
+
+def _use_utf8() -> None:
+    """Start again with UTF-8 for the names of files, where the locale has another encoding for them.
+
+    Names in a version are UTF-8: read by another encoding they would be others there.
+    """
+    if sys.getfilesystemencoding() != "utf-8":
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", "-m", "mount.cli", *sys.argv[1:]])
+
+
+def _have_standard_streams() -> None:
+    """Let no file that a command opens take the number of a stream that is closed; without stdout, end."""
+    closed = [fd for fd, stream in enumerate((sys.stdin, sys.stdout, sys.stderr)) if stream is None]
+    for _ in closed:
+        os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+    if 0 in closed:
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115 - it stays open
+    if 2 in closed:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 - it stays open
+    if 1 in closed:
+        click.echo(f"{PROGRAM}: standard output is closed", err=True)
+        sys.exit(1)
+
+
+def _output_failed() -> str | None:
+    """Why what is printed cannot be written, None when it can. What is left of it goes nowhere."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _drop_output()
+        return f"cannot write the output: {error.strerror}"
+    return None
+
+
+def _drop_output() -> None:
+    """Let what the interpreter still wants to flush go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), sys.stdout.fileno())
 
 
 def _is_foreseen(error: Exception) -> bool:

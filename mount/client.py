@@ -152,7 +152,7 @@ def retry(directory: Path) -> None:
 
 def stage(staging: Path, version: str) -> None:
     """Fill a ``staging`` directory from a version. Raises OSError EBUSY, ENOENT, ENOTSUP."""
-    os.setxattr(staging, control.STAGE, version.encode())
+    os.setxattr(staging, control.STAGE, os.fsencode(version))
 
 
 def refused(error: OSError, doing: str) -> ClientError:

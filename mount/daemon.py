@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from artifactfs.errors import ArtifactError, StoreUnreachable
-from mount import logs, mounts, preflight
+from mount import logs, mounts, preflight, wire
 from mount.processes import Process
 from mount.settings import MountSettings, SettingsError
 
@@ -355,7 +355,7 @@ class _Reporter:
             return
         # A starter that gave up has closed its end.
         with contextlib.suppress(BrokenPipeError):
-            os.write(fd, msgspec.json.encode(report) + b"\n")
+            os.write(fd, wire.encode(report) + b"\n")
         os.close(fd)
 
 

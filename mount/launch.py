@@ -13,16 +13,16 @@ import sys
 import time
 from typing import NoReturn
 
-import msgspec
-
 from artifactfs.errors import ArtifactError
-from mount import client, logs, mounts
+from mount import client, logs, mounts, wire
 from mount.daemon import Report
 from mount.settings import MountSettings
 
 START_TIMEOUT_S = 60.0
 # How long a daemon that cannot mount may take to end before it is killed.
 _FAILED_END_S = 15.0
+# Names of files are UTF-8 to the daemon in any locale, as they are in versions.
+_PYTHON = (sys.executable, "-X", "utf8")
 
 
 class StartFailed(ArtifactError):
@@ -45,7 +45,7 @@ def in_foreground(settings: MountSettings) -> NoReturn:
     # Away from a directory that could be wanted for unmounting, and that would come first in sys.path.
     os.chdir("/")
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "mount.daemon", "--settings-fd", str(fd)])
+    os.execv(sys.executable, [*_PYTHON, "-m", "mount.daemon", "--settings-fd", str(fd)])
 
 
 def in_background(settings: MountSettings) -> int:
@@ -73,7 +73,7 @@ def in_background(settings: MountSettings) -> int:
 
 
 def _spawn(settings: MountSettings, report_fd: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "mount.daemon", "--settings-fd", "0", "--report-fd", str(report_fd)]
+    command = [*_PYTHON, "-m", "mount.daemon", "--settings-fd", "0", "--report-fd", str(report_fd)]
     log_file = logs.log_file(settings.state_dir, settings.mountpoint)
     # What C libraries have to say, and the traceback of a crash in one, goes to stderr.
     fd = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -108,7 +108,7 @@ def _await_report(daemon: subprocess.Popen[bytes], fd: int, deadline: float, log
             how = f"by signal {-status}" if status < 0 else f"with status {status}"
             raise StartFailed(f"the daemon ended {how} before the mount was ready; see {log_file}")
         raw += chunk
-    report = msgspec.json.decode(raw, type=Report)
+    report = wire.decode(raw, Report)
     if report.error is not None:
         raise StartFailed(report.error)
 

@@ -19,11 +19,12 @@ from pathlib import Path
 import msgspec
 
 from artifactfs.errors import ArtifactError
-from mount import logs
+from mount import logs, wire
 from mount.processes import Process, users_of
 
 FSTYPE = "fuse.artifactfs"
 SOURCE_PREFIX = "artifactfs:"
+TABLE = Path("/proc/self/mountinfo")
 FUSE_CONNECTIONS = "/sys/fs/fuse/connections"
 
 _MNT_DETACH = 2
@@ -77,8 +78,9 @@ def source_of(url: str) -> str:
 def mount_table() -> list[MountEntry]:
     """Everything mounted in this mount namespace, in the order of mounting."""
     # surrogateescape: a mountpoint may have any bytes in its name.
-    text = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
-    return [_parse_entry(line) for line in text.splitlines()]
+    text = TABLE.read_text(encoding="utf-8", errors="surrogateescape")
+    # At line feeds alone: the kernel writes any other character of a name as it is.
+    return [_parse_entry(line) for line in text.split("\n") if line]
 
 
 def _parse_entry(line: str) -> MountEntry:
@@ -144,7 +146,7 @@ def write_record(state_dir: Path, record: Record) -> None:
     path = _record_file(state_dir, Path(record.mountpoint))
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(msgspec.json.encode(record))
+    temporary.write_bytes(wire.encode(record))
     temporary.replace(path)
 
 
@@ -167,7 +169,7 @@ def remove_record(state_dir: Path, mountpoint: Path) -> None:
 def _read(path: Path) -> Record | None:
     # A record that is not ours to read, or of a version with other fields, tells as little as a missing one.
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Record)
+        return wire.decode(path.read_bytes(), Record)
     except (OSError, msgspec.DecodeError):
         return None
 

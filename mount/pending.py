@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from artifactfs import durable
+from mount import wire
 from mount.control import CommitState, Pending
 from mount.staged_tree import StagedTree
 
@@ -64,7 +65,7 @@ class PendingTree:
 
     def save(self) -> None:
         """Make the record durable. Raises OSError."""
-        durable.replace(self.directory / "commit.json", msgspec.json.encode(self.record))
+        durable.replace(self.directory / "commit.json", wire.encode(self.record))
 
     def describe(self) -> Pending:
         """For the control surface."""

@@ -15,6 +15,7 @@ import platformdirs
 
 from artifactfs.content.cache import DEFAULT_SIZE_BYTES, default_cache_dir
 from artifactfs.content.fetching import READ_TIMEOUT_S
+from mount import wire
 
 DRIVERS = ("auto", "kernel", "libfuse")
 READS = ("auto", "cache", "passthrough")
@@ -105,12 +106,12 @@ class MountSettings:
 
     def to_json(self) -> bytes:
         """As JSON, for the daemon process."""
-        return msgspec.json.encode(self, enc_hook=str)
+        return wire.encode(self)
 
     @classmethod
     def from_json(cls, raw: bytes) -> MountSettings:
         """Raises SettingsError when `raw` is not what `to_json` gives."""
         try:
-            return msgspec.json.decode(raw, type=cls, dec_hook=lambda to, value: to(value))
+            return wire.decode(raw, cls, lambda to, value: to(value))
         except msgspec.DecodeError as error:
             raise SettingsError(f"unreadable mount settings: {error}") from error

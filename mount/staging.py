@@ -34,6 +34,7 @@ from artifactfs import durable
 from artifactfs.longpaths import remove_tree
 from artifactfs.managers.commit_id import new_commit_id
 from artifactfs.names import PENDING_PREFIX, STAGING
+from mount import wire
 from mount.control import ArtifactState, CommitRequest, CommitState, Finished, Hold, Staged
 from mount.errors import Busy, Held, NothingStaged, NotPermitted
 from mount.faults import reason_of
@@ -147,7 +148,7 @@ class ArtifactStaging:
         if not (directory / "tree").is_dir():
             return None
         try:
-            record = msgspec.json.decode((directory / "commit.json").read_bytes(), type=SealRecord)
+            record = wire.decode((directory / "commit.json").read_bytes(), SealRecord)
         except (FileNotFoundError, msgspec.DecodeError):
             # Cannot happen by a crash (the record is durable before the tree is moved), but the files matter most.
             record = SealRecord(new_commit_id(), time.time())

@@ -11,6 +11,7 @@ import click
 from artifactfs.commands import show
 from artifactfs.commands.options import (
     ADDRESS,
+    URL,
     CommandError,
     StoreChoice,
     artifact_of,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("source", type=ADDRESS)
 @click.argument("target", type=ADDRESS, required=False)
-@click.option("--to-store", metavar="URL", help="The store to copy to.  [default: the store itself]")
+@click.option("--to-store", type=URL, metavar="URL", help="The store to copy to.  [default: the store itself]")
 @click.option(
     "--to-storage-option",
     "to_options",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from artifactfs.commands import show
-from artifactfs.commands.options import ADDRESS, StoreChoice, artifact_of, json_option, store_options
+from artifactfs.commands.options import ADDRESS, DIRECTORY, StoreChoice, artifact_of, json_option, store_options
 
 if TYPE_CHECKING:
     from artifactfs.address import Address
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("address", type=ADDRESS)
-@click.argument("to", type=click.Path(file_okay=False), default=".")
+@click.argument("to", type=DIRECTORY, default=".")
 @json_option
 @store_options
 def get(store: StoreChoice, address: Address, to: str, as_json: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -88,6 +89,59 @@ class AddressType(click.ParamType):  # type: ignore[type-arg]
 ADDRESS = AddressType()
 
 
+class LocalPath(click.Path):
+    """A path of this machine. An empty one is refused: it would stand for the current directory."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """As click does."""
+        if not os.fspath(value):
+            self.fail("the path is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH = LocalPath()
+DIRECTORY = LocalPath(file_okay=False)
+
+
+class TextType(click.ParamType):  # type: ignore[type-arg]
+    """A text that is kept in the store, and so is UTF-8."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Refuse what arrives in other bytes."""
+        if not is_utf8(value):
+            self.fail("the text is not UTF-8", param, ctx)
+        return str(value)
+
+
+TEXT = TextType()
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a text of the command line came in UTF-8: other bytes are lone surrogates in it (PEP 383)."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+class UrlType(click.ParamType):  # type: ignore[type-arg]
+    """The URL of a store. An empty one is refused: it would stand for the current directory."""
+
+    name = "url"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Leave all else to whoever connects."""
+        if not value.strip():
+            self.fail("the URL is empty; a store is a directory or any fsspec URL", param, ctx)
+        return str(value)
+
+
+URL = UrlType()
+
+
 def key_value(text: str) -> tuple[str, Any]:
     """``single_writer=true`` → ("single_writer", True): the value is read as JSON where it is JSON, else as text.
 
@@ -160,9 +214,7 @@ def size_in_bytes(text: str) -> int:
     return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
 
 
-cache_dir_option = click.option(
-    "--cache-dir", type=click.Path(file_okay=False), help="The cache directory given to 'artifactfs mount'."
-)
+cache_dir_option = click.option("--cache-dir", type=DIRECTORY, help="The cache directory given to 'artifactfs mount'.")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 

@@ -13,8 +13,11 @@ import click
 from artifactfs.commands import show
 from artifactfs.commands.options import (
     ADDRESS,
+    PATH,
+    TEXT,
     StoreChoice,
     artifact_of,
+    is_utf8,
     json_option,
     json_or_text,
     refuse_version,
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 
 def metadata_of(text: str) -> dict[str, Any]:
     """``epoch=3`` → {"epoch": 3}; a JSON object is taken whole."""
+    if not is_utf8(text):
+        raise click.BadParameter("the text is not UTF-8")
     if text.lstrip().startswith("{"):
         try:
             found: dict[str, Any] = json.loads(text)
@@ -41,9 +46,9 @@ def metadata_of(text: str) -> dict[str, Any]:
 
 
 @click.command()
-@click.argument("local", type=click.Path())
+@click.argument("local", type=PATH)
 @click.argument("address", type=ADDRESS)
-@click.option("-m", "--message", default="", help="What to remember about the version.")
+@click.option("-m", "--message", type=TEXT, default="", help="What to remember about the version.")
 @click.option("--alias", "aliases", multiple=True, metavar="NAME", help="Give the version this name; may be repeated.")
 @click.option(
     "--metadata",

@@ -7,6 +7,8 @@ callback may come from any thread. rich is imported only when there is a termina
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import os
 import sys
@@ -23,9 +25,25 @@ if TYPE_CHECKING:
     from artifactfs.managers.base import Progress, VersionInfo
     from artifactfs.manifest import Entry
 
+_SHOWN = "artifactfs.shown"
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
 _LINES_AT_ONCE = 5000
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+def _as_it_can_be_shown(error: UnicodeError) -> tuple[bytes, int]:
+    """Bytes of a name that are no UTF-8 as they are, and ``?`` for a character that the terminal's encoding lacks."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    cannot = error.object[error.start : error.end]
+    return b"".join(bytes([ord(c) - 0xDC00]) if "\udc80" <= c <= "\udcff" else b"?" for c in cannot), error.end
+
+
+def take_any_text() -> None:
+    """Let stdout take every text in every locale. Called once, before anything is printed."""
+    codecs.register_error(_SHOWN, _as_it_can_be_shown)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors=_SHOWN)
 
 
 def size(size_bytes: float) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from artifactfs.commands.options import PATH, TEXT
 from artifactfs.commands.show import count, size
 from mount.commands import show
 
@@ -28,8 +29,8 @@ LOST_AFTER_S = 5.0
 
 
 @click.command()
-@click.argument("path")
-@click.option("-m", "--message", default="", help="What to remember about the version.")
+@click.argument("path", type=PATH)
+@click.option("-m", "--message", type=TEXT, default="", help="What to remember about the version.")
 @click.option("--alias", "aliases", multiple=True, metavar="NAME", help="Give the version this name; may be repeated.")
 @click.option("--force", is_flag=True, help="Do not wait for files open for writing; what is in them is committed.")
 @click.option("--no-wait", is_flag=True, help="Come back when the files are set aside; they are committed behind.")

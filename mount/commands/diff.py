@@ -15,7 +15,7 @@ import click
 
 from artifactfs.commands.diff import answer
 from artifactfs.commands.diff import diff as store_diff
-from artifactfs.commands.options import answering, json_option
+from artifactfs.commands.options import PATH, answering, json_option
 
 if TYPE_CHECKING:
     from artifactfs.manifest import Entry, Manifest
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("path")
+@click.argument("path", type=PATH)
 @click.argument("version", default="latest")
 @json_option
 def preview(path: str, version: str, as_json: bool) -> None:

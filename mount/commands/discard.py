@@ -7,11 +7,12 @@ from pathlib import Path
 
 import click
 
+from artifactfs.commands.options import PATH
 from artifactfs.commands.show import count, size
 
 
 @click.command()
-@click.argument("path")
+@click.argument("path", type=PATH)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def discard(path: str, yes: bool) -> None:
     """Throw away the files staged for the artifact that PATH belongs to.

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from artifactfs.commands.options import STORAGE_OPTION_HELP, key_value, nested, size_in_bytes
+from artifactfs.commands.options import PATH, STORAGE_OPTION_HELP, URL, key_value, nested, size_in_bytes
 
 NEVER = -1.0
 """``--commit-after never`` while it is an option; None stands for one that is not given."""
@@ -35,8 +35,8 @@ def seconds_or_never(text: str) -> float:
 
 
 @click.command()
-@click.argument("url")
-@click.argument("mountpoint")
+@click.argument("url", type=URL)
+@click.argument("mountpoint", type=PATH)
 @click.option("--read-only", is_flag=True, help="No staging: the versions, and nothing that changes the store.")
 @click.option(
     "--commit-after",
@@ -51,7 +51,7 @@ def seconds_or_never(text: str) -> float:
     metavar="SIZE",
     help="Room that staging and the cache leave on their disks, such as 500M.  [default: 1G]",
 )
-@click.option("--cache-dir", type=click.Path(), help="Where bytes of stores that are not local are kept.")
+@click.option("--cache-dir", type=PATH, help="Where bytes of stores that are not local are kept.")
 @click.option("--cache-size", type=size_in_bytes, metavar="SIZE", help="How much of them is kept.  [default: 10G]")
 @click.option(
     "--read-timeout", type=float, metavar="SECONDS", help="How long a read waits for the store.  [default: 60]"
@@ -63,7 +63,7 @@ def seconds_or_never(text: str) -> float:
 @click.option("--uid", type=int, help="Owner that is shown.  [default: you]")
 @click.option("--gid", type=int, help="Group that is shown.  [default: yours]")
 @click.option("--umask", type=octal, metavar="OCTAL", help="Permission bits to hide.  [default: 000]")
-@click.option("--state-dir", type=click.Path(), help="Place of logs, records and what is staged for remote stores.")
+@click.option("--state-dir", type=PATH, help="Place of logs, records and what is staged for remote stores.")
 @click.option("--driver", help="auto, kernel (the native one) or libfuse.  [default: auto]")
 @click.option(
     "--reads",

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from artifactfs.commands.options import PATH
 from artifactfs.commands.show import count
 
 
 @click.command()
-@click.argument("path")
+@click.argument("path", type=PATH)
 def retry(path: str) -> None:
     """Try the failed commits of the artifact that PATH belongs to again, without waiting for their next turn.
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import click
 
+from artifactfs.commands.options import PATH
 from artifactfs.commands.show import count, size
 
 
 @click.command()
-@click.argument("path", metavar="PATH[@VERSION]")
+@click.argument("path", type=PATH, metavar="PATH[@VERSION]")
 def stage(path: str) -> None:
     """Fill the empty staging of the artifact at PATH from one of its versions, without moving bytes.
 

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from artifactfs.commands.show import count, size
+from artifactfs.commands.options import PATH
+from artifactfs.commands.show import count, json_object, size
 from mount.commands import show
 
 if TYPE_CHECKING:
@@ -45,11 +46,11 @@ class MountState(str, enum.Enum):
 
 
 @click.command()
-@click.argument("mountpoint", required=False)
+@click.argument("mountpoint", type=PATH, required=False)
 @click.option(
     "--json", "as_json", is_flag=True, help="Print JSON; its fields are described in mount/commands/status.py."
 )
-@click.option("--state-dir", type=click.Path(), help="The state directory given to 'artifactfs mount'.")
+@click.option("--state-dir", type=PATH, help="The state directory given to 'artifactfs mount'.")
 def status(mountpoint: str | None, as_json: bool, state_dir: str | None) -> None:
     """Show the mounts, or the one at MOUNTPOINT, with what is staged, pending and failing."""
     states = show.state_dir_option(state_dir)
@@ -57,7 +58,7 @@ def status(mountpoint: str | None, as_json: bool, state_dir: str | None) -> None
     if as_json:
         import msgspec
 
-        click.echo(msgspec.json.format(msgspec.json.encode({"mounts": found}), indent=2))
+        json_object(msgspec.to_builtins({"mounts": found}))
         return
     if not found:
         click.echo("nothing is mounted; 'artifactfs mount URL MOUNTPOINT' mounts a store")

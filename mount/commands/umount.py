@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from artifactfs.commands.options import PATH
 from artifactfs.commands.show import count
 from mount.commands import show
 
@@ -29,7 +30,7 @@ NOTICE_S = 1.0
 
 
 @click.command()
-@click.argument("mountpoint")
+@click.argument("mountpoint", type=PATH)
 @click.option("--now", is_flag=True, help="Do not wait: what is not committed waits for the next mount.")
 @click.option(
     "--drain-timeout",
@@ -37,7 +38,7 @@ NOTICE_S = 1.0
     metavar="SECONDS",
     help="Wait so long at most; the rest waits for the next mount.  [default: as mounted, 60]",
 )
-@click.option("--state-dir", type=click.Path(), help="The state directory given to 'artifactfs mount'.")
+@click.option("--state-dir", type=PATH, help="The state directory given to 'artifactfs mount'.")
 def umount(mountpoint: str, now: bool, drain_timeout: float | None, state_dir: str | None) -> None:
     """Unmount MOUNTPOINT, after everything staged is committed.
 

@@ -40,12 +40,12 @@ class Commands:
 
 
 def program(
-    *arguments: str | Path, store: str | None = None, env: dict[str, str] | None = None, **options: Any
+    *arguments: str | bytes | Path, store: str | None = None, env: dict[str, str] | None = None, **options: Any
 ) -> subprocess.CompletedProcess[Any]:
     """Run the installed program; nothing it inherits says which store."""
     clean = {key: value for key, value in os.environ.items() if key not in ("ARTIFACTFS_STORE", "NO_COLOR")}
     if store is not None:
         clean["ARTIFACTFS_STORE"] = store
     options = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, **options}
-    command = [PROGRAM, *map(str, arguments)]
+    command = [PROGRAM, *arguments]
     return subprocess.run(command, timeout=TIMEOUT_S, check=False, env={**clean, **(env or {})}, **options)

@@ -53,7 +53,8 @@ def artifactfs(
 ) -> subprocess.CompletedProcess[str]:
     """Run the command, by the command `within` if there is one; with `check` it must succeed."""
     command = [*within, PROGRAM, *map(os.fspath, arguments)]
-    options = {"stdin": subprocess.DEVNULL, **options}
+    # Paths may have any bytes.
+    options = {"stdin": subprocess.DEVNULL, "errors": "surrogateescape", **options}
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False, **options)
     if check and done.returncode != 0:
         raise AssertionError(f"{command} ended with {done.returncode}\n{done.stdout}{done.stderr}")

@@ -202,6 +202,7 @@ RULES: Mapping[str, Rule] = {
     "offset": count,
     "old": version,
     "on_finding": function,
+    "path": path,
     "progress": function,
     "reference_of": function,
     "serializer": word,

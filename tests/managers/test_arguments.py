@@ -54,6 +54,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "offset": NO_COUNTS,
     "old": NO_STRINGS,
     "on_finding": NO_FUNCTIONS,
+    "path": NO_PATHS,
     "progress": NO_FUNCTIONS,
     "reference_of": NO_FUNCTIONS,
     "serializer": NO_STRINGS,

@@ -28,7 +28,7 @@ from mount.control import CommitRequest, CommitState, Finished
 from mount.errors import Busy, NothingStaged
 from mount.failures import may_pass
 from mount.faults import keep_alive, reason_of
-from mount.ignore import prune
+from mount.ignore import IGNORE_FILE, prune
 from mount.pending import PendingTree
 from mount.references import referred_entry
 from mount.settings import MountSettings
@@ -297,7 +297,7 @@ class Committer:
         record.attempts += 1
         started = time.monotonic()
         try:
-            ignored = prune(pending.tree.root)
+            ignored = self._prune(pending.tree)
             pending.tree.touch()
             if pending.tree.is_empty():
                 self._left_out(staging, pending, ignored)
@@ -308,6 +308,12 @@ class Committer:
             self._failed(staging, pending, error)
             return False
         return True
+
+    def _prune(self, tree: StagedTree) -> int:
+        """Take out what the tree's own rules ignore; these may lie in a version so far."""
+        with contextlib.suppress(FileNotFoundError):
+            tree.references.resolve(f"{tree.root}/{IGNORE_FILE}")
+        return prune(tree.root)
 
     def _commit(self, staging: ArtifactStaging, pending: PendingTree) -> CommitResult:
         def progress(done_bytes: int, _done_files: int) -> None:

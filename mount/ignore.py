@@ -1,57 +1,92 @@
 """What stays out of versions: junk that systems and editors leave, and what a tree's ``.artifactignore`` names.
 
-The rules are gitignore's (package pathspec), with the junk as if its patterns stood first, so that ``!._keep`` in
-``.artifactignore`` keeps a file. Only the file at the top of the tree counts. Safe from any thread; `prune` belongs to
-whoever commits the tree.
+The rules are git's (`gitignore`), with the junk as if its patterns stood first, so that ``!._keep`` in
+``.artifactignore`` keeps a file. Only the file at the top of the tree counts, and only a regular one. It may come from
+anybody: it is read and applied within bounds, beyond which the tree is refused.
+
+Safe from any thread; `prune` belongs to whoever commits the tree.
 """
 
 from __future__ import annotations
 
-import fnmatch
 import os
-import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+from artifactfs.beneath import NotRegular, open_regular
+from artifactfs.errors import UnsupportedTree
 from artifactfs.longpaths import reach, remove_tree, walk
+from mount.gitignore import Rules, TooMany, parse_lines
 
 IGNORE_FILE = ".artifactignore"
+MAX_BYTES = 1 << 20
+# As many lines with wildcards; names and paths without any are looked up, however many there are.
+MAX_PATTERNS = 2000
+# Of this thread's time, altogether and for each file. With twenty patterns a file takes a hundredth of it.
+_MOST_S = 30.0
+_MOST_S_A_FILE = 0.002
 
 # Finder, Windows Explorer, GNOME and KDE trash, FUSE and NFS (files removed while open), Vim, LibreOffice.
 JUNK = (
-    ".DS_Store",
-    "._*",
-    ".Trashes",
-    ".Spotlight-V100",
-    ".fseventsd",
-    "Thumbs.db",
-    "desktop.ini",
-    ".Trash-*",
-    ".fuse_hidden*",
-    ".nfs*",
-    "*.swp",
-    ".~lock.*#",
+    b".DS_Store",
+    b"._*",
+    b".Trashes",
+    b".Spotlight-V100",
+    b".fseventsd",
+    b"Thumbs.db",
+    b"desktop.ini",
+    b".Trash-*",
+    b".fuse_hidden*",
+    b".nfs*",
+    b"*.swp",
+    b".~lock.*#",
 )
-_JUNK = re.compile("|".join(map(fnmatch.translate, JUNK)))
 
 Ignores = Callable[[str, bool], bool]
 """Whether (path relative to the tree, is a directory) is ignored."""
 
 
 def rules_of(root: Path) -> Ignores:
-    """The rules for the tree at `root`. Raises OSError; patterns that mean nothing raise ValueError."""
-    try:
-        lines = (root / IGNORE_FILE).read_text("utf-8", "surrogateescape").splitlines()
-    except (FileNotFoundError, IsADirectoryError):
-        return lambda path, _: _JUNK.match(path.rpartition("/")[2]) is not None
-    import pathspec
+    """The rules for the tree at `root`. Raises OSError, UnsupportedTree when they are too many.
 
-    spec = pathspec.GitIgnoreSpec.from_lines([*JUNK, *lines])
-    return lambda path, is_directory: bool(spec.match_file(path + "/" if is_directory else path))
+    What it returns raises UnsupportedTree when they take too long.
+    """
+    place = root / IGNORE_FILE
+    try:
+        rules = Rules(parse_lines(b"\n".join([*JUNK, b""])) + parse_lines(_read(place)), MAX_PATTERNS)
+    except TooMany as error:
+        raise UnsupportedTree(f"{place} has more than {MAX_PATTERNS:,} lines with wildcards: use fewer") from error
+    spent_s, files = 0.0, 0
+
+    def ignores(path: str, is_directory: bool) -> bool:
+        nonlocal spent_s, files
+        started = time.thread_time()
+        found = rules.ignore(os.fsencode(path), is_directory=is_directory)
+        spent_s += time.thread_time() - started
+        files += 1
+        if spent_s > _MOST_S + files * _MOST_S_A_FILE:
+            raise UnsupportedTree(f"{place} takes too long to apply: use fewer lines, or fewer wildcards in them")
+        return found
+
+    return ignores
+
+
+def _read(place: Path) -> bytes:
+    """What the file says; nothing when there is none, or something else of that name, which git passes over as well."""
+    try:
+        fd = open_regular(str(place))
+    except (FileNotFoundError, NotRegular):
+        return b""
+    with open(fd, "rb") as file:
+        text = file.read(MAX_BYTES + 1)
+    if len(text) > MAX_BYTES:
+        raise UnsupportedTree(f"{place} is larger than {MAX_BYTES >> 20} MiB")
+    return text
 
 
 def prune(root: Path) -> int:
-    """Remove what is ignored from the tree at `root`; returns how many files. Raises OSError, ValueError."""
+    """Remove what is ignored from the tree at `root`; returns how many files. Raises OSError, UnsupportedTree."""
     ignores = rules_of(root)
     removed = 0
     stack = [""]

@@ -218,9 +218,10 @@ class References:
         for directory, _, names in walk(str(root)):
             with reach(directory) as near:
                 for name in names:
-                    self._resolve(f"{near}/{name}")
+                    self.resolve(f"{near}/{name}")
 
-    def _resolve(self, path: str) -> None:
+    def resolve(self, path: str) -> None:
+        """Give one file bytes of its own, if it is one that refers. Raises as `resolve_all`, FileNotFoundError."""
         mode = os.lstat(path).st_mode
         if not stat.S_ISREG(mode) or referred_entry(path) is None:
             return

@@ -244,6 +244,42 @@ def directories_only(drive: Drive) -> None:
 
 
 @scenario()
+def odd_ignore_lines(drive: Drive) -> None:
+    """C9: lines that mean nothing are passed over, and a line made to take for ever takes no time."""
+    label = drive.make_artifact()
+    lines = [b"*.log", b"!", b"[", b"a\\", b"\xff", b"*a" * 100 + b"*b", b""]
+    drive.write(f"{label}/staging/.artifactignore", b"\n".join(lines))
+    for name in ("f", "a" * 200, "x.log"):
+        drive.write(f"{label}/staging/{name}", b"x")
+    assert drive.commit(label).version == "v0"
+    assert sorted(drive.listdir(f"{label}/v0")) == [".artifactignore", "a" * 200, "f"]
+
+
+@scenario()
+def ignore_lines_by_reference(drive: Drive) -> None:
+    """C9, S9: an .artifactignore that was filled from a version by reference counts as any other."""
+    label = drive.make_artifact()
+    drive.write(f"{label}/staging/.artifactignore", b"*.log\n")
+    drive.commit(label)
+    drive.setxattr(f"{label}/staging", control.STAGE, b"v0")
+    for name in ("f", "x.log"):
+        drive.write(f"{label}/staging/{name}", b"x")
+    assert drive.commit(label).version == "v1"
+    assert sorted(drive.listdir(f"{label}/v1")) == [".artifactignore", "f"]
+
+
+@scenario()
+def too_many_ignore_lines(drive: Drive) -> None:
+    """C6, C9: they block the commit, and the reason names the file on the drive."""
+    label = drive.make_artifact()
+    drive.write(f"{label}/staging/.artifactignore", b"".join(b"a%d*b\n" % number for number in range(3000)))
+    drive.seal(label)
+    [pending] = eventually(lambda: [p for p in drive.state(label).pending if p.state is CommitState.BLOCKED])
+    assert f"{label}/pending.1/.artifactignore has more than 2,000 lines" in (pending.error or "")
+    drive.setxattr(f"{label}/pending.1", control.DISCARD, b"1")
+
+
+@scenario()
 def escaping_symlinks_block(drive: Drive) -> None:
     """C6: a symlink that leaves the version blocks its commit, with the reason; later trees wait for it."""
     for target in ("/etc/passwd", "../../outside", "d/../../out"):

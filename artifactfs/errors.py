@@ -18,6 +18,7 @@
     ├── IntegrityError(OSError)          stored bytes are missing or do not match their digest
     ├── FormatError(ValueError)          metadata that is not ours, is damaged, or is newer than this program
     ├── UnsupportedTree(ValueError)      a tree holds what a version cannot: a device, an escaping symlink …
+    ├── TreeUnreadable(OSError)          transient: the disk of a tree to be logged gave an error
     ├── UnsafeStore                      the backend has no sound exclusive create, so it is refused for writing
     ├── UnknownScheme(ValueError)        a store URL nothing here opens
     ├── MissingDependency(ImportError)   an optional package is not installed; the message names the extra
@@ -107,6 +108,12 @@ class FormatError(ArtifactError, ValueError):
 
 class UnsupportedTree(ArtifactError, ValueError):
     """A tree to be logged holds something a version cannot keep; the message names the path."""
+
+
+class TreeUnreadable(ArtifactError, OSError):
+    """The disk of a tree to be logged, or the machine, gave an error. Transient: such errors may pass."""
+
+    transient = True
 
 
 class UnsafeStore(ArtifactError):

@@ -25,7 +25,7 @@ from artifactfs import durable
 from artifactfs.errors import ArtifactError
 from artifactfs.managers.base import ArtifactManager
 from artifactfs.names import STAGING
-from mount.failures import shown_on_drive
+from mount.drive_paths import shown_on_drive
 from mount.faults import Faults
 from mount.handles import VersionReader
 from mount.listing import memory_of

@@ -2,7 +2,7 @@
 
 One scheduler thread looks at the artifacts that have something staged or pending and starts at most one job per
 artifact, `MAX_JOBS` in all. A job seals what is due and commits the sealed trees of its artifact oldest first; it
-stops at the first failure, so a version never overtakes an earlier one. Failures that may pass (`failures`) are tried
+stops at the first failure, so a version never overtakes an earlier one. Failures that may pass (`passing`) are tried
 again for as long as it takes, others wait for the user. Whatever fails about one artifact costs no other.
 
 Neighbours: `staging` holds the trees, the manager makes the versions. Threading: `start`, `stop` and `wake` are safe
@@ -22,11 +22,11 @@ from typing import Any
 
 from artifactfs.errors import ArtifactError, IntegrityError
 from artifactfs.managers.base import ArtifactManager, CommitResult
+from artifactfs.passing import may_pass
 from artifactfs.threads import try_start
 from mount.area import StagingArea
 from mount.control import CommitRequest, CommitState, Finished
 from mount.errors import Busy, NothingStaged
-from mount.failures import may_pass
 from mount.faults import keep_alive, reason_of
 from mount.ignore import IGNORE_FILE, prune
 from mount.pending import PendingTree

@@ -36,6 +36,7 @@ _TABLE: tuple[tuple[type[BaseException], int], ...] = (
     (store.IntegrityError, errno.EIO),
     (store.FormatError, errno.EIO),
     (store.UnsupportedTree, errno.EINVAL),
+    (store.TreeUnreadable, errno.EIO),
     (store.UnsafeStore, errno.EROFS),
     (store.UnknownScheme, errno.EINVAL),
     (store.MissingDependency, errno.EIO),
@@ -70,21 +71,6 @@ def errno_of(error: BaseException) -> int:
 def is_expected(error: BaseException) -> bool:
     """Whether `error` is one the drive or a system call raises on purpose."""
     return (isinstance(error, OSError) and bool(error.errno)) or any(isinstance(error, kind) for kind, _ in _TABLE)
-
-
-# Answers about names, kinds of files, rights and arguments: the same call gives the same answer again.
-_REFUSALS = frozenset(
-    {
-        *(errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR),
-        *(errno.EEXIST, errno.ENOTEMPTY, errno.EFBIG, errno.EOVERFLOW, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS),
-        *(errno.EXDEV, errno.EMLINK, errno.EILSEQ, errno.ERANGE, errno.E2BIG, errno.EFAULT),
-    }
-)
-
-
-def is_refusal(error: OSError) -> bool:
-    """Whether a system call failed for what it was asked, so that asking again later does not help."""
-    return isinstance(error, PermissionError) or error.errno in _REFUSALS
 
 
 def unsupported(path: str) -> OSError:

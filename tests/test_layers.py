@@ -32,6 +32,7 @@ RESERVED = {
         "artifactfs/beneath.py",
         "artifactfs/durable.py",
         "artifactfs/objects/",
+        "artifactfs/passing.py",
     ),
 }
 

@@ -13,8 +13,9 @@ from typing import NamedTuple
 from blake3 import blake3
 
 from artifactfs import beneath
-from artifactfs.errors import AccessDenied, ArtifactError, UnsupportedTree
+from artifactfs.errors import AccessDenied, ArtifactError, TreeUnreadable, UnsupportedTree
 from artifactfs.longpaths import reach
+from artifactfs.passing import may_pass
 
 _BLOCK_BYTES = 1 << 20
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ESTALE})
@@ -32,7 +33,7 @@ def unreadable(path: str | bytes, error: OSError) -> ArtifactError:
     """The error for a file or directory of a tree that cannot be read."""
     if error.errno in _GONE:
         return changed(path)
-    kind = AccessDenied if error.errno in _DENIED else UnsupportedTree
+    kind = AccessDenied if error.errno in _DENIED else TreeUnreadable if may_pass(error) else UnsupportedTree
     return kind(f"cannot read {os.fsdecode(path)}: {error.strerror}")
 
 

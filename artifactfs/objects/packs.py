@@ -193,7 +193,7 @@ class Packer:
 
     def _large(self, scan: Scan, row: int, size_bytes: int) -> None:
         file = hash_file(scan.path(row))
-        if (file.status.st_size, file.status.st_mtime_ns) != (size_bytes, scan.builder.mtimes[row]):
+        if not scan.is_as_found(row, file.status):
             raise changed(file.path)
         digest = bytes.fromhex(file.digest)
         place = self._known.find(digest)
@@ -250,6 +250,6 @@ def read_small(scan: Scan, row: int, size_bytes: int) -> bytes:
         raise unreadable(path, error) from error
     finally:
         os.close(fd)
-    if len(data) != size_bytes or (status.st_size, status.st_mtime_ns) != (size_bytes, scan.builder.mtimes[row]):
+    if len(data) != size_bytes or not scan.is_as_found(row, status):
         raise changed(path)
     return data

@@ -21,6 +21,9 @@ from artifactfs.manifest_builder import ManifestBuilder
 from artifactfs.objects.hashing import unreadable
 from artifactfs.symlinks import leading_out
 
+# Versions keep times as 64-bit numbers of nanoseconds: from 1677-09-21 to 2262-04-11.
+_EARLIEST_NS, _LATEST_NS = -(1 << 63), (1 << 63) - 1
+
 
 class Scan(NamedTuple):
     """A scanned tree: `builder` has a row for everything in it, in the order of the paths, files without content.
@@ -36,6 +39,15 @@ class Scan(NamedTuple):
         """Where the file of that row lies on disk."""
         below = self.builder.paths[row][len(self.prefix) :]
         return os.fsdecode(b"%s/%s" % (self.root, below) if below else self.root)
+
+    def is_as_found(self, row: int, status: os.stat_result) -> bool:
+        """Whether a file still has the size and the time that the scan has seen."""
+        return (status.st_size, kept_mtime_ns(status)) == (self.builder.sizes[row], self.builder.mtimes[row])
+
+
+def kept_mtime_ns(status: os.stat_result) -> int:
+    """The modification time as a version keeps it: the nearest there is to one that is too early or too late."""
+    return max(_EARLIEST_NS, min(status.st_mtime_ns, _LATEST_NS))
 
 
 def scan_tree(tree: str, below: str = "") -> Scan:
@@ -111,7 +123,7 @@ def _level(root: bytes, directory: bytes) -> list[tuple[bytes, os.stat_result | 
 
 def _add(builder: ManifestBuilder, path: bytes, below: bytes, root: bytes, status: os.stat_result) -> bytes | None:
     """Add a row; the target of what is a symlink."""
-    mode, mtime_ns = status.st_mode, status.st_mtime_ns
+    mode, mtime_ns = status.st_mode, kept_mtime_ns(status)
     if stat.S_ISREG(mode):
         builder.add(path, EntryKind.FILE, size_bytes=status.st_size, mtime_ns=mtime_ns, mode=mode)
     elif stat.S_ISDIR(mode):

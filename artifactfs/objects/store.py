@@ -35,6 +35,7 @@ from artifactfs.errors import (
 from artifactfs.objects import layout
 from artifactfs.objects.bounds import CALLS_AT_ONCE
 from artifactfs.objects.hashing import HashedFile
+from artifactfs.threads import is_for_want_of_threads
 
 Buffer = bytes | bytearray | memoryview
 S = TypeVar("S")
@@ -345,7 +346,11 @@ def translate(error: Exception, what: str) -> ArtifactError:
         return MissingDependency(text)
     if number in _REFUSED:
         return ArtifactError(text)
-    if isinstance(error, OSError | EOFError) or type(error).__module__.startswith(_UNREACHABLE_MODULES):
+    if (
+        isinstance(error, OSError | EOFError)
+        or is_for_want_of_threads(error)
+        or type(error).__module__.startswith(_UNREACHABLE_MODULES)
+    ):
         return StoreUnreachable(text)
     return ArtifactError(f"{what}: unexpected {type(error).__name__}: {error}")
 

@@ -26,7 +26,7 @@ from artifactfs.objects.hashing import digest_of
 from artifactfs.objects.history import Known
 from artifactfs.objects.local import LocalStore
 from artifactfs.objects.restore import Report, copy_file, restore_tree, write_file
-from artifactfs.objects.scan import scan_tree
+from artifactfs.objects.scan import kept_mtime_ns, scan_tree
 from artifactfs.objects.store import ObjectStore, translate
 from artifactfs.plain import layout
 
@@ -113,7 +113,7 @@ class Contents:
                 raise self._unfit(version, str(error).replace(files, f"{self._root.path}/{place}")) from error
         if place == version:
             manifest = Manifest(entry for entry in manifest if entry.path.partition("/")[0] not in layout.OWN_NAMES)
-        return manifest, os.stat(near).st_mtime_ns
+        return manifest, kept_mtime_ns(os.stat(near))
 
     def _unfit(self, version: str, why: str) -> FormatError:
         return FormatError(f"{version} of {self._store.url} holds what a version cannot: {why}")

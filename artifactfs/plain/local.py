@@ -225,7 +225,7 @@ class _Filling:
                 status = os.lstat(place)
         except OSError as error:
             raise unreadable(path, error) from error
-        if (status.st_size, status.st_mtime_ns) != (self._scan.builder.sizes[row], self._scan.builder.mtimes[row]):
+        if not self._scan.is_as_found(row, status):
             raise changed(path)
 
     def _report(self, size_bytes: int) -> None:

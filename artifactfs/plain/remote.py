@@ -130,7 +130,7 @@ def _hashed(scan: Scan) -> list[tuple[str, HashedFile]]:
                 f"{scan.path(row)!r} is not named in UTF-8: a remote store cannot hold a file of that name"
             ) from error
         file = hash_file(scan.path(row))
-        if (file.status.st_size, file.status.st_mtime_ns) != (builder.sizes[row], builder.mtimes[row]):
+        if not scan.is_as_found(row, file.status):
             raise changed(file.path)
         builder.set_content(row, bytes.fromhex(file.digest), None)
         files.append((path, file))

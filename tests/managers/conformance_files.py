@@ -14,6 +14,7 @@ from subjects import Keeps, Subject, contents, write
 
 from artifactfs import ArtifactManager, Entry, EntryKind, connect
 from artifactfs.errors import ArtifactError, IntegrityError, InvalidName, PathNotFound, UnsafeStore
+from tests.quick import quick_directory
 
 GIB = 1 << 30
 ODD_NAMES = [
@@ -131,6 +132,21 @@ class Files:
         for found in sorted(tree.rglob("*")):
             ours, theirs = (path / found.relative_to(tree)).lstat(), found.lstat()
             assert (ours.st_mode, ours.st_mtime_ns) == (theirs.st_mode, theirs.st_mtime_ns), found
+
+    def test_times_that_no_version_keeps(self, subject: Subject, manager: ArtifactManager, tmp_path: Path):
+        with quick_directory() as tree:
+            for name, seconds in (("late", 13_569_465_600), ("later", 32_503_680_000), ("early", -11_676_096_000)):
+                write(tree / name, small=name, large=name * 300_000)
+                for path in ("small", "large", ""):
+                    os.utime(tree / name / path, (seconds, seconds))
+            found = {path.relative_to(tree).as_posix(): path.stat().st_mtime_ns for path in tree.rglob("*")}
+            commit(manager, tree)
+        assert found["late/small"] >= 1 << 63, "the disk keeps such times"
+        if Keeps.MODES in subject.keeps:
+            nearest = {path: max(-(1 << 63), min(mtime_ns, (1 << 63) - 1)) for path, mtime_ns in found.items()}
+            assert {entry.path: entry.mtime_ns for entry in manager.manifest("model")} == nearest
+        got = Path(str(manager.download_artifact("model", to=tmp_path / "out")))
+        assert (got / "later/large").read_bytes() == b"later" * 300_000
 
     def test_ranges(self, manager: ArtifactManager, tree: Path):
         info = commit(manager, tree).info

@@ -343,3 +343,18 @@ def what_versions_tell(drive: Drive) -> None:
         drive.getxattr(f"{version}/f", control.MESSAGE)
     with refused(errno.ENODATA):
         drive.getxattr(f"{label}/staging", control.VERSION)
+
+
+@scenario()
+def times_that_no_version_keeps(drive: Drive) -> None:
+    """V1: what was changed before 1677 or after 2262 has the first or the last moment of these; it is committed."""
+    label = drive.make_artifact()
+    drive.mkdir(f"{label}/staging/d")
+    for path, seconds in (("late", 13_569_465_600), ("early", -11_676_096_000), ("before", -1), ("d", 13_569_465_600)):
+        if path != "d":
+            drive.write(f"{label}/staging/{path}", path.encode())
+        drive.utime(f"{label}/staging/{path}", (seconds * 10**9, seconds * 10**9))
+    staged = {name: found.mtime_ns for name, found in drive.walk(f"{label}/staging")}
+    assert drive.commit(label).version == "v0"
+    kept = {name: max(-(1 << 63), min(mtime_ns, (1 << 63) - 1)) for name, mtime_ns in staged.items()}
+    assert {name: found.mtime_ns for name, found in drive.walk(f"{label}/v0")} == kept

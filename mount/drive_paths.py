@@ -1,7 +1,4 @@
-"""Commits that failed: whether trying again may help, and what the user is told.
-
-A failure of the store, of a disk or of the machine may pass, and is tried again. What lies in the files, the answer of
-a store that refuses, and a defect do not pass: they wait for the user.
+"""Messages that name staged files as the drive shows them.
 
 Threading: pure functions, safe from any thread.
 """
@@ -13,22 +10,10 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from artifactfs.errors import ArtifactError
-from artifactfs.threads import is_for_want_of_threads
 from mount.control import printable
-from mount.errno_map import is_refusal
 
 # How `artifactfs.longpaths` names directories whose paths are too long.
 _HELD_DIRECTORY = re.compile(r"/proc/self/fd/\d+")
-
-
-def may_pass(error: BaseException) -> bool:
-    """Whether the same commit may succeed later with nothing done about it."""
-    if isinstance(error, ArtifactError):
-        return error.transient
-    if isinstance(error, OSError):
-        return not is_refusal(error)
-    return is_for_want_of_threads(error)
 
 
 def shown_on_drive(artifacts: Path, mountpoint: Path) -> Callable[[str], str]:

@@ -118,6 +118,8 @@ class FailedSyncs:
 class Disk:
     """A file system that is synced as a whole, by a descriptor that is held from before anything is written.
 
+    The descriptor is closed with the last reference, so that nobody uses its number for another file.
+
     `failures` counts the syncs that failed. Who wrote something before such a sync, and finds the count changed since,
     must not take the bytes for being on disk.
     """
@@ -138,9 +140,9 @@ class Disk:
                 self.failures += 1
                 raise
 
-    def close(self) -> None:
-        """Let go of the directory."""
-        os.close(self.fd)
+    def __del__(self) -> None:
+        if hasattr(self, "fd"):
+            os.close(self.fd)
 
 
 @functools.cache

@@ -47,21 +47,23 @@ class StagingArea:
     """Everything staged through one mount. One daemon at a time owns it."""
 
     def __init__(self, root: Path, lock_fd: int, manager: ArtifactManager, settings: MountSettings) -> None:
-        self.root = root
-        self.room = DiskRoom(root, settings.min_free_bytes)
-        self.reader = VersionReader(manager, settings)
-        self._lock_fd = lock_fd
+        self.place = root
         # From before anything is written: so it is told of every error of the disk since.
         self._disk = durable.Disk(root)
+        self.root = Path(f"/proc/self/fd/{self._disk.fd}")
+        """A path that leads to the area wherever its disk is moved, and never to what is put in its place."""
+        self.room = DiskRoom(self.root, settings.min_free_bytes)
+        self.reader = VersionReader(manager, settings)
+        self._lock_fd = lock_fd
         self._lock = threading.Lock()
         self._artifacts: dict[tuple[str, str], ArtifactStaging] = {}
         self._dirty_lock = threading.Lock()
         self._dirty: set[ArtifactStaging] = set()
         self.on_dirty: Callable[[], None] = lambda: None
-        self.shown = shown_on_drive(root / "artifacts", settings.mountpoint)
+        self.shown = shown_on_drive(self.root / "artifacts", settings.mountpoint)
         """Puts the paths of the drive into a message, in place of those of the disk."""
         self.faults = Faults(self.shown)
-        found = os.stat(root)
+        found = os.fstat(self._disk.fd)
         self.is_private = found.st_uid == os.geteuid() and not found.st_mode & 0o077
         """Whether nobody else can reach what lies in the area. The mount is ``nodev``; its disk need not be."""
 
@@ -116,14 +118,16 @@ class StagingArea:
             durable.replace(boot, this_boot)
 
     def close(self) -> None:
-        """Let another daemon have the area. What is staged is on disk then; if that fails, the next one holds it."""
+        """Let another daemon have the area. What is staged is on disk then; if that fails, the next one holds it.
+
+        The directory itself stays held for as long as a commit may be under way.
+        """
         try:
             if self.active():
                 self.sync()
             (self.root / _BOOT).unlink()
         except OSError as error:
             logger.error("cannot put what is staged on disk: %s", error)
-        self._disk.close()
         os.close(self._lock_fd)
 
     def sync(self) -> None:

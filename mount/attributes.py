@@ -195,7 +195,7 @@ def status(vfs: Vfs) -> control.Status:
         drain_timeout_s=settings.drain_timeout_s,
         refresh_s=settings.refresh_s,
         log_file=str(vfs.log_file) if vfs.log_file else None,
-        staging_dir=str(vfs.area.root) if vfs.area else None,
+        staging_dir=str(vfs.area.place) if vfs.area else None,
         reachable=vfs.listing.reachable,
         cache=vfs.reader.describe_cache(),
         exclusive_create=vfs.manager.exclusive_create,

@@ -103,7 +103,6 @@ def test_a_disk_counts_its_failures(monkeypatch: pytest.MonkeyPatch, tmp_path: P
             disk.sync()
     disk.sync()
     assert disk.failures == 1
-    disk.close()
 
 
 def _fail(where: object) -> bool:

@@ -47,10 +47,6 @@ class HeldRoot(Disk):
         self.durable_directories: LRUCache[str, bool] = LRUCache(4096)
         """The directories whose names are on disk; guarded by the store's lock."""
 
-    def __del__(self) -> None:
-        if hasattr(self, "fd"):
-            self.close()
-
     def note_failure(self) -> None:
         """Count a sync of a part of it that failed as a failure of all: what was lost cannot be told."""
         with self._lock:

@@ -23,7 +23,14 @@ from cachetools import LRUCache, TTLCache
 
 from artifactfs import names
 from artifactfs.content.metadata import StoreMemory
-from artifactfs.errors import ArtifactNotFound, CollectionNotFound, InvalidName, StoreTimeout, StoreUnreachable
+from artifactfs.errors import (
+    ArtifactError,
+    ArtifactNotFound,
+    CollectionNotFound,
+    InvalidName,
+    StoreTimeout,
+    StoreUnreachable,
+)
 from artifactfs.managers.base import ArtifactManager, ArtifactNames
 from mount.settings import MountSettings
 
@@ -168,8 +175,18 @@ class Listing:
                 ("aliases", collection, artifact),
             ):
                 self._fresh.pop(key, None)
+                # An outage that comes now must not look like a version that is missing.
+                self._known.pop(key, None)
                 # A fetch under way may have seen the store before the change: its answer must not be kept.
                 self._under_way.pop(key, None)
+
+    def learn(self, collection: str, artifact: str) -> None:
+        """List a local store, which costs nothing, as far as an artifact's versions: so they are known in an outage."""
+        if self._memory is None:
+            with contextlib.suppress(ArtifactError):
+                self.collections()
+                self.artifacts(collection)
+                self.aliases(collection, artifact)
 
     def _get(self, key: Key, fetch: Callable[[], Value]) -> Value:
         with self._lock:

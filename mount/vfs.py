@@ -129,6 +129,7 @@ class Vfs:
     def on_commit(self, collection: str, artifact: str) -> None:
         """A version was committed here: the next listing shows it, and what a driver's caller believes is put right."""
         self.listing.forget(collection, artifact)
+        self.listing.learn(collection, artifact)
         self.on_change(Artifact(collection, artifact))
 
     def _writable(self, node: Node, doing: str) -> StagedNode:

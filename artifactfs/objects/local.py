@@ -89,6 +89,14 @@ class LocalStore(ObjectStore):
     def expect(self, witness: str, is_same: Callable[[int], bool]) -> None:
         self.root.expect(witness, is_same)
 
+    def check_there(self) -> None:
+        try:
+            self.root.look()
+        except ArtifactError:
+            raise
+        except OSError as error:
+            raise translate(error, f"cannot look at {self.url}") from error
+
     # -- reading ----------------------------------------------------------------------------------------------------
 
     def local_path(self, key: str) -> str:

@@ -75,6 +75,7 @@ class StoreMarker:
 
     def require(self) -> Marker | None:
         """As :meth:`read`, for reading: raises NotFound when the directory of a local store does not exist."""
+        self._store.check_there()
         marker = self.read()
         root = self._store.local_root
         if marker is None and root is not None and not os.path.isdir(root):
@@ -83,6 +84,7 @@ class StoreMarker:
 
     def create(self) -> Marker:
         """The marker, written if there is none. Raises as :meth:`read`, and UnsafeStore, StoreFull."""
+        self._store.check_there()
         with self._lock:
             marker = self._seen
         if marker is None:

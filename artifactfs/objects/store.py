@@ -216,6 +216,10 @@ class ObjectStore(ABC):
         """
         return  # a remote store answers or does not
 
+    def check_there(self) -> None:
+        """Raises StoreUnreachable when a local store was there and is gone. A remote one is not asked."""
+        return
+
     def make_durable(self, key: str) -> None:
         """Have what was found at `key` survive a power cut: whoever wrote it may not have got to that yet."""
         return  # what a remote store shows is durable

@@ -52,7 +52,11 @@ class Contents:
     def manifest(self, collection: str, artifact: str, number: int, known: Known | None) -> Manifest:
         """The files of a version; `known` is its record. Raises IntegrityError, FormatError."""
         version = layout.version_key(collection, artifact, number)
-        return self._listed(version)[0] if known is None else self._recorded(version, known.record.manifest)
+        if known is None:
+            return self._listed(version)[0]
+        if self._root is not None:
+            self._place(version)  # so that a version that was loaded can be read without asking the store
+        return self._recorded(version, known.record.manifest)
 
     def info(self, collection: str, artifact: str, number: int, known: Known | None) -> VersionInfo:
         """What is known of a version; one without a record is listed for it. Raises FormatError."""

@@ -39,6 +39,10 @@ class CachedContent:
         """Nothing: what is cached may be in pieces, and goes through memory."""
         return 0
 
+    def is_cached(self, size_bytes: int, offset: int) -> bool:
+        """Whether `read` would find these bytes in the cache. May look at a disk."""
+        return self._file.is_cached(size_bytes, offset)
+
     def whole_file(self) -> int | None:
         """A descriptor, owned by this content, of a local file with exactly these bytes; None where there is none."""
         return self._file.whole_file()

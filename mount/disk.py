@@ -13,6 +13,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
+# More than struct statfs has anywhere; its first field is the type.
+_STATFS_BYTES = 512
+# <linux/magic.h>: ext2 to ext4, XFS, btrfs, tmpfs, F2FS, ZFS, bcachefs, and overlays, whose upper layer is such a one.
+_LOCAL_FILE_SYSTEMS = frozenset(
+    {0xEF53, 0x58465342, 0x9123683E, 0x01021994, 0xF2F52010, 0x2FC12FC1, 0xCA451A4E, 0x794C7630}
+)
 # <linux/falloc.h>
 _FALLOC_FL_PUNCH_HOLE = 2
 _FALLOC_FL_COLLAPSE_RANGE = 8
@@ -27,6 +33,19 @@ def rename(directory: int, name: str, new_directory: int, new_name: str, flags: 
     if _libc.renameat2(directory, old, new_directory, new, ctypes.c_uint(flags)) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), name, None, new_name)
+
+
+def tells_late(path: str | os.PathLike[str]) -> bool:
+    """Whether the file system of `path` may tell only when a file is closed that it did not keep what was written.
+
+    Network file systems do (NFS, CIFS, AFS, those on FUSE), for want of room, of quota or of the server. Local ones
+    write or refuse at once. Raises OSError.
+    """
+    found = ctypes.create_string_buffer(_STATFS_BYTES)
+    if _libc.statfs(os.fsencode(path), found) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), os.fspath(path))
+    return ctypes.c_ulong.from_buffer(found).value & 0xFFFFFFFF not in _LOCAL_FILE_SYSTEMS
 
 
 def gives_room(mode: int) -> bool:

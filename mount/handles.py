@@ -187,6 +187,10 @@ class Content:
         """The length of the file."""
         return self._entry.size_bytes
 
+    def is_cached(self, _size_bytes: int, _offset: int) -> bool:
+        """Not: they lie in the store itself."""
+        return False
+
     def to_reference(self) -> Reference:
         """What lets a staged file stand for these bytes."""
         return Reference.to_entry(self._info, self._entry, self._algorithm)
@@ -389,6 +393,11 @@ class StagedFile:
         except OSError as error:
             self.tree.note_lost(error)
             raise
+
+    def flush(self) -> None:
+        """A program closes the file: on a disk that tells late, raise what it says of what was written. OSError."""
+        if self.writable and self.tree.room.tells_late:
+            os.close(os.dup(self.fd))
 
     def close(self) -> None:
         """Close; the tree learns that a writer is gone."""

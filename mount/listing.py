@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 WAIT_S = 60.0
 # How long to wait for news of a listing that is known, from a store that has answered the last time, and from another.
-PATIENCE_S = 5.0
+PATIENCE_S = 3.0
 IMPATIENCE_S = 0.2
 _THREADS = 4
 _CACHED_LISTINGS = 20_000

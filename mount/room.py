@@ -9,6 +9,7 @@ import os
 import threading
 from pathlib import Path
 
+from mount import disk
 from mount.errors import NoRoom
 
 # The disk is asked again after so many bytes, because others fill it too.
@@ -23,6 +24,8 @@ class DiskRoom:
         self._min_free_bytes = min_free_bytes
         self._lock = threading.Lock()
         self._granted_bytes = 0
+        self.tells_late = disk.tells_late(path)
+        """As `disk.tells_late`."""
 
     def take(self, size_bytes: int) -> None:
         """Before writing so much. Raises NoRoom when that would leave too little free."""

@@ -425,6 +425,16 @@ class OpenFile:
         place = (self.entry.offset, self.entry.size_bytes)
         return hash((self.entry.digest, *place, *blob.serials(*place)))
 
+    def is_cached(self, size_bytes: int, offset: int) -> bool:
+        """Whether `read` would find these bytes in the cache. May look at a disk."""
+        entry, whole = self.entry, self._check_needed
+        start = entry.offset if whole else entry.offset + offset
+        end = entry.offset + (entry.size_bytes if whole else min(offset + size_bytes, entry.size_bytes))
+        try:
+            return start >= end or self._blob.has(start >> GRANULE_SHIFT, (end - 1 >> GRANULE_SHIFT) + 1)
+        except OSError:
+            return False
+
     def whole_file(self) -> int | None:
         """A descriptor, owned by this file, of a local file that holds exactly these bytes, checked; None without."""
         if not self.entry.size_bytes:

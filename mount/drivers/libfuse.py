@@ -414,6 +414,9 @@ class _Requests:
         return self._staged(info).write(data, offset)
 
     def flush(self, path: str | None, info: Any) -> int:
+        handle = self._handles[info.fh]
+        if isinstance(handle, StagedFile):
+            handle.flush()
         return 0
 
     def fsync(self, path: str | None, data_only: int, info: Any) -> int:

@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from artifactfs.manifest import Manifest
 from mount.drivers.kernel.interrupts import is_being_killed
+from mount.drivers.kernel.workers import Kind
 from tests.kernel.serving import END_S, SlowStore, served
+from tests.mount.harness import eventually
 
 pytestmark = pytest.mark.fuse
 
@@ -90,6 +93,39 @@ def test_who_handles_a_signal_gets_its_data_and_can_still_be_killed(store: SlowS
         output, _ = lucky.communicate(timeout=END_S)
         assert output == CONTENT
         assert lucky.returncode == 0
+
+
+class SlowNames(SlowStore):
+    """A store whose manifests, too, come only once the test lets them."""
+
+    def manifest(self, artifact_id: str, collection: str | None = None, version: str | None = None) -> Manifest:
+        self.asked.release()
+        assert self.may_answer.wait(END_S)
+        return super().manifest(artifact_id, collection, version)
+
+
+@pytest.mark.parametrize("flag", [b"stat", b"ls", b"readlink"])
+def test_who_is_killed_while_a_name_is_looked_up_ends_at_once(tmp_path: Path, flag: bytes) -> None:
+    """D3: also when a version has to be loaded first; nothing is counted for an answer that nobody got."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "file").symlink_to("elsewhere")
+    store = SlowNames(str(tmp_path / "store"))
+    store.log_files("a", source, "c")
+    with served(store, tmp_path) as session:
+        subprocess.run(["ls", tmp_path / "mnt/c/a"], stdout=subprocess.DEVNULL, timeout=END_S, check=True)
+        inodes = session.context.inodes
+        before = len(inodes)
+        asking = subprocess.Popen([flag, tmp_path / "mnt/c/a/v0/file"], stdout=subprocess.DEVNULL)
+        assert store.asked.acquire(timeout=END_S)
+        asking.kill()
+        assert asking.wait(END_S / 4) == -signal.SIGKILL
+        store.may_answer.set()
+        eventually(lambda: session._workers._busy[Kind.NAMES] == 0, what="the lookup to end here too")
+        assert len(inodes) == before
+        link = tmp_path / "mnt/c/a/v0/file"
+        found = subprocess.run(["readlink", link], stdout=subprocess.PIPE, timeout=END_S, check=True).stdout
+        assert found == b"elsewhere\n"
 
 
 def test_a_thread_is_seen_to_be_killed() -> None:

@@ -231,6 +231,11 @@ class Directories:
         directory.told = listing.end_of_room(offset, room, protocol.fuse_direntplus.size)
         return b"".join(listing.entries(offset, directory.told))
 
+    def undo_readdirplus(self, request: Request, reply: bytes) -> None:
+        """The kernel was not told of the files that `readdirplus` found."""
+        for entry in protocol.split_direntplus(reply):
+            self._inodes.forget(protocol.nodeid_of(entry), 1)
+
     def pack_ahead(self, request: Request) -> None:
         """After `readdirplus`: while the program looks at what it got, the next reply is made."""
         number, _, room, *_ = protocol.fuse_read_in.read(request.body)

@@ -23,6 +23,7 @@ from mount.drivers.kernel.protocol import (
 )
 from mount.drivers.kernel.reading import Reading
 from mount.drivers.kernel.staged_inodes import StagedInode
+from mount.drivers.kernel.workers import Kind
 from mount.handles import Handle, StagedFile, VersionFile
 from mount.small_files import SmallFile
 from mount.tree import StagedNode
@@ -43,6 +44,8 @@ class Files:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._vfs = context.vfs
+        area = context.vfs.area
+        self._tells_late = area is not None and area.room.tells_late
         self._inodes = context.inodes
 
     # -- opening and closing -------------------------------------------------------------------------------------------
@@ -117,10 +120,18 @@ class Files:
         return number
 
     def flush(self, request: Request) -> bytes:
-        """FUSE_FLUSH: what was written is on disk already; that this is answered tells the program that we live."""
+        """FUSE_FLUSH, at every close(2). Raises OSError: a network disk may say only now that it kept nothing."""
+        number, *_ = protocol.fuse_flush_in.read(request.body)
+        file = self._context.files.get(number)
+        if file is not None and isinstance(file.handle, StagedFile):
+            file.handle.flush()
+        return b""
+
+    def flush_at_once(self, request: Request) -> bytes | None:
+        """FUSE_FLUSH where no disk has to be asked: that it is answered tells the program that we live."""
         if self._context.settings.read_only:
             raise NeverAskAgain
-        return b""
+        return None if self._tells_late else b""
 
     def release(self, request: Request) -> bytes:
         """FUSE_RELEASE."""
@@ -157,6 +168,18 @@ class Files:
         if offset == 0 and isinstance(handle, SmallFile) and handle.size_bytes <= size:
             return handle.read_whole(request.room)
         return handle.content.read_at_once(size, offset) if isinstance(handle, VersionFile) else None
+
+    def bytes_wait_for(self, request: Request) -> Kind:
+        """What READ, WRITE or FALLOCATE may wait for: the store, of a version or a file that refers to one."""
+        file = self._context.files.get(protocol.handle_of(request.body))
+        needs_store = file is None or not isinstance(file.handle, StagedFile) or file.handle.is_reference
+        return Kind.STORE if needs_store else Kind.LOCAL
+
+    def are_bytes_here(self, request: Request) -> bool:
+        """Whether READ finds all it asks for in the content cache. Raises OSError, ArtifactError."""
+        number, offset, size, *_ = _read_in.read(request.body)
+        handle = self._context.handle(number, request.nodeid)
+        return isinstance(handle, VersionFile) and handle.content.is_cached(size, offset)
 
     def write(self, request: Request) -> bytes:
         """FUSE_WRITE. Raises OSError (ENOSPC …)."""

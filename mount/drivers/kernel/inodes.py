@@ -126,6 +126,11 @@ class Inodes:
         except IndexError:
             raise Stale(f"no inode {nodeid}") from None
 
+    def is_staged(self, nodeid: int) -> bool:
+        """Whether it is the top of a staged tree, or below one."""
+        place = self._places.get(nodeid)
+        return FIRST_STAGED <= nodeid < FIRST_VERSION or (place is not None and isinstance(place.key, TreeTop))
+
     def known(self, node: Node) -> int | None:
         """The id of a place or the top of a staged tree, if the kernel knows it."""
         place = self._by_key.get(_key(node))

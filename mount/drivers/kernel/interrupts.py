@@ -45,6 +45,10 @@ class UnderWay:
         """A request is worked on, for the thread `pid`."""
         self._asking[unique] = pid
 
+    def is_asked(self, unique: int) -> bool:
+        """Whether somebody still waits for it."""
+        return unique in self._asking
+
     def end(self, unique: int) -> bool:
         """It is done; False when it has been answered meanwhile."""
         return self._asking.pop(unique, None) is not None

@@ -9,6 +9,7 @@ import os
 import struct
 import time
 
+from mount import control
 from mount.drivers.kernel import protocol
 from mount.drivers.kernel.context import Context, Request
 from mount.drivers.kernel.protocol import (
@@ -27,6 +28,7 @@ from mount.drivers.kernel.protocol import (
 )
 from mount.drivers.kernel.replies import FOREVER, NOT_AT_ALL, Validity, attr_out, statfs_out, statx_out
 from mount.drivers.kernel.staged_inodes import StagedInode
+from mount.drivers.kernel.workers import Kind
 from mount.errors import AttributeTooLong, AttributeUnsupported, NoSuchAttribute
 from mount.handles import StagedFile
 from mount.tree import Attrs, Node, StagedNode
@@ -79,6 +81,14 @@ class Metadata:
         file = context.files.get(number) if valid & FATTR_FH else None
         self._change_staged(fields, inode, file.handle if file is not None else None)
         return attr_out(context.staged_attrs(inode), context.staged_validity(inode))
+
+    def setattr_waits_for(self, request: Request) -> Kind:
+        """What SETATTR may wait for: to cut a file that refers to a version, for the store."""
+        fields = protocol.fuse_setattr_in.read(request.body)
+        valid, number = fields[0], fields[2]
+        file = self._context.files.get(number) if valid & FATTR_FH else None
+        is_sure = file is not None and isinstance(file.handle, StagedFile) and not file.handle.is_reference
+        return Kind.STORE if valid & FATTR_SIZE and not is_sure else Kind.LOCAL
 
     def _change_staged(self, fields: tuple[int, ...], inode: StagedInode, handle: object) -> None:
         valid, size = fields[0], fields[3]
@@ -141,6 +151,16 @@ class Metadata:
 
     def setxattr(self, request: Request) -> bytes:
         """FUSE_SETXATTR."""
+        name, value = self._named_value(request)
+        self._vfs.setxattr(self._context.node(request.nodeid), name, value)
+        return b""
+
+    def setxattr_waits_for(self, request: Request) -> Kind:
+        """What SETXATTR may wait for: only these two need the store at once."""
+        return Kind.NAMES if self._named_value(request)[0] in (control.ALIASES, control.STAGE) else Kind.LOCAL
+
+    def _named_value(self, request: Request) -> tuple[str, bytes]:
+        """The name and the value of SETXATTR. Raises Malformed."""
         extended = self._context.flags & FUSE_SETXATTR_EXT
         skip = protocol.fuse_setxattr_in.size if extended else protocol.FUSE_COMPAT_SETXATTR_IN_SIZE
         body = request.body
@@ -150,8 +170,7 @@ class Metadata:
         name, separator, value = bytes(body[skip:]).partition(b"\0")
         if not separator or len(value) != size:
             raise Malformed(f"an attribute of {size} bytes with {len(value)}")
-        self._vfs.setxattr(self._context.node(request.nodeid), os.fsdecode(name), value)
-        return b""
+        return os.fsdecode(name), value
 
     def listxattr(self, request: Request) -> bytes:
         """FUSE_LISTXATTR: the attributes of `control` are not listed."""

@@ -43,6 +43,10 @@ class Names:
                 return self._context.staged_entry(self._context.spot(nodeid), name)[1]
         return self._context.entry(self._vfs.lookup(parent, name))
 
+    def undo_lookup(self, request: Request, entry: bytes) -> None:
+        """The kernel was not told what `lookup` found."""
+        self._inodes.forget(protocol.nodeid_of(entry), 1)
+
     def _lookup_in_version(self, nodeid: int, name: bytes) -> bytes:
         """What the manifest lists is found there, and no object is made for it."""
         inodes = self._inodes

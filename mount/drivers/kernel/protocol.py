@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -349,6 +350,27 @@ def read_names(body: Any, count: int) -> list[str]:
     if len(parts) <= count:
         raise Malformed(f"{count} names expected, each ended by NUL")
     return [os.fsdecode(part) for part in parts[:count]]
+
+
+def handle_of(body: Any) -> int:
+    """The number of the open file, with which READ, WRITE, FALLOCATE and others begin. Raises Malformed."""
+    if len(body) < 8:
+        raise Malformed(f"a request about an open file with {len(body)} bytes")
+    return int.from_bytes(body[:8], sys.byteorder)
+
+
+def nodeid_of(entry: bytes) -> int:
+    """The node id in a fuse_entry_out, 0 in one that tells of nothing."""
+    return int.from_bytes(entry[:8], sys.byteorder)
+
+
+def split_direntplus(reply: bytes) -> Iterator[bytes]:
+    """The entries in a reply to READDIRPLUS."""
+    start = 0
+    while start < len(reply):
+        yield reply[start : start + fuse_entry_out.size]
+        length = fuse_direntplus.unpack_from(reply, start)[-2]
+        start += (fuse_direntplus.size + length + 7) & -8
 
 
 def encode_device(rdev: int) -> int:

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from artifactfs.errors import ArtifactError
 from mount.drivers import DriverUnavailable
 from mount.drivers.failures import errno_after
 from mount.drivers.kernel import protocol
@@ -27,7 +28,7 @@ from mount.drivers.kernel.negotiation import MAX_WRITE, agree
 from mount.drivers.kernel.notifier import Notifier
 from mount.drivers.kernel.protocol import Malformed
 from mount.drivers.kernel.reading import choose
-from mount.drivers.kernel.workers import Workers
+from mount.drivers.kernel.workers import End, Kind, Work, Workers
 from mount.errno_map import BAD_MESSAGE, INTERRUPTED, NEVER_ASK_AGAIN, UNKNOWN_PROTOCOL
 from mount.settings import MountSettings
 from mount.tree import Artifact
@@ -50,8 +51,14 @@ class _Handler(NamedTuple):
     """The same, but only for files of versions that are loaded."""
     try_at_once: Callable[[Request], Any] | None = None
     """Answers what can be answered without waiting for anything, None for the rest."""
+    waits_for: Callable[[Request], Kind] | None = None
+    """What it may have to wait for; without it, for no store."""
+    is_here: Callable[[Request], bool] | None = None
+    """Whether the bytes of a store that it needs lie in the cache."""
     may_be_given_up: bool = False
     """Changes nothing, so that a program that is killed need not wait for it."""
+    undo: Callable[[Request, Any], None] | None = None
+    """Takes back what was noted for an answer that nobody got, because the program was killed."""
     afterwards: Callable[[Request], None] | None = None
     """Called after the reply to what was quick, with the request: makes ready what may come next."""
 
@@ -64,7 +71,7 @@ class Session:
         self.context = Context(channel, vfs, settings)
         self.notifier = Notifier(channel)
         self._under_way = UnderWay(lambda unique: channel.fail(unique, INTERRUPTED))
-        self._workers = Workers(self._serve_one, BUFFER_BYTES)
+        self._workers = Workers(self._receive_one, self._handle_one, BUFFER_BYTES)
         self._handlers = self._make_handlers()
 
     def serve(self, on_ready: Callable[[], None]) -> None:
@@ -125,37 +132,52 @@ class Session:
 
     # -- one request ---------------------------------------------------------------------------------------------------
 
-    def _serve_one(self, buffer: bytearray, let_lead: Callable[[], None]) -> bool:
-        """As `workers.Serve`. Raises OSError when the connection fails."""
+    def _receive_one(self, buffer: bytearray) -> Work | None:
+        """As `workers.Receive`. Raises End, OSError when the connection fails."""
         size = self.channel.receive([buffer])
         if size == 0:
-            return False
+            raise End
         if size < _HEADER_BYTES:
             logger.error("a message of %d bytes, which is no request", size)
-            return True
+            return None
         header = _header(buffer)
         opcode, unique, nodeid = header[1], header[2], header[3]
         handler = self._handlers.get(opcode)
         if header[0] != size:
             logger.error("a message of %d bytes says it has %d", size, header[0])
             self.channel.fail(unique, BAD_MESSAGE)
-            return True
+            return None
         if handler is None:
             self.channel.fail(unique, NEVER_ASK_AGAIN)
-            return True
+            return None
         request = Request(header, memoryview(buffer))
         if handler.is_quick or (handler.is_quick_on_versions and nodeid >= FIRST_VERSION):
             self._answer(handler.handle, request, afterwards=handler.afterwards)
-        elif handler.try_at_once is not None and self._answer(handler.try_at_once, request):
-            pass
-        elif handler.may_be_given_up:
+            return None
+        if handler.try_at_once is not None and self._answer(handler.try_at_once, request):
+            return None
+        if handler.may_be_given_up:
             self._under_way.begin(unique, request.pid)
-            let_lead()
-            self._answer(handler.handle, request, claim=True)
-        else:
-            let_lead()
-            self._answer(handler.handle, request)
-        return True
+        return Work(self._kind(handler, request), size, handler.may_be_given_up)
+
+    def _kind(self, handler: _Handler, request: Request) -> Kind:
+        try:
+            kind = Kind.LOCAL if handler.waits_for is None else handler.waits_for(request)
+            if kind is Kind.STORE and handler.is_here is not None and self._workers.is_full(kind):
+                # Not looked at before: it may mean to look at a disk, which would keep all others waiting.
+                return Kind.LOCAL if handler.is_here(request) else kind
+            return kind
+        except (Malformed, ArtifactError, OSError):
+            # The handler tells.
+            return Kind.LOCAL
+
+    def _handle_one(self, buffer: bytearray, work: Work) -> None:
+        """As `workers.Handle`. Raises OSError when the connection fails."""
+        request = Request(_header(buffer), memoryview(buffer))
+        handler = self._handlers[request.opcode]
+        if work.may_be_given_up and not self._under_way.is_asked(request.unique):
+            return  # given up before its turn came
+        self._answer(handler.handle, request, claim=work.may_be_given_up, undo=handler.undo)
 
     def _answer(
         self,
@@ -164,10 +186,12 @@ class Session:
         *,
         claim: bool = False,
         afterwards: Callable[[Request], None] | None = None,
+        undo: Callable[[Request, Any], None] | None = None,
     ) -> bool:
         """Handle and reply; False when there is no answer.
 
-        With `claim`, only if nobody else has answered meanwhile. `afterwards` is called once the reply is sent.
+        With `claim`, only if nobody else has answered meanwhile: else `undo` is called. `afterwards` is called once the
+        reply is sent.
         """
         unique = request.unique
         try:
@@ -184,6 +208,8 @@ class Session:
                 return False
             if not claim or self._under_way.end(unique):
                 self.channel.reply(unique, body)
+            elif undo is not None:
+                undo(request, body)
             if afterwards is not None:
                 try:
                     afterwards(request)
@@ -225,47 +251,78 @@ class Session:
         """Opcode → handler. What is not here is never asked for again, or not at all."""
         names, files = Names(self.context), Files(self.context)
         directories, metadata = Directories(self.context), Metadata(self.context)
+        inodes = self.context.inodes
+
+        def copied(request: Request) -> Kind:
+            return Kind.STORE
+
+        def aliases(request: Request) -> Kind:
+            return Kind.NAMES if request.nodeid >= FIRST_VERSION else Kind.LOCAL
+
+        def names_of(request: Request) -> Kind:
+            # Those in the root, in collections and in artifacts are the store's.
+            return Kind.LOCAL if inodes.is_staged(request.nodeid) else Kind.NAMES
+
         return {
-            protocol.FUSE_LOOKUP: _Handler(names.lookup, is_quick_on_versions=True),
+            protocol.FUSE_LOOKUP: _Handler(
+                names.lookup,
+                is_quick_on_versions=True,
+                waits_for=names_of,
+                may_be_given_up=True,
+                undo=names.undo_lookup,
+            ),
             protocol.FUSE_FORGET: _Handler(self._forget, is_quick=True),
             protocol.FUSE_GETATTR: _Handler(metadata.getattr, is_quick_on_versions=True, may_be_given_up=True),
-            protocol.FUSE_SETATTR: _Handler(metadata.setattr),
+            protocol.FUSE_SETATTR: _Handler(metadata.setattr, waits_for=metadata.setattr_waits_for),
             protocol.FUSE_READLINK: _Handler(names.readlink, is_quick_on_versions=True, may_be_given_up=True),
             protocol.FUSE_SYMLINK: _Handler(names.symlink),
             protocol.FUSE_MKNOD: _Handler(names.mknod),
-            protocol.FUSE_MKDIR: _Handler(names.mkdir),
-            protocol.FUSE_UNLINK: _Handler(names.unlink),
-            protocol.FUSE_RMDIR: _Handler(names.rmdir),
+            protocol.FUSE_MKDIR: _Handler(names.mkdir, waits_for=names_of),
+            protocol.FUSE_UNLINK: _Handler(names.unlink, waits_for=names_of),
+            protocol.FUSE_RMDIR: _Handler(names.rmdir, waits_for=names_of),
             protocol.FUSE_RENAME: _Handler(names.rename),
             protocol.FUSE_LINK: _Handler(names.link),
             # Of versions, by the thread that leads only: `prefill` needs that.
             protocol.FUSE_OPEN: _Handler(files.open, is_quick_on_versions=True),
-            protocol.FUSE_READ: _Handler(files.read, try_at_once=files.read_at_once, may_be_given_up=True),
-            protocol.FUSE_WRITE: _Handler(files.write),
+            protocol.FUSE_READ: _Handler(
+                files.read,
+                try_at_once=files.read_at_once,
+                waits_for=files.bytes_wait_for,
+                is_here=files.are_bytes_here,
+                may_be_given_up=True,
+            ),
+            protocol.FUSE_WRITE: _Handler(files.write, waits_for=files.bytes_wait_for),
             protocol.FUSE_STATFS: _Handler(metadata.statfs, may_be_given_up=True),
             protocol.FUSE_RELEASE: _Handler(files.release, is_quick_on_versions=True),
             protocol.FUSE_FSYNC: _Handler(files.fsync),
-            protocol.FUSE_FLUSH: _Handler(files.flush, is_quick=True),
-            protocol.FUSE_SETXATTR: _Handler(metadata.setxattr),
-            protocol.FUSE_GETXATTR: _Handler(metadata.getxattr, may_be_given_up=True),
+            protocol.FUSE_FLUSH: _Handler(files.flush, try_at_once=files.flush_at_once),
+            protocol.FUSE_SETXATTR: _Handler(metadata.setxattr, waits_for=metadata.setxattr_waits_for),
+            protocol.FUSE_GETXATTR: _Handler(metadata.getxattr, waits_for=aliases, may_be_given_up=True),
             protocol.FUSE_LISTXATTR: _Handler(metadata.listxattr, is_quick=True),
             protocol.FUSE_REMOVEXATTR: _Handler(metadata.removexattr, is_quick=True),
             protocol.FUSE_OPENDIR: _Handler(directories.opendir, is_quick_on_versions=True),
-            protocol.FUSE_READDIR: _Handler(directories.readdir, is_quick_on_versions=True, may_be_given_up=True),
+            protocol.FUSE_READDIR: _Handler(
+                directories.readdir, is_quick_on_versions=True, waits_for=names_of, may_be_given_up=True
+            ),
             protocol.FUSE_RELEASEDIR: _Handler(directories.releasedir, is_quick=True),
             protocol.FUSE_FSYNCDIR: _Handler(directories.fsyncdir),
             protocol.FUSE_CREATE: _Handler(files.create),
             protocol.FUSE_INTERRUPT: _Handler(self._interrupt, is_quick=True),
             protocol.FUSE_DESTROY: _Handler(self._destroy, is_quick=True),
             protocol.FUSE_BATCH_FORGET: _Handler(self._batch_forget, is_quick=True),
-            protocol.FUSE_FALLOCATE: _Handler(files.fallocate),
+            protocol.FUSE_FALLOCATE: _Handler(files.fallocate, waits_for=files.bytes_wait_for),
             protocol.FUSE_READDIRPLUS: _Handler(
-                directories.readdirplus, is_quick_on_versions=True, afterwards=directories.pack_ahead
+                directories.readdirplus,
+                is_quick_on_versions=True,
+                waits_for=names_of,
+                may_be_given_up=True,
+                undo=directories.undo_readdirplus,
+                afterwards=directories.pack_ahead,
             ),
             protocol.FUSE_RENAME2: _Handler(names.rename2),
             protocol.FUSE_LSEEK: _Handler(files.lseek),
-            protocol.FUSE_COPY_FILE_RANGE: _Handler(files.copy_file_range),
+            protocol.FUSE_COPY_FILE_RANGE: _Handler(files.copy_file_range, waits_for=copied),
             protocol.FUSE_SYNCFS: _Handler(self._syncfs),
             protocol.FUSE_STATX: _Handler(metadata.statx, is_quick_on_versions=True, may_be_given_up=True),
-            protocol.FUSE_COPY_FILE_RANGE_64: _Handler(files.copy_file_range_64),
+            protocol.FUSE_COPY_FILE_RANGE_64: _Handler(files.copy_file_range_64, waits_for=copied),
         }

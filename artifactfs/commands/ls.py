@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
@@ -27,7 +27,7 @@ T = TypeVar("T")
 @click.command()
 @click.argument("address", type=ADDRESS, required=False)
 @click.option("-l", "--long", is_flag=True, help="More about each: numbers, sizes, dates, messages.")
-@click.option("-R", "--recursive", is_flag=True, help="Of a version: everything below, with whole paths.")
+@click.option("-R", "--recursive", is_flag=True, help="All that is below, by address; of a version, by path.")
 @json_option
 @store_options
 def ls(store: StoreChoice, address: Address | None, long: bool, recursive: bool, as_json: bool) -> None:
@@ -42,9 +42,12 @@ def ls(store: StoreChoice, address: Address | None, long: bool, recursive: bool,
       of an artifact     collection, artifact, version, aliases [and those of 'log']
       of a version       path, kind (file, directory, symlink), size_bytes, digest, mode, modified_at, target;
                          a directory that holds something may be known by path and kind only
+    With --recursive, the objects of all levels below, those of files with collection, artifact and version too.
     """
     manager = store.connect()
-    if address is None:
+    if recursive and (address is None or (address.version is None and address.path is None)):
+        _everything(manager, address, long, as_json)
+    elif address is None:
         _collections(manager, long, as_json)
     elif address.artifact is None:
         _artifacts(manager, address.collection, long, as_json)
@@ -144,6 +147,75 @@ def _each(manager: ArtifactManager, ask: Callable[[ArtifactManager, dict[str, An
         return [ask(manager, each) for each in found]
     with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
         return list(pool.map(lambda each: ask(manager, each), found))
+
+
+# -- everything below the store, a collection or an artifact -----------------------------------------------------------
+
+
+class _Below(NamedTuple):
+    """Something below the address: what JSON shows of it, and the version's manifest and its place there for a file."""
+
+    address: str
+    fields: dict[str, Any]
+    manifest: Manifest | None = None
+    path: str = ""
+    position: int | None = None
+
+
+def _everything(manager: ArtifactManager, address: Address | None, long: bool, as_json: bool) -> None:
+    """Print all levels as they are found: a store has more files than fit in memory."""
+    found = _below(manager, address, long)
+    if as_json:
+        show.json_array(each.fields for each in found)
+    else:
+        show.lines(_everything_line(each, long) for each in found)
+
+
+def _below(manager: ArtifactManager, address: Address | None, long: bool) -> Iterator[_Below]:
+    collections = manager.list_collection_names() if address is None else [address.collection]
+    for collection in collections:
+        if address is None:
+            yield _Below(collection, {"collection": collection})
+        whole = address is None or address.artifact is None
+        for artifact in manager.list_artifacts(collection) if whole else [str(address and address.artifact)]:
+            if whole:
+                yield _Below(f"{collection}/{artifact}", {"collection": collection, "artifact": artifact})
+            yield from _below_artifact(manager, collection, artifact, long, whole)
+
+
+def _below_artifact(
+    manager: ArtifactManager, collection: str, artifact: str, long: bool, may_be_gone: bool
+) -> Iterator[_Below]:
+    """The versions and their files; with `may_be_gone`, what was deleted since it was listed is left out."""
+    from artifactfs.errors import NotFound
+
+    try:
+        aliases = manager.aliases(artifact, collection)
+        versions = manager.list_version_names(artifact, collection)
+    except NotFound:
+        if may_be_gone:
+            return
+        raise
+    for version in versions:
+        label = f"{collection}/{artifact}@{version}"
+        about: dict[str, Any] = {"collection": collection, "artifact": artifact, "version": version}
+        try:
+            manifest = manager.manifest(artifact, collection, version)
+            info = manager.version_info(artifact, collection, version) if long else None
+        except NotFound:
+            continue
+        fields = {**about, "aliases": show.aliases_of(version, aliases)}
+        yield _Below(label, fields if info is None else show.version_fields(info, aliases))
+        for path, position in _walk(manifest, ""):
+            yield _Below(f"{label}:{path}", {**about, **_fields(manifest, path, position)}, manifest, path, position)
+
+
+def _everything_line(each: _Below, long: bool) -> str:
+    if each.manifest is None:
+        facts = "  ".join(_facts(each.fields)[1:]) if long and "files" in each.fields else ""
+        return show.styled(show.name(each.address), fg="blue") + (f"  {facts}" if facts else "")
+    label = (_plain_label if show.is_plain() else _label)(each.manifest, each.address, each.position)
+    return _long(each.manifest, label, each.position, len(str(each.manifest.size_bytes))) if long else label
 
 
 # -- files of a version -----------------------------------------------------------------------------------------------

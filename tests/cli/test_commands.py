@@ -129,14 +129,50 @@ def test_get_a_part(run: Commands, history: Path, tmp_path: Path, path: str, sou
     assert os.listdir(tmp_path / "out") == [target.name]
 
 
-def test_get_replaces_files_and_leaves_others(run: Commands, history: Path, tmp_path: Path):
+def test_get_replaces_files_and_leaves_others_when_told(run: Commands, history: Path, tmp_path: Path):
     (tmp_path / "out/bert").mkdir(parents=True)
     (tmp_path / "out/bert/mine").write_bytes(b"mine")
     (tmp_path / "out/bert/empty").write_bytes(b"old")
-    run("get", "models/bert@best", tmp_path / "out")
+    run("get", "models/bert@best", tmp_path / "out", "--keep")
     run("get", "models/bert@best:read me.txt", tmp_path / "out/bert")
     assert (tmp_path / "out/bert/mine").read_bytes() == b"mine"
     assert (tmp_path / "out/bert/empty").read_bytes() == b""
+
+
+def test_get_mixes_no_versions_without_a_word(run: Commands, history: Path, tmp_path: Path):
+    """V0 has run.sh, v1 does not: which file is of which version could not be told afterwards."""
+    out = tmp_path / "out"
+    run("get", "models/bert@v0", out)
+    with pytest.raises(CommandError, match=r"holds what is not of this version: run\.sh; "):
+        run("get", "models/bert@v1", out)
+    assert not (out / "bert/more").exists()
+    assert run.json("get", "models/bert@v1", out, "--delete")["deleted"] == 1
+    assert_same(history, out / "bert")
+    # Over the same version nothing is in the way.
+    assert run.json("get", "models/bert@v1", out)["deleted"] == 0
+    run("get", "models/bert@v1", out, "--keep", "--delete", status=2)
+
+
+def test_get_deletes_what_is_not_of_the_version_and_nothing_else(run: Commands, history: Path, tmp_path: Path):
+    out, outside = tmp_path / "out", tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").touch()
+    run("get", "models/bert@v1", out)
+    run("get", "models/bert@v1:src/a/b", out)
+    (out / "beside").touch()
+    for top in (out / "bert", out / "b"):
+        (top / "d/e").mkdir(parents=True)
+        (top / "d/e/f").touch()
+        (top / "away").symlink_to(outside)
+        (top / "x/y").mkdir(parents=True)
+    for address in ("models/bert@v1", "models/bert@v1:src/a/b"):
+        with pytest.raises(CommandError):
+            run("get", address, out)
+        assert run.json("get", address, out, "--delete")["deleted"] == 3
+    assert_same(history, out / "bert")
+    assert_same(history / "src/a/b", out / "b")
+    assert sorted(os.listdir(out)) == ["b", "bert", "beside"]
+    assert os.listdir(outside) == ["kept"]
 
 
 def test_get_says_what_is_not_there(run: Commands, history: Path, tmp_path: Path):
@@ -162,6 +198,29 @@ def test_ls_of_each_level(run: Commands, history: Path):
     assert run.lines("ls", "models/bert@best:src/dirlink") == ["b/", "one.bin", "up"]
     assert run.lines("ls", "models/bert@best:link") == ["one.bin"]
     assert run.lines("ls", "-R", "models/bert@v0:src/a") == ["b/", "b/c/", "b/c/deep.txt", "one.bin", "up"]
+
+
+def test_ls_recursive_goes_on_below_every_level(run: Commands, history: Path):
+    versions = {f"models/{of}": run.lines("ls", "-R", f"models/{of}") for of in ("bert", "other")}
+    assert versions["models/bert"][0] == "models/bert@v0"
+    assert "models/bert@v0:src/a/b/c/deep.txt" in versions["models/bert"]
+    assert "models/bert@v1" in versions["models/bert"]
+    below = [line for artifact, lines in versions.items() for line in (artifact, *lines)]
+    assert run.lines("ls", "-R", "models") == below
+    assert run.lines("ls", "-R") == ["models", *below]
+    assert len(run.lines("ls", "-lR")) == len(below) + 1
+    found = run.json("ls", "-R")
+    assert [fields.keys() for fields in found[:3]] == [
+        {"collection"},
+        {"collection", "artifact"},
+        {"collection", "artifact", "version", "aliases"},
+    ]
+    (deep,) = [f for f in found if (f.get("path"), f.get("version")) == ("src/a/b/c/deep.txt", "v1")]
+    assert deep.keys() == ENTRY_FIELDS | {"collection", "artifact", "version"}
+    assert run.json("ls", "-lR", "models/other")[0].keys() == VERSION_FIELDS
+    for missing, error in (("nothing", CollectionNotFound), ("models/nothing", ArtifactNotFound)):
+        with pytest.raises(error):
+            run("ls", "-R", missing)
 
 
 def test_ls_prints_names_byte_for_byte(run: Commands, history: Path):

@@ -202,8 +202,17 @@ def status(vfs: Vfs) -> control.Status:
         reads=vfs.reads,
         inodes=vfs.count_inodes(),
         artifacts=[_shortened(state) for state in vfs.states.all()] if vfs.states else [],
-        faults=vfs.faults.present(),
+        faults=[*vfs.faults.present(), *_shortage(vfs)],
     )
+
+
+def _shortage(vfs: Vfs) -> list[str]:
+    try:
+        shortage = vfs.area.room.shortage() if vfs.area else None
+    except OSError:
+        # Who stages is told.
+        return []
+    return [shortage] if shortage else []
 
 
 def _shortened(whole: control.ArtifactState) -> control.ArtifactState:

@@ -14,7 +14,7 @@ import time
 from typing import NoReturn
 
 from artifactfs.errors import ArtifactError
-from mount import client, logs, mounts, wire
+from mount import client, control, logs, mounts, wire
 from mount.daemon import Report
 from mount.settings import MountSettings
 
@@ -48,8 +48,8 @@ def in_foreground(settings: MountSettings) -> NoReturn:
     os.execv(sys.executable, [*_PYTHON, "-m", "mount.daemon", "--settings-fd", str(fd)])
 
 
-def in_background(settings: MountSettings) -> int:
-    """Start the daemon and wait until the mount answers; returns its process id.
+def in_background(settings: MountSettings) -> control.Status:
+    """Start the daemon and wait until the mount answers; returns its status.
 
     Raises StartFailed, with nothing left mounted and no process left; OSError.
     """
@@ -63,13 +63,13 @@ def in_background(settings: MountSettings) -> int:
         os.close(write_fd)
         try:
             _await_report(daemon, read_fd, deadline, log_file)
-            _await_answer(daemon, settings, deadline, log_file)
+            status = _await_answer(daemon, settings, deadline, log_file)
         except BaseException:
             _clean_up(daemon, settings, before)
             raise
     finally:
         os.close(read_fd)
-    return daemon.pid
+    return status
 
 
 def _spawn(settings: MountSettings, report_fd: int) -> subprocess.Popen[bytes]:
@@ -115,7 +115,7 @@ def _await_report(daemon: subprocess.Popen[bytes], fd: int, deadline: float, log
 
 def _await_answer(
     daemon: subprocess.Popen[bytes], settings: MountSettings, deadline: float, log_file: os.PathLike[str]
-) -> None:
+) -> control.Status:
     """Ask through the mountpoint, as any program would. Raises StartFailed."""
     try:
         status = client.read_status(settings.mountpoint, max(1.0, deadline - time.monotonic()))
@@ -123,6 +123,7 @@ def _await_answer(
         raise StartFailed(f"{error}; see {log_file}") from error
     if status.pid != daemon.pid:
         raise StartFailed(f"another daemon (process {status.pid}) answers at {settings.mountpoint}; see {log_file}")
+    return status
 
 
 def _clean_up(daemon: subprocess.Popen[bytes], settings: MountSettings, before: mounts.MountEntry | None) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from mount.cli import cli
 
@@ -50,6 +51,16 @@ def test_top_level_holds_what_the_design_says():
 @pytest.mark.parametrize("name", sorted(subcommands()))
 def test_readme_names_every_command(name: str):
     assert f"`artifactfs {name}" in readme()
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_the_summary_of_every_command_is_shown_whole(width: int):
+    shown = CliRunner().invoke(cli, ["--help"], terminal_width=width).output
+    assert "..." not in shown.partition("Commands:")[2]
+    for name, command in subcommands().items():
+        summary = command.short_help or ""
+        assert 0 < len(summary) <= 60, name
+        assert re.search(rf"^  {name} +{re.escape(summary)}$", shown, re.MULTILINE), name
 
 
 def test_readme_names_no_command_that_there_is_not():

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from artifactfs.address import Address
 
 
-@click.command()
+@click.command(short_help="List the aliases of an artifact, or give a version one.")
 @click.argument("address", type=ADDRESS)
 @click.argument("name", required=False)
 @click.option("--delete", is_flag=True, help="Remove the alias NAME.")

@@ -10,7 +10,7 @@ from artifactfs.commands import show
 from artifactfs.commands.options import cache_dir_option, json_option
 
 
-@click.command()
+@click.command(short_help="Show what is kept on this machine of remote stores.")
 @click.option("--clear", is_flag=True, help="Delete everything in it. Programs that read go on, from the store.")
 @cache_dir_option
 @json_option

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _CHECKED_FIRST_BYTES = 64 << 20
 
 
-@click.command()
+@click.command(short_help="Print a file of a version, byte for byte.")
 @click.argument("address", type=ADDRESS)
 @store_options
 def cat(store: StoreChoice, address: Address) -> None:

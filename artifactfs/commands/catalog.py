@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from artifactfs.address import Address
 
 
-@click.command()
+@click.command(short_help="Print the catalog of a collection, or of the whole store.")
 @click.argument("collection", type=ADDRESS, required=False)
 @click.option("-o", "--output", metavar="FILE", help="Write to this path or fsspec URL instead of printing.")
 @json_option

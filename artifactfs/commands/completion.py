@@ -89,7 +89,7 @@ def _paths(
             yield before + name + ("/" if is_directory else "")
 
 
-@click.command()
+@click.command(short_help="Print the code that completes commands in a shell.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:

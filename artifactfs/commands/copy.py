@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from artifactfs.managers.base import ArtifactManager, CommitResult, VersionInfo
 
 
-@click.command()
+@click.command(short_help="Copy versions to another artifact, collection or store.")
 @click.argument("source", type=ADDRESS)
 @click.argument("target", type=ADDRESS, required=False)
 @click.option("--to-store", type=URL, metavar="URL", help="The store to copy to.  [default: the store itself]")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from artifactfs.address import Address
 
 
-@click.command()
+@click.command(short_help="Delete a version for good.")
 @click.argument("address", type=ADDRESS)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option

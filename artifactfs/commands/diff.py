@@ -28,7 +28,7 @@ DIFFERENT = 1
 UNKNOWN = 2
 
 
-@click.command()
+@click.command(short_help="Show what changed between two versions.")
 @click.argument("old", type=ADDRESS)
 @click.argument("new", type=ADDRESS, required=False)
 @json_option

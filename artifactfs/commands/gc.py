@@ -10,7 +10,7 @@ from artifactfs.commands import show
 from artifactfs.commands.options import StoreChoice, json_option, store_options
 
 
-@click.command()
+@click.command(short_help="Free the bytes that only deleted versions used.")
 @click.option(
     "--grace",
     type=click.FloatRange(min=0),

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from artifactfs.manifest import Manifest
 
 
-@click.command()
+@click.command(short_help="Copy a version, or a part of it, to the disk.")
 @click.argument("address", type=ADDRESS)
 @click.argument("to", type=DIRECTORY, default=".")
 @click.option("--keep", is_flag=True, help="Leave other files in the directory beside those of the version.")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from artifactfs.managers.base import VersionInfo
 
 
-@click.command()
+@click.command(short_help="Show the versions of an artifact, the newest first.")
 @click.argument("address", type=ADDRESS)
 @click.option("-n", "--limit", type=click.IntRange(min=1), metavar="NUMBER", help="Only so many, the newest.")
 @json_option

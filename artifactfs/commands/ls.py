@@ -24,7 +24,7 @@ _FILE, _DIRECTORY = 0, 1
 T = TypeVar("T")
 
 
-@click.command()
+@click.command(short_help="List the store, a collection, an artifact or a version.")
 @click.argument("address", type=ADDRESS, required=False)
 @click.option("-l", "--long", is_flag=True, help="More about each: numbers, sizes, dates, messages.")
 @click.option("-R", "--recursive", is_flag=True, help="All that is below, by address; of a version, by path.")

@@ -45,7 +45,7 @@ def metadata_of(text: str) -> dict[str, Any]:
     return {key: json_or_text(value)}
 
 
-@click.command()
+@click.command(short_help="Make a directory or file the next version of an artifact.")
 @click.argument("local", type=PATH)
 @click.argument("address", type=ADDRESS)
 @click.option("-m", "--message", type=TEXT, default="", help="What to remember about the version.")

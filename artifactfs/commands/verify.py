@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 DAMAGED = 1
 
 
-@click.command()
+@click.command(short_help="Check everything that is stored against its digests.")
 @click.argument("address", type=ADDRESS, required=False)
 @json_option
 @store_options

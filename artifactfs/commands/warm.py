@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from artifactfs.address import Address
 
 
-@click.command()
+@click.command(short_help="Read a version, or a part of it, into the content cache.")
 @click.argument("address", type=ADDRESS)
 @cache_dir_option
 @click.option("--cache-size", type=size_in_bytes, metavar="SIZE", help="How much the cache may hold.  [default: 10G]")

@@ -28,7 +28,7 @@ WRITERS_S = 10.0
 LOST_AFTER_S = 5.0
 
 
-@click.command()
+@click.command(short_help="Commit what is staged for an artifact.")
 @click.argument("path", type=PATH)
 @click.option("-m", "--message", type=TEXT, default="", help="What to remember about the version.")
 @click.option("--alias", "aliases", multiple=True, metavar="NAME", help="Give the version this name; may be repeated.")

@@ -53,6 +53,7 @@ class DiffCommand(click.Command):
             store_diff.name,
             callback=store_diff.callback,
             params=store_diff.params,
+            short_help=store_diff.short_help,
             help=f"{inspect.cleandoc(store_diff.help or '')}\n\nOLD may also be a staging directory of a mount: what "
             "its commit would change against its latest version, or against the version NEW.",
         )

@@ -11,7 +11,7 @@ from artifactfs.commands.options import PATH
 from artifactfs.commands.show import count, size
 
 
-@click.command()
+@click.command(short_help="Throw away what is staged for an artifact.")
 @click.argument("path", type=PATH)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def discard(path: str, yes: bool) -> None:

@@ -34,7 +34,7 @@ def seconds_or_never(text: str) -> float:
     return seconds
 
 
-@click.command()
+@click.command(short_help="Mount a store on an empty directory.")
 @click.argument("url", type=URL)
 @click.argument("mountpoint", type=PATH)
 @click.option("--read-only", is_flag=True, help="No staging: the versions, and nothing that changes the store.")
@@ -94,7 +94,9 @@ def mount(url: str, mountpoint: str, foreground: bool, **given: Any) -> None:
         click.echo(f"artifactfs: {cleared}", err=True)
     if foreground:
         launch.in_foreground(settings)
-    launch.in_background(settings)
+    status = launch.in_background(settings)
+    for fault in status.faults:
+        click.echo(f"artifactfs: {fault}", err=True)
     click.echo(f"mounted {redact(settings.url)} on {settings.mountpoint}")
 
 

@@ -10,7 +10,7 @@ from artifactfs.commands.options import PATH
 from artifactfs.commands.show import count
 
 
-@click.command()
+@click.command(short_help="Try the failed commits of an artifact again.")
 @click.argument("path", type=PATH)
 def retry(path: str) -> None:
     """Try the failed commits of the artifact that PATH belongs to again, without waiting for their next turn.

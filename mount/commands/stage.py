@@ -11,7 +11,7 @@ from artifactfs.commands.options import PATH
 from artifactfs.commands.show import count, size
 
 
-@click.command()
+@click.command(short_help="Fill the staging of an artifact from one of its versions.")
 @click.argument("path", type=PATH, metavar="PATH[@VERSION]")
 def stage(path: str) -> None:
     """Fill the empty staging of the artifact at PATH from one of its versions, without moving bytes.

@@ -45,7 +45,7 @@ class MountState(str, enum.Enum):
     """Unmounted; its daemon is about to end."""
 
 
-@click.command()
+@click.command(short_help="Show the mounts, and what is staged, pending and failing.")
 @click.argument("mountpoint", type=PATH, required=False)
 @click.option(
     "--json", "as_json", is_flag=True, help="Print JSON; its fields are described in mount/commands/status.py."

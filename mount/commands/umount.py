@@ -29,7 +29,7 @@ DAEMON_END_S = 30.0
 NOTICE_S = 1.0
 
 
-@click.command()
+@click.command(short_help="Unmount a store, after everything staged is committed.")
 @click.argument("mountpoint", type=PATH)
 @click.option("--now", is_flag=True, help="Do not wait: what is not committed waits for the next mount.")
 @click.option(

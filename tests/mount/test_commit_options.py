@@ -131,6 +131,24 @@ def test_min_free(tmp_path: Path, driver: str) -> None:
         (staging / "small").write_text("x")
 
 
+def test_less_than_min_free_is_told(tmp_path: Path, driver: str) -> None:
+    """S10: a mount whose staging disk has less room already says so at once, in the status too, and reads."""
+    mount = Mount(tmp_path / "m", driver=driver)
+    assert mount.mount("--commit-after", "never").stderr == ""
+    (mount.make("room/a") / "f").write_text("x")
+    mount.commit("room/a")
+    mount.umount()
+    (told,) = mount.mount("--min-free", "1000T").stderr.splitlines()
+    try:
+        assert told.startswith("artifactfs: no room to stage: ")
+        assert told.removeprefix("artifactfs: ") in artifactfs("status", mount.path).stdout
+        assert (mount / "room/a/v0/f").read_text() == "x"
+        with refused(errno.ENOSPC), open(mount / "room/a/staging/f", "wb", buffering=0) as file:
+            file.write(b"x")
+    finally:
+        assert mount.tear_down() == []
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_told_to_end_it_commits_first(tmp_path: Path, driver: str, number: signal.Signals) -> None:
     """C12: a daemon told to end commits what is staged."""

@@ -152,16 +152,21 @@ class StagedTree:
     def _path_of(self, handle: StagedFile) -> str | None:
         """The path by which the file was opened; None when it is not the file's any more, or too long to be told."""
         try:
-            fd = handle.fd
-            where = os.readlink(f"/proc/self/fd/{fd}")
-            is_same = os.path.samestat(os.lstat(where), os.fstat(fd))
+            fd, top = handle.fd, self._places.directory("")
+            # Told of the same disk, and so alike where that is not in its place any more.
+            where, above = os.readlink(f"/proc/self/fd/{fd}"), os.readlink(f"/proc/self/fd/{top}")
+            if not where.startswith(f"{above}/"):
+                return None
+            path = where[len(above) + 1 :]
+            place = self._places.at(path)
+            is_same = os.path.samestat(os.lstat(place.name, dir_fd=place.directory), os.fstat(fd))
         except (FileNotFoundError, NotADirectoryError):
-            is_same = False
+            return None
         except OSError as error:
             if not is_too_long(error):
                 raise
-            is_same = False
-        return os.path.relpath(where, self.root) if is_same else None
+            return None
+        return path if is_same else None
 
     def _names_of(self, inodes: set[tuple[int, int]]) -> dict[tuple[int, int], set[str]]:
         """All paths of these files (device, inode) in the tree. Raises OSError."""

@@ -34,6 +34,7 @@ class ManifestBuilder:
         self._offsets: array[int] = array("Q")
         self._object_index: array[int] = array("I")
         self._objects: dict[bytes, int] = {}
+        self._object_names: list[bytes] = []
         self._targets: dict[int, bytes] = {}
         self._digests = bytearray()
         self._width = 0
@@ -85,8 +86,16 @@ class ManifestBuilder:
                 self._digests.extend(bytes(end - len(self._digests)))
             self._digests[end - self._width : end] = digest
         if object_name is not None:
-            self._object_index[row] = self._objects.setdefault(object_name, len(self._objects))
+            if object_name not in self._objects:
+                self._objects[object_name] = len(self._object_names)
+                self._object_names.append(object_name)
+            self._object_index[row] = self._objects[object_name]
             self._offsets[row] = offset
+
+    def content(self, row: int) -> tuple[bytes, bytes, int, int]:
+        """As `Manifest.content_at`, of a file of which :meth:`set_content` said all that."""
+        digest = bytes(self._digests[row * self._width : (row + 1) * self._width])
+        return digest, self._object_names[self._object_index[row]], self._offsets[row], self.sizes[row]
 
     def add_entry(self, entry: Entry) -> None:
         """Add an entry with its content."""
@@ -140,7 +149,7 @@ class ManifestBuilder:
 
     def _rows(self) -> Rows:
         # Objects are numbered in the order of the paths, so that equal entries always encode to equal bytes.
-        raw_names = list(self._objects)
+        raw_names = self._object_names
         renumbered: dict[int, int] = {}
         for i, number in enumerate(self._object_index):
             if number != NO_OBJECT:

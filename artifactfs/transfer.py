@@ -111,6 +111,8 @@ def _copy_objects(
     manifest = source.manifest(info.artifact, info.collection, info.version)
     if source.store_id == target.store_id:
         known = set(manifest.objects)
+    elif target.local_root is not None:
+        known = set()  # there, looking at an object and its bytes costs less than sending it
     else:
         known = {name for version in _relatives(target, info, commit) for name in _objects(target, version)}
     done = Transfer(source.store, target.store, known, lambda _name: manifest).bring(manifest, commit)
@@ -122,8 +124,6 @@ def _copy_objects(
 def _relatives(target: FileSystemArtifactManager, info: VersionInfo, commit: Commit) -> Iterator[VersionInfo]:
     """Live versions of the target that are likely to need the same objects."""
     yield from live_versions(target, commit.collection, commit.artifact)[-_KNOWN_VERSIONS:]
-    if target.local_root is not None:
-        return  # there, looking at an object costs less than sending it
     for collection in target.list_collection_names():
         for artifact in {info.artifact, commit.artifact}:
             for version in live_versions(target, collection, artifact):

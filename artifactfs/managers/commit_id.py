@@ -8,7 +8,8 @@ import uuid
 
 _TIMED_ID = re.compile(r"[0-9a-f]{12}7[0-9a-f]{3}[89ab][0-9a-f]{15}\Z")
 _FIRST_ID_MS = 1_577_836_800_000
-_DAY_MS = 86_400_000
+# What fits 64 bits as nanoseconds, in the year 2262.
+_LAST_ID_MS = (1 << 63) // 1_000_000 - 1
 
 
 def new_commit_id() -> str:
@@ -28,5 +29,4 @@ def commit_time_ns(commit_id: str) -> int | None:
         return None
     milliseconds = int(commit_id[:12], 16)
     # An id that only looks like one of ours names some time between 1970 and the year 10889.
-    plausible = _FIRST_ID_MS <= milliseconds <= time.time_ns() // 1_000_000 + _DAY_MS
-    return milliseconds * 1_000_000 if plausible else None
+    return milliseconds * 1_000_000 if _FIRST_ID_MS <= milliseconds <= _LAST_ID_MS else None

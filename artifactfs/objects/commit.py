@@ -27,13 +27,18 @@ from typing import Any, NamedTuple
 
 from blake3 import blake3
 
-from artifactfs.errors import FormatError, IntegrityError, UnsupportedTree
+from artifactfs import names
+from artifactfs.errors import FormatError, IntegrityError, StoreUnreachable, UnsupportedTree
 from artifactfs.managers.base import Progress, ReferenceOf
+from artifactfs.managers.commit_id import commit_time_ns
 from artifactfs.manifest import Manifest
 from artifactfs.objects import layout
 from artifactfs.objects.history import NEWEST, History, Numbers
 from artifactfs.objects.layout import Creator, Record
 from artifactfs.objects.packs import KnownContents, Packer
+from artifactfs.objects.patience import since_boot_s
+from artifactfs.objects.readback import is_late, places, read_back, stored_manifest
+from artifactfs.objects.relied import ends_of, is_whole, lost_objects
 from artifactfs.objects.scan import scan_tree
 from artifactfs.objects.store import ObjectStore, Outcome
 
@@ -41,6 +46,8 @@ _log = logging.getLogger(__name__)
 
 # Contents are looked for in the latest versions, while they have together no more files than that.
 _DEDUP_FILES = 1_000_000
+# A commit is begun again so often when it was held up, by a suspended machine say.
+_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -74,11 +81,17 @@ class Committed:
 
 
 class Look(NamedTuple):
-    """What a store held when a commit looked: the versions, the latest of them, and the one this commit made before."""
+    """What a store held when a commit looked: the versions, the latest of them, and the one this commit made before.
+
+    `clock` is the time that orders the last version made. `began_s` is when the commit looked, since this machine
+    started. `latest` is None too where its record cannot be read.
+    """
 
     numbers: Numbers
     latest: Record | None
     made: Record | None
+    clock: int
+    began_s: float
 
 
 class Content:
@@ -123,20 +136,57 @@ class Committer:
 
     def look(self, commit: Commit) -> Look:
         """What :meth:`commit` needs to know of the store. Raises as that."""
+        began_s = since_boot_s()
         if self._store.local_root is not None and commit.tree:
             refuse_own_store(self._store.local_root, commit.tree)
-        # Before anything is read or sent: what the record cannot hold is refused here.
-        layout.encode(record_of(commit, 0, None, "", "", Manifest()))
+        check_recordable(commit)
         numbers = self._history.numbers(commit.collection, commit.artifact)
         made = self._history.find_commit(commit.collection, commit.artifact, commit.commit_id, numbers)
-        return Look(numbers, self._latest(commit, numbers) if made is None else None, made)
+        if made is not None:
+            return Look(numbers, None, made, 0, began_s)
+        clock = self._history.latest_clock(commit.collection, commit.artifact, numbers)
+        return Look(numbers, self._latest(commit, numbers), None, clock, began_s)
 
     def commit(self, commit: Commit, look: Look) -> Committed:
-        """Make the version, or find the one this commit made before. Raises as `ArtifactManager.commit_tree`."""
-        if look.made is not None:
-            return self._resumed(commit, look.made)
+        """Make the version, or find the one this commit made before. Raises as `ArtifactManager.commit_tree`.
+
+        Returns when the version has been read back from the store.
+        """
+        return self._until_it_stays(commit, look, self._made)
+
+    def _until_it_stays(
+        self, commit: Commit, look: Look, make: Callable[[Commit, Look], Committed | None]
+    ) -> Committed:
+        for attempt in range(_ATTEMPTS):
+            if look.made is None:
+                done = make(commit, look)
+            else:
+                done = self._resumed(commit, look.numbers, look.made, renew=attempt > 0)
+            if done is not None and not is_late(self._store, look.began_s):
+                return done
+            _log.warning("%s was held up, or was interfered with, so it is done again", _label(commit))
+            look = self.look(commit)
+        raise StoreUnreachable(
+            f"{_label(commit)} was held up {_ATTEMPTS} times for so long that gc could have deleted what it had "
+            f"stored, or what it stored in {self._store.url} does not stay there"
+        )
+
+    def _made(self, commit: Commit, look: Look) -> Committed | None:
+        packer, content = self._pack(
+            commit, self._known_contents(commit, look.numbers), lambda content: not content.is_of(look.latest)
+        )
+        published = self._publish(commit, content, packer.stored, look)
+        if published is None:
+            return None
+        record, created = published
+        if created:
+            # Not when another version has this content: then a repeated commit would scan the tree once more.
+            self._store.settle(packer.adopted)
+        return Committed(record, created, packer.sent_bytes, packer.deduplicated_bytes)
+
+    def _pack(self, commit: Commit, known: KnownContents, is_new: Callable[[Content], bool]) -> tuple[Packer, Content]:
+        """Store the tree's contents and, where `is_new`, its manifest."""
         scan = scan_tree(commit.tree, commit.below)
-        known = self._known_contents(commit, look.numbers)
         packer = Packer(
             self._store, known, consume=commit.consume, reference_of=commit.reference_of, progress=commit.progress
         )
@@ -145,65 +195,138 @@ class Committer:
         def manifest_object() -> tuple[str, bytes] | None:
             nonlocal content
             content = Content(Manifest.of(scan.builder.rows()))
-            return None if content.is_of(look.latest) else (content.name, content.encoded)
+            return (content.name, content.encoded) if is_new(content) else None
 
         packer.run(scan, manifest_object)
-        record, created = self._publish(commit, content, packer.stored, look)
-        if created:
-            # Not when another version has this content: then a repeated commit would scan the tree once more.
-            self._store.settle(packer.adopted)
-        return Committed(record, created, packer.sent_bytes, packer.deduplicated_bytes)
+        return packer, content
 
-    def _publish(self, commit: Commit, content: Content, stored: list[str], look: Look) -> tuple[Record, bool]:
+    def _publish(self, commit: Commit, content: Content, stored: list[str], look: Look) -> tuple[Record, bool] | None:
         """Write the record at the first free number, unless the version is there already; whether this commit made it.
 
-        `stored` are the keys of the objects put, which are flushed.
+        `stored` are the keys of the objects put, which are flushed. None when gc may be about to delete them, or did.
         """
-        numbers, latest, is_flushed, has_looked_again = look.numbers, look.latest, False, False
+        numbers, latest, clock, has_looked_again = look.numbers, look.latest, look.clock, False
+        is_flushed, held = False, ""
         while True:
-            if not content.is_of(latest):
+            if latest is not None and latest.manifest != held and self._holds(latest, content, stored):
+                held = latest.manifest
+            if latest is None or latest.manifest != held:
                 if not is_flushed:
                     self._flush(content, stored)
                     is_flushed = True
-                parent = latest.version if latest else None
-                record = record_of(commit, numbers.next, parent, content.digest, content.name, content.manifest)
-                if self._create(commit, numbers.next, record):
+                if is_late(self._store, look.began_s):
+                    return None
+                parent = names.version_name(numbers.live[-1]) if numbers.live else None
+                record = record_of(commit, numbers.next, parent, content.digest, content.name, content.manifest, clock)
+                stays = self._create(commit, numbers.next, record)
+                if stays is not None:
                     self._history.keep(commit.collection, commit.artifact, numbers.next, record)
                     self._keep_manifest(content.name, content.manifest)
-                    return record, True
-            elif has_looked_again and latest is not None:
-                return latest, False
+                    return (record, True) if stays else None
+            elif has_looked_again:
+                # Whoever wrote that record may not have it on disk yet.
+                self._store.flush([*stored, self._key(commit, latest)])
+                return (latest, False) if self._reads_back(commit, latest) else None
             looked_below = numbers.next
             numbers = self._history.numbers(commit.collection, commit.artifact)
             made = self._history.find_commit(
                 commit.collection, commit.artifact, commit.commit_id, numbers, looked_below
             )
             if made is not None:
-                return made, True
+                return (made, True) if self._reads_back(commit, made) else None
             latest, has_looked_again = self._latest(commit, numbers), True
+            clock = self._history.latest_clock(commit.collection, commit.artifact, numbers)
 
     def _flush(self, content: Content, stored: list[str]) -> None:
         """Have the manifest stored, and everything durable."""
+        self._store_manifest(content, stored)
+        self._store.flush(stored)
+
+    def _store_manifest(self, content: Content, stored: list[str]) -> None:
         key = layout.object_key(content.name)
         if key not in stored:
             self._store.put(key, content.encoded)
             stored.append(key)
-        self._store.flush(stored)
 
-    def _create(self, commit: Commit, number: int, record: Record) -> bool:
-        """Write the record by exclusive create; False when the number turned out to be taken."""
+    # -- what is there already --------------------------------------------------------------------------------------
+
+    def _holds(self, latest: Record, content: Content, stored: list[str]) -> bool:
+        """Whether a version has this content and can be relied on, so that there need not be another."""
+        if not content.is_of(latest):
+            return False
+        if latest.manifest == content.name:
+            # What it says where the bytes are has been looked at or put; itself, it may be damaged.
+            self._store_manifest(content, stored)
+            return True
+        manifest = stored_manifest(self._store, latest.manifest)
+        return manifest is not None and (
+            places(manifest) == places(content.manifest) or is_whole(self._store, manifest)
+        )
+
+    def _resumed(self, commit: Commit, numbers: Numbers, made: Record, *, renew: bool) -> Committed | None:
+        """The commit was done before: do what may have been left, and see that nothing of it was lost since.
+
+        None when it was lost at this moment.
+        Raises IntegrityError when something was that the tree does not have.
+        """
+        if names.version_number(made.version) not in numbers.live:
+            return Committed(made, True)  # and it was deleted
+        manifest = stored_manifest(self._store, made.manifest)
+        if manifest is None or lost_objects(self._store, ends_of(manifest), renew=renew):
+            manifest = self._mended(commit, numbers, made, manifest)
+        self._store.flush([self._key(commit, made)])
+        if commit.progress is not None:
+            commit.progress(made.size_bytes, made.file_count)
+        if commit.consume and self._store.local_root is not None:
+            below = len(commit.below) + 1 if commit.below else 0
+            is_file = os.path.isfile(commit.tree)
+            self._store.settle(
+                (layout.object_key(entry.object), commit.tree if is_file else f"{commit.tree}/{entry.path[below:]}")
+                for entry in manifest
+                if entry.object is not None and entry.object == entry.digest
+            )
+        return Committed(made, True) if self._reads_back(commit, made) else None
+
+    def _mended(self, commit: Commit, numbers: Numbers, made: Record, manifest: Manifest | None) -> Manifest:
+        """Store again what this commit stored before, and was lost."""
+        if manifest is None:
+            # What it knew then gives the same manifest.
+            live = [number for number in numbers.live if number < names.version_number(made.version)]
+            known = self._known_contents(commit, Numbers(live, numbers.deleted, []))
+        else:
+            known = KnownContents()
+            known.add_manifest(manifest)
+        packer, content = self._pack(commit, known, lambda content: content.name == made.manifest)
+        self._store.flush(packer.stored)
+        if content.name == made.manifest:
+            return content.manifest
+        if manifest is None or lost_objects(self._store, ends_of(manifest)):
+            raise IntegrityError(
+                f"{_label(commit)} made {made.version}, but bytes of that version were lost since, and the files that "
+                "are to be committed are not the same: commit them once more under another id"
+            )
+        return manifest
+
+    def _reads_back(self, commit: Commit, record: Record) -> bool:
+        return read_back(self._store, self._key(commit, record), record).stays
+
+    def _key(self, commit: Commit, record: Record) -> str:
+        prefix = layout.artifact_prefix(commit.collection, commit.artifact)
+        return layout.record_key(prefix, names.version_number(record.version))
+
+    def _create(self, commit: Commit, number: int, record: Record) -> bool | None:
+        """Write the record by exclusive create; None when the number turned out to be taken, else whether it stays."""
         prefix = layout.artifact_prefix(commit.collection, commit.artifact)
         key = layout.record_key(prefix, number)
         if self._store.put_exclusive(key, layout.encode(record)) is Outcome.TAKEN:
-            return False
+            return None
+        seen = read_back(self._store, key, record)
         # The number may have been made and deleted between our listing and our create; then the tombstone that is
         # there buries our record too. If the tombstone is our version's own, it was made, and deleted just now.
-        tombstone = layout.tombstone_key(prefix, number)
-        raw = self._store.get_many([tombstone])[0]
-        if raw is None or layout.decode_tombstone(raw, tombstone, number).record.commit == commit.commit_id:
-            return True
+        if seen.tombstone is None or _is_of(seen.tombstone, layout.tombstone_key(prefix, number), number, commit):
+            return seen.stays
         self._store.delete(key)
-        return False
+        return None
 
     def _latest(self, commit: Commit, numbers: Numbers) -> Record | None:
         found = self._history.records(commit.collection, commit.artifact, numbers.live[-1:])
@@ -244,20 +367,6 @@ class Committer:
 
         return self._store.at_once(load, records)
 
-    def _resumed(self, commit: Commit, made: Record) -> Committed:
-        """The commit was done before: do what may have been left."""
-        if commit.progress is not None:
-            commit.progress(made.size_bytes, made.file_count)
-        if commit.consume and self._store.local_root is not None:
-            below = len(commit.below) + 1 if commit.below else 0
-            is_file = os.path.isfile(commit.tree)
-            self._store.settle(
-                (layout.object_key(entry.object), commit.tree if is_file else f"{commit.tree}/{entry.path[below:]}")
-                for entry in self._load_manifest(made.manifest)
-                if entry.object is not None and entry.object == entry.digest
-            )
-        return Committed(made, True)
-
 
 def refuse_own_store(root: str, tree: str) -> None:
     """Raises UnsupportedTree when the tree holds the store it is to be logged to."""
@@ -266,13 +375,25 @@ def refuse_own_store(root: str, tree: str) -> None:
         raise UnsupportedTree(f"{tree} holds the store {root} itself: it cannot be logged to that store")
 
 
+def check_recordable(commit: Commit) -> None:
+    """Raises SerializationError, before anything is read or sent, when a record cannot hold what a commit says."""
+    layout.encode(record_of(commit, 0, None, "", "0" * 64, Manifest()))
+
+
 def record_of(
-    commit: Commit, number: int, parent: str | None, digest: str, manifest_object: str, manifest: Manifest
+    commit: Commit,
+    number: int,
+    parent: str | None,
+    digest: str,
+    manifest_object: str,
+    manifest: Manifest,
+    latest_clock: int = 0,
 ) -> Record:
-    """The record of a version that a commit makes."""
+    """The record of a version that a commit makes. `latest_clock` is from `History.latest_clock`."""
+    now_ns = time.time_ns()
     return Record(
         version=f"v{number}",
-        created=time.time_ns(),
+        created=now_ns,
         commit=commit.commit_id,
         digest=digest,
         manifest=manifest_object,
@@ -282,7 +403,20 @@ def record_of(
         metadata=dict(commit.metadata),
         creator=_creator(),
         parent=parent,
+        clock=max(now_ns, latest_clock, commit_time_ns(commit.commit_id) or 0),
     )
+
+
+def _is_of(raw: bytes, tombstone: str, number: int, commit: Commit) -> bool:
+    """Whether a tombstone buries what this commit made; one that cannot be read buries somebody else's."""
+    try:
+        return layout.decode_tombstone(raw, tombstone, number).record.commit == commit.commit_id
+    except FormatError:
+        return False
+
+
+def _label(commit: Commit) -> str:
+    return f"the commit to {commit.collection}/{commit.artifact}"
 
 
 @functools.cache

@@ -70,6 +70,8 @@ _log = logging.getLogger(__name__)
 GC = "gc"
 UNREFERENCED_KEY = f"{GC}/unreferenced.json"
 UNREFERENCED_FORMAT = 1
+GRACE_S = 86_400.0
+"""How long a pass leaves alone what it finds unreferenced, unless it is told otherwise."""
 _NS = 1_000_000_000
 _LARGE_FILES = 100_000
 _CLOCK_ATTEMPTS = 3
@@ -86,6 +88,7 @@ class Unreferenced(msgspec.Struct, frozen=True):
     """``gc/unreferenced.json``: what the passes so far found."""
 
     passes: list[Pass]
+    grace_s: float = GRACE_S
     format: int = UNREFERENCED_FORMAT
 
 
@@ -110,7 +113,7 @@ class GcReport:
 
 
 def collect(
-    store: ObjectStore, *, grace_s: float = 86_400, dry_run: bool = False, progress: Progress | None = None
+    store: ObjectStore, *, grace_s: float = GRACE_S, dry_run: bool = False, progress: Progress | None = None
 ) -> GcReport:
     """One pass; the module docstring says what goes. `progress` is told of bytes and objects deleted.
 
@@ -198,7 +201,7 @@ class _Pass:
                 f"one, so {layout.COLLECTIONS} may not be the whole of it (is its disk mounted?)"
             )
         if not self._dry_run and (before or unreferenced):
-            _write_list(self._store, unreferenced, since_ns)
+            _write_list(self._store, unreferenced, since_ns, self._grace_ns / _NS)
         deleted, freed = self._delete(due)
         stale = [file for file in leftovers if self._is_old(file.changed_ns)]
         return GcReport(
@@ -337,24 +340,35 @@ def _proven_since(before_ns: int | None, file: StoredFile) -> int | None:
 
 def unreferenced_since(store: ObjectStore) -> dict[str, int]:
     """Object → since when every pass has found it unreferenced: what gc may delete any time from a period later on."""
+    return {name: each.since_ns for each in _read_list(store).passes for name in each.objects}
+
+
+def grace_of(store: ObjectStore) -> float:
+    """The grace period in seconds that a commit must expect of a pass: the usual one, or that of the last pass."""
+    return min(GRACE_S, _read_list(store).grace_s)
+
+
+def _read_list(store: ObjectStore) -> Unreferenced:
     try:
         found = msgspec.json.decode(store.get(UNREFERENCED_KEY), type=Unreferenced)
     except NotFound:
-        return {}
-    except msgspec.DecodeError as error:
+        return Unreferenced([])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         _log.warning("%s of %s is damaged, so this counts as the first pass: %s", UNREFERENCED_KEY, store.url, error)
-        return {}
+        return Unreferenced([])
     if found.format != UNREFERENCED_FORMAT:
         raise FormatError(f"{UNREFERENCED_KEY} of {store.url} has format {found.format}: upgrade artifactfs")
-    return {name: each.since_ns for each in found.passes for name in each.objects}
+    return found
 
 
-def _write_list(store: ObjectStore, unreferenced: Iterable[tuple[StoredFile, int | None]], pass_ns: int) -> None:
+def _write_list(
+    store: ObjectStore, unreferenced: Iterable[tuple[StoredFile, int | None]], pass_ns: int, grace_s: float
+) -> None:
     """Remember what this pass, at `pass_ns`, and those before it found."""
     passes: dict[int, list[str]] = {}
     for file, since in unreferenced:
         passes.setdefault(pass_ns if since is None else since, []).append(file.key.rpartition("/")[2])
-    found = Unreferenced([Pass(since, sorted(names)) for since, names in sorted(passes.items())])
+    found = Unreferenced([Pass(since, sorted(names)) for since, names in sorted(passes.items())], grace_s)
     store.replace(UNREFERENCED_KEY, msgspec.json.encode(found))
 
 

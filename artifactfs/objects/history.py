@@ -23,14 +23,14 @@ from artifactfs.objects import layout
 from artifactfs.objects.layout import Record
 from artifactfs.objects.store import ObjectStore
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 # About 1 KiB each with its VersionInfo.
 _CACHED_RECORDS = 50_000
 _RECORDS_AT_ONCE = 64
 NEWEST = 4
 """Of how many of the latest versions a commit looks at the records and knows the contents."""
-# By how much the clocks of two committing hosts may differ.
+# By how much the clocks of two hosts may differ that committed with the first programs, which kept no `Record.clock`.
 CLOCK_SKEW_NS = 24 * 3600 * 1_000_000_000
 
 
@@ -65,6 +65,7 @@ class History:
         self._store = store
         self._lock = threading.Lock()
         self._records: LRUCache[tuple[str, int], Known] = LRUCache(_CACHED_RECORDS)
+        self._told: LRUCache[str, bool] = LRUCache(1024)
 
     def prefix(self, collection: str, artifact: str) -> str:
         """The key below which an artifact's aliases and tombstones lie. Raises InvalidName."""
@@ -139,41 +140,74 @@ class History:
         keys = [layout.alias_key(prefix, alias) for alias in numbers.aliases]
         live = {names.version_name(number) for number in numbers.live}
         found: dict[str, str] = {}
-        for alias, key, raw in zip(numbers.aliases, keys, self._store.get_many(keys), strict=True):
-            if raw is None:
-                continue
+        for alias, key, raw in zip(numbers.aliases, keys, self._read_each(keys), strict=True):
             try:
-                version = layout.decode_alias(raw, key)
-            except FormatError as error:
-                # It hides itself, and neither its artifact nor the collection.
-                logger.warning("alias %r of %s/%s is left out: %s", alias, collection, artifact, error)
-                continue
-            if version in live:
-                found[alias] = version
+                if isinstance(raw, Exception):
+                    raise raw
+                if raw is not None and (version := layout.decode_alias(raw, key)) in live:
+                    found[alias] = version
+            except (FormatError, IntegrityError) as error:
+                # Asked for by its name it is an error, and so it is for verify.
+                self._tell(key, error)
         return found
 
     def records(self, collection: str, artifact: str, numbers: Iterable[int]) -> list[Known]:
-        """The records of versions just listed, in that order; one that was deleted since is left out.
+        """The records of versions just listed, in that order.
 
-        Raises FormatError.
+        One that was deleted since is left out, and one that cannot be read: :meth:`version` tells what it has.
         """
+        found = self._records_or_faults(collection, artifact, list(numbers))
+        return [known for known in found.values() if isinstance(known, Known)]
+
+    def _records_or_faults(
+        self, collection: str, artifact: str, wanted: list[int]
+    ) -> dict[int, Known | FormatError | IntegrityError | None]:
+        """For each number the record, what is wrong with it, or None where there is none."""
         prefix = self.prefix(collection, artifact)
-        wanted = list(numbers)
         with self._lock:
-            found = {number: self._records.get((prefix, number)) for number in wanted}
+            found: dict[int, Known | FormatError | IntegrityError | None] = {
+                number: self._records.get((prefix, number)) for number in wanted
+            }
         missing = [number for number, known in found.items() if known is None]
         for start in range(0, len(missing), _RECORDS_AT_ONCE):
             some = missing[start : start + _RECORDS_AT_ONCE]
             keys = [self.record_key(prefix, number) for number in some]
-            for number, key, raw in zip(some, keys, self._store.get_many(keys), strict=True):
-                if raw is not None:
-                    record = layout.decode_record(raw, key, number)
-                    found[number] = Known(record, record.info(collection, artifact))
+            for number, key, raw in zip(some, keys, self._read_each(keys), strict=True):
+                try:
+                    if isinstance(raw, bytes):
+                        record = layout.decode_record(raw, key, number)
+                        found[number] = Known(record, record.info(collection, artifact))
+                    else:
+                        found[number] = raw
+                except FormatError as error:
+                    found[number] = error
         with self._lock:
             for number in missing:
-                if (fresh := found[number]) is not None:
+                if isinstance(fresh := found[number], Known):
                     self._records[prefix, number] = fresh
-        return [known for known in found.values() if known is not None]
+        for number, fault in found.items():
+            if isinstance(fault, Exception):
+                self._tell(self.record_key(prefix, number), fault)
+        return found
+
+    def _tell(self, key: str, error: Exception) -> None:
+        """Log once what is passed over."""
+        with self._lock:
+            is_told = self._told.get(key, False)
+            self._told[key] = True
+        if not is_told:
+            _log.warning("passing over what cannot be read in %s: %s", self._store.url, error)
+
+    def _read_each(self, keys: list[str]) -> list[bytes | FormatError | IntegrityError | None]:
+        """The bytes of small files; for one that is no file that could be read, what is wrong with it."""
+        try:
+            return [*self._store.get_many(keys)]
+        except (FormatError, IntegrityError) as error:
+            return [error] if len(keys) == 1 else [found for key in keys for found in self._read_each([key])]
+
+    def _read(self, key: str) -> bytes | None:
+        found = self._read_each([key])[0]
+        return found if isinstance(found, bytes) else None
 
     def keep(self, collection: str, artifact: str, number: int, record: Record) -> None:
         """Keep a record that was just written, so that it need not be read."""
@@ -191,9 +225,11 @@ class History:
             cached = (prefix, number) in self._records
         there = self._store.exists(key) if cached else True
         if there and not self._store.exists(layout.tombstone_key(prefix, number)):
-            found = self.records(collection, artifact, [number])
-            if found:
-                return found[0]
+            found = self._records_or_faults(collection, artifact, [number])[number]
+            if isinstance(found, Known):
+                return found
+            if found is not None:
+                raise found
         self.existing_numbers(collection, artifact)
         raise VersionNotFound(f"no version v{number} of {collection}/{artifact}")
 
@@ -223,8 +259,9 @@ class History:
     ) -> Record | None:
         """The record of the commit with that id, of a version deleted since too; None when it made none.
 
-        Of the versions just listed, only those numbered `since` or higher are read, newest first, and none older than
-        the id itself, which holds its time (`managers.base.new_commit_id`). Raises FormatError.
+        Of the versions just listed, only those numbered `since` or higher are read, newest first, and none that was
+        made before there was a commit of that id, which holds its time (`managers.commit_id`). One that cannot be read
+        is passed over.
         """
         live = [number for number in numbers.live if number >= since]
         deleted = {number for number in numbers.deleted if number >= since}
@@ -233,7 +270,6 @@ class History:
         )
 
     def _search(self, collection: str, artifact: str, commit_id: str, live: list[int]) -> Record | None:
-        made_ns = commit_time_ns(commit_id)
         newest_first = live[::-1]
         # The newest records usually tell that there is nothing to look for; a commit needs them anyway.
         step = NEWEST
@@ -243,24 +279,50 @@ class History:
             for known in self.records(collection, artifact, some):
                 if known.record.commit == commit_id:
                     return known.record
-                if made_ns is not None and known.record.created < made_ns - CLOCK_SKEW_NS:
+                if _is_before(known.record, commit_id):
                     return None
         return None
 
     def _buried(self, collection: str, artifact: str, commit_id: str, deleted: set[int]) -> Record | None:
         prefix = self.prefix(collection, artifact)
-        made_ns = commit_time_ns(commit_id)
         for number in sorted(deleted, reverse=True):
-            key = layout.tombstone_key(prefix, number)
-            raw = self._store.get_many([key])[0]
-            if raw is None:
+            record = self._buried_record(prefix, number)
+            if record is None:
                 continue
-            record = layout.decode_tombstone(raw, key, number).record
             if record.commit == commit_id:
                 return record
-            if made_ns is not None and record.created < made_ns - CLOCK_SKEW_NS:
+            if _is_before(record, commit_id):
                 return None
         return None
+
+    def _buried_record(self, prefix: str, number: int) -> Record | None:
+        """What a tombstone says that its version was; None where there is none that can be read."""
+        key = layout.tombstone_key(prefix, number)
+        raw = self._read(key)
+        try:
+            return None if raw is None else layout.decode_tombstone(raw, key, number).record
+        except FormatError as error:
+            self._tell(key, error)
+            return None
+
+    def latest_clock(self, collection: str, artifact: str, numbers: Numbers) -> int:
+        """The time that orders the last version made, deleted or not; 0 when there is none."""
+        prefix = self.prefix(collection, artifact)
+        for number in range(numbers.next - 1, -1, -1):
+            if number in numbers.deleted:
+                record = self._buried_record(prefix, number)
+            else:
+                found = self.records(collection, artifact, [number])
+                record = found[0].record if found else None
+            if record is not None:
+                return record.order_ns
+        return 0
+
+
+def _is_before(record: Record, commit_id: str) -> bool:
+    """Whether a version was made before there was a commit of that id; then no version before it is of that commit."""
+    made_ns = commit_time_ns(commit_id)
+    return made_ns is not None and record.order_ns < made_ns - CLOCK_SKEW_NS
 
 
 def numbers_in(files: Iterable[str]) -> Numbers:

@@ -107,6 +107,13 @@ def is_leftover(key: str) -> bool:
     return _LEFTOVER.match(key.rpartition("/")[2]) is not None
 
 
+def listed_sizes(store: ObjectStore, most_pages: int) -> dict[bytes, int]:
+    """The sizes of objects, by raw name, as far as so many pages of a listing tell; none where it comes in no pages."""
+    most = most_pages * store.page_keys
+    files = islice(store.walk(layout.OBJECTS), most) if most else ()
+    return {bytes.fromhex(name): file.size_bytes for file in files if (name := object_name(file.key)) is not None}
+
+
 def object_name(key: str) -> str | None:
     """The name of the object stored at `key`, None when what lies there is no object."""
     name = key.rpartition("/")[2]

@@ -71,7 +71,9 @@ class Creator(msgspec.Struct, frozen=True):
 class Record(msgspec.Struct, frozen=True):
     """The commit record ``vN.version``: everything a listing needs, so that it never opens a manifest.
 
-    `commit` is the commit id, `digest` the content digest, `manifest` the hex name of the manifest's object.
+    `commit` is the commit id, `digest` the content digest, `manifest` the hex name of the manifest's object. `created`
+    is what the clock of the committing host said. `clock` puts versions in order where the clocks of hosts do not
+    agree: it is that time too, but never before the `clock` of an earlier version or the time in the commit's own id.
     """
 
     version: str
@@ -85,7 +87,13 @@ class Record(msgspec.Struct, frozen=True):
     metadata: dict[str, Any] = {}
     creator: Creator = Creator()
     parent: str | None = None
+    clock: int = 0
     format: int = RECORD_FORMAT
+
+    @property
+    def order_ns(self) -> int:
+        """The time that orders versions; records of the first programs have only `created`."""
+        return self.clock or self.created
 
     def info(self, collection: str, artifact: str) -> VersionInfo:
         """The record as the manager's callers see it."""

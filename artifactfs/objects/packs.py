@@ -2,8 +2,11 @@
 
 A file of 1 MiB or more is an object of its own; smaller ones go, in the order of their paths, into packs of up to
 16 MiB, so that one put and one get carry hundreds of files. A file whose digest is known, from an earlier version or
-from earlier in the same tree, points at the bytes that are there. The same tree and the same known digests always give
-the same objects, so a repeated commit finds what it stored before. An empty file lies in no object.
+from earlier in the same tree, points at the bytes that are there. Those of earlier versions are looked at in the end
+(`objects.relied`); where one is missing or damaged, its files are stored again, by themselves and in the order in which
+they lay in it, so that an object of which the tree has everything gets its old name, and every version that needs it is
+mended. The same tree and the same known digests always give the same objects, so a repeated commit finds what it stored
+before. An empty file lies in no object.
 
 Where a store takes several transfers at once, packs and files are put by threads of `objects.uploads`, which bounds how
 many packs are in memory; elsewhere it is one. Threading: a Packer belongs to one thread; `_lock` guards what the
@@ -12,21 +15,24 @@ uploads add up.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from blake3 import blake3
 
 from artifactfs.errors import UnsupportedTree
 from artifactfs.managers.base import Progress, ReferenceOf
 from artifactfs.manifest import EntryKind, Manifest
-from artifactfs.objects.gc import unreferenced_since
 from artifactfs.objects.hashing import HashedFile, changed, hash_file, open_regular, unreadable
 from artifactfs.objects.layout import object_key
+from artifactfs.objects.relied import Relied, lost_references
 from artifactfs.objects.scan import Scan
 from artifactfs.objects.store import ObjectStore
 from artifactfs.objects.uploads import Uploads
+
+_log = logging.getLogger(__name__)
 
 SMALL_FILE_BYTES = 1 << 20
 PACK_BYTES = 16 << 20
@@ -55,6 +61,10 @@ class KnownContents:
         if not self._objects or self._objects[-1] != object_name:
             self._objects.append(object_name)
         self._places[digest] = (len(self._objects) - 1) << 64 | offset
+
+    def forget(self, digest: bytes) -> None:
+        """What lies at that place is no good."""
+        self._places.pop(digest, None)
 
     def find(self, digest: bytes) -> tuple[bytes, int] | None:
         """The object and the offset in it, None when the content is not known."""
@@ -87,8 +97,7 @@ class Packer:
         self._consume = consume
         self._reference_of = reference_of
         self._lock = threading.Lock()
-        self._found_objects: set[str] = set()
-        self._due_for_gc: Mapping[str, int] | None = None
+        self._put: set[bytes] = set()
         self._progress = progress
         self._done_bytes = 0
         self._done_files = 0
@@ -104,17 +113,14 @@ class Packer:
         those that are still on their way.
         Raises UnsupportedTree when a file is not as it was scanned, StoreFull, StoreUnreachable, AccessDenied.
         """
+        references = self._references(scan)
+        self._relied = Relied(self._store, scan.builder.content)
         with Uploads(self._store, _expected_objects(scan)) as self._uploads:
             for row, kind in enumerate(scan.builder.kinds):
-                if kind == EntryKind.FILE:
-                    size_bytes = scan.builder.sizes[row]
-                    if size_bytes and self._refers(scan, row):
-                        continue
-                    if size_bytes < SMALL_FILE_BYTES:
-                        self._small(scan, row, size_bytes)
-                    else:
-                        self._large(scan, row, size_bytes)
+                if kind == EntryKind.FILE and row not in references:
+                    self._file(scan, row)
             self._end_pack(scan)
+            self._mend(scan)
             if (named := last()) is not None:
                 name, data = named
                 self.stored.append(object_key(name))
@@ -123,31 +129,61 @@ class Packer:
         self.deduplicated_bytes += self._uploads.found_bytes
         self._report(0, 0)
 
-    def _refers(self, scan: Scan, row: int) -> bool:
-        """Note where the bytes of a file that is a reference lie; False for a file with bytes of its own."""
-        entry = self._reference_of(scan.path(row)) if self._reference_of is not None else None
-        if entry is None or entry.digest is None or entry.object is None:
+    def _references(self, scan: Scan) -> set[int]:
+        """Note where the bytes of the files lie that stand for bytes of a version; returns their rows."""
+        if self._reference_of is None:
+            return set()
+        rows: set[int] = set()
+        first_of: dict[str, int] = {}
+        ends: dict[str, int] = {}
+        for row, kind in enumerate(scan.builder.kinds):
+            if kind != EntryKind.FILE or not scan.builder.sizes[row]:
+                continue
+            entry = self._reference_of(scan.path(row))
+            if entry is None or entry.digest is None or entry.object is None:
+                continue
+            rows.add(row)
+            first_of.setdefault(entry.object, row)
+            ends[entry.object] = max(ends.get(entry.object, 0), entry.offset + entry.size_bytes)
+            scan.builder.set_content(row, bytes.fromhex(entry.digest), bytes.fromhex(entry.object), entry.offset)
+            self.deduplicated_bytes += entry.size_bytes
+            self._report(entry.size_bytes, 1)
+        if lost := lost_references(self._store, ends) if ends else set():
+            path = scan.path(min(first_of[name] for name in lost))
+            raise UnsupportedTree(f"{path} stands for bytes of a version that has been deleted from the store, or lost")
+        return rows
+
+    def _mend(self, scan: Scan) -> None:
+        """Store again what earlier versions were thought to hold, and do not."""
+        for rows in list(self._relied.damaged()):
+            name = scan.builder.content(rows[0])[1].hex()
+            _log.warning("%s of %s is missing or damaged: storing it again", object_key(name), self._store.url)
+            for row in rows:
+                self._known.forget(scan.builder.content(row)[0])
+                self.deduplicated_bytes -= scan.builder.sizes[row]
+                self._report(-scan.builder.sizes[row], -1)
+            for row in rows:
+                self._file(scan, row)
+            self._end_pack(scan)
+
+    def _file(self, scan: Scan, row: int) -> None:
+        size_bytes = scan.builder.sizes[row]
+        if size_bytes < SMALL_FILE_BYTES:
+            self._small(scan, row, size_bytes)
+        else:
+            self._large(scan, row, size_bytes)
+
+    def _is_known(self, scan: Scan, row: int, digest: bytes) -> bool:
+        """Note where the bytes of a file lie if they are stored; they are looked at in the end."""
+        place = self._known.find(digest)
+        if place is None:
             return False
-        if entry.object not in self._found_objects:
-            if not self._keeps(entry.object):
-                raise UnsupportedTree(
-                    f"{scan.path(row)} stands for bytes of a version that has been deleted from the store"
-                )
-            self._found_objects.add(entry.object)
-        scan.builder.set_content(row, bytes.fromhex(entry.digest), bytes.fromhex(entry.object), entry.offset)
-        self.deduplicated_bytes += entry.size_bytes
-        self._report(entry.size_bytes, 1)
+        scan.builder.set_content(row, digest, *place)
+        if place[0] not in self._put:
+            self._relied.add(row)
+        self.deduplicated_bytes += scan.builder.sizes[row]
+        self._report(scan.builder.sizes[row], 1)
         return True
-
-    def _keeps(self, name: str) -> bool:
-        """Whether an object is there and will be until the record is written, whatever gc does meanwhile.
-
-        gc deletes what it has found unreferenced for its grace period; that is renewed here as by a put.
-        """
-        if self._due_for_gc is None:
-            self._due_for_gc = unreferenced_since(self._store)
-        key = object_key(name)
-        return self._store.renew(key) if name in self._due_for_gc else self._store.exists(key)
 
     def _small(self, scan: Scan, row: int, size_bytes: int) -> None:
         if len(self._pack) + size_bytes > PACK_BYTES:
@@ -158,11 +194,7 @@ class Packer:
             self._report(0, 1)
             return
         digest = blake3(data).digest()
-        place = self._known.find(digest)
-        if place is not None:
-            scan.builder.set_content(row, digest, *place)
-            self.deduplicated_bytes += size_bytes
-            self._report(size_bytes, 1)
+        if self._is_known(scan, row, digest):
             return
         self._pack_files_bytes += size_bytes
         if digest in self._in_pack:
@@ -182,6 +214,7 @@ class Packer:
             name.hexdigest(), len(pack), lambda: self._store.put(key, pack), lambda: self._report(size_bytes, files)
         )
         self.stored.append(key)
+        self._put.add(name.digest())
         for digest, offset in self._in_pack.items():
             self._known.add(digest, name.digest(), offset)
         for row, digest in self._waiting:
@@ -196,19 +229,14 @@ class Packer:
         if not scan.is_as_found(row, file.status):
             raise changed(file.path)
         digest = bytes.fromhex(file.digest)
-        place = self._known.find(digest)
-        if place is None:
-            place = digest, 0
-            key = object_key(file.digest)
-            self._uploads.put(
-                file.digest, size_bytes, lambda: self._send(key, file), lambda: self._report(size_bytes, 1)
-            )
-            self.stored.append(key)
-            self._known.add(digest, digest, 0)
-        else:
-            self.deduplicated_bytes += size_bytes
-            self._report(size_bytes, 1)
-        scan.builder.set_content(row, digest, *place)
+        if self._is_known(scan, row, digest):
+            return
+        key = object_key(file.digest)
+        self._uploads.put(file.digest, size_bytes, lambda: self._send(key, file), lambda: self._report(size_bytes, 1))
+        self.stored.append(key)
+        self._put.add(digest)
+        self._known.add(digest, digest, 0)
+        scan.builder.set_content(row, digest, digest, 0)
 
     def _send(self, key: str, file: HashedFile) -> None:
         if not self._consume:

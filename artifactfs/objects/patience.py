@@ -35,6 +35,11 @@ _THROTTLING = (
 T = TypeVar("T")
 
 
+def since_boot_s() -> float:
+    """Seconds by a clock that nobody sets and that goes on while the machine is suspended, where there is one."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
 def patiently(action: Callable[[], T]) -> T:
     """What `action` returns, tried again when it raises StoreUnreachable. Anything else is raised at once."""
     began = time.monotonic()

@@ -24,11 +24,12 @@ from blake3 import blake3
 from artifactfs.errors import IntegrityError, NotFound
 from artifactfs.managers.base import Progress
 from artifactfs.manifest import Manifest
-from artifactfs.objects.commit import Commit, Committed, Committer, Content
+from artifactfs.objects.commit import Commit, Committed, Committer, Content, Look
 from artifactfs.objects.disk import has_digest
 from artifactfs.objects.hashing import HashedFile, hash_file
-from artifactfs.objects.history import History
-from artifactfs.objects.layout import object_key
+from artifactfs.objects.history import History, Numbers
+from artifactfs.objects.layout import Record, object_key
+from artifactfs.objects.relied import ends_of, lost_objects
 from artifactfs.objects.store import ObjectStore
 from artifactfs.objects.uploads import renewed
 
@@ -53,16 +54,31 @@ class Transfer(Committer):
 
         Raises IntegrityError (the source is damaged), StoreUnreachable, AccessDenied, StoreFull, UnsafeStore.
         """
-        look = self.look(commit)
-        if look.made is not None:
-            return Committed(look.made, True)
-        wanted = [name for name in manifest.objects if name not in self._known]
+        self._content = Content(manifest)
+        return self._until_it_stays(commit, self.look(commit), self._brought)
+
+    def _brought(self, commit: Commit, look: Look) -> Committed | None:
+        manifest = self._content.manifest
+        ends = ends_of(manifest)
+        lost = lost_objects(self._store, {name: end for name, end in ends.items() if name in self._known})
+        wanted = [name for name in ends if name in lost or name not in self._known]
         held = _held_bytes(manifest)
         sent = self._send(wanted, held, commit.progress)
-        record, created = self._publish(commit, Content(manifest), [object_key(name) for name in wanted], look)
+        published = self._publish(commit, self._content, [object_key(name) for name in wanted], look)
+        if published is None:
+            return None
         self._known.update(wanted)
         spared = sum(size_bytes for name, size_bytes in held.items() if name not in sent)
-        return Committed(record, created, sum(sent.values()), spared)
+        return Committed(*published, sum(sent.values()), spared)
+
+    def _mended(self, commit: Commit, numbers: Numbers, made: Record, manifest: Manifest | None) -> Manifest:
+        """Send again what was lost of the copy that the same commit made before."""
+        if self._content.name != made.manifest:
+            raise IntegrityError(f"{made.version} is a copy of another version, and bytes of it were lost")
+        objects = self._content.manifest.objects
+        self._send(objects, _held_bytes(self._content.manifest), commit.progress)
+        self._flush(self._content, [object_key(name) for name in objects])
+        return self._content.manifest
 
     def _send(self, wanted: list[str], held: dict[str, int], progress: Progress | None) -> dict[str, int]:
         """Send what the target lacks; the bytes sent by the object's name."""

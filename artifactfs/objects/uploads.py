@@ -17,6 +17,7 @@ from types import TracebackType
 
 from artifactfs.errors import ArtifactError
 from artifactfs.objects import layout
+from artifactfs.objects.inventory import listed_sizes
 from artifactfs.objects.store import ObjectStore
 
 SLOT_BYTES = 16 << 20
@@ -108,17 +109,10 @@ class Uploads:
 
     def _list(self) -> dict[bytes, int]:
         """The sizes of stored objects, as far as a listing of a page for each expected object tells."""
-        found: dict[bytes, int] = {}
         pages = min(self._expected, _MOST_PAGES)
         if not self._store.renews_in_place or pages < _WORTH_LISTING:
-            return found
-        for number, file in enumerate(self._store.walk(layout.OBJECTS), 1):
-            name = file.key.rpartition("/")[2]
-            if layout.is_object_name(name):
-                found[bytes.fromhex(name)] = file.size_bytes
-            if number >= pages * self._store.page_keys:
-                break
-        return found
+            return {}
+        return listed_sizes(self._store, pages)
 
     @staticmethod
     def _raise_failures(finished: set[Future[None]]) -> None:

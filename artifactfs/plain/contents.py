@@ -19,11 +19,20 @@ from blake3 import blake3
 from cachetools import LRUCache
 
 from artifactfs import names
-from artifactfs.errors import ArtifactError, FormatError, IntegrityError, InvalidName, NotFound, UnsupportedTree
+from artifactfs.errors import (
+    ArtifactError,
+    FormatError,
+    IntegrityError,
+    InvalidName,
+    NotFound,
+    StoreUnreachable,
+    UnsupportedTree,
+)
 from artifactfs.managers.base import LocalRange, Progress, VersionInfo
 from artifactfs.manifest import Entry, EntryKind, Manifest
 from artifactfs.objects.hashing import digest_of
 from artifactfs.objects.history import Known
+from artifactfs.objects.layout import Record, decode_record
 from artifactfs.objects.local import LocalStore
 from artifactfs.objects.restore import Report, copy_file, restore_tree, write_file
 from artifactfs.objects.scan import kept_mtime_ns, scan_tree
@@ -76,17 +85,47 @@ class Contents:
             entries.append(entry)
         return Manifest(entries).content_digest()
 
-    def _recorded(self, version: str, name: str) -> Manifest:
-        with self._lock:
-            if (cached := self._manifests.get(name)) is not None:
-                return cached
+    def read_back(self, collection: str, artifact: str, record: Record) -> None:
+        """See that a version that was just made is in the store itself. Raises StoreUnreachable."""
+        version = f"{layout.artifact_key(collection, artifact)}/{record.version}"
+        number = names.version_number(record.version)
+        try:
+            raw = self._store.get(f"{version}/{layout.RECORD}")
+            self._stored_manifest(version, record.manifest)
+            if decode_record(raw, version, number) == record:
+                return
+        except (NotFound, IntegrityError, FormatError) as error:
+            raise StoreUnreachable(f"{version} of {self._store.url} cannot be read back: {error}") from error
+        raise StoreUnreachable(f"{version} of {self._store.url} reads back different from what was committed")
+
+    def is_whole(self, info: VersionInfo, known: Known, manifest: Manifest) -> bool:
+        """Whether a version of ours holds the files of a manifest: their bytes on disk, elsewhere their sizes."""
+        version = layout.version_key(info.collection, info.artifact, info.number)
+        try:
+            self._stored_manifest(version, known.record.manifest)
+            if self._root is not None:
+                return all(self._hash(info, entry) == entry.digest for entry in _files(manifest))
+            place = f"{version}/{layout.FILES}"
+            sizes = {stored.key: stored.size_bytes for stored in self._store.walk(place)}
+            return all(sizes.get(f"{place}/{entry.path}") == entry.size_bytes for entry in _files(manifest))
+        except (NotFound, IntegrityError, FormatError):
+            return False
+
+    def _stored_manifest(self, version: str, name: str) -> Manifest:
+        """A version's manifest, read from the store. Raises IntegrityError, FormatError."""
         try:
             raw = self._store.get(f"{version}/{layout.MANIFEST}")
         except NotFound as error:
             raise IntegrityError(f"the manifest of {version} is missing from {self._store.url}") from error
         if blake3(raw).hexdigest() != name:
             raise IntegrityError(f"the manifest of {version} in {self._store.url} does not match its digest")
-        manifest = Manifest.decode(raw)
+        return Manifest.decode(raw)
+
+    def _recorded(self, version: str, name: str) -> Manifest:
+        with self._lock:
+            if (cached := self._manifests.get(name)) is not None:
+                return cached
+        manifest = self._stored_manifest(version, name)
         with self._lock:
             if manifest.memory_bytes <= self._manifests.maxsize:
                 self._manifests[name] = manifest

@@ -27,7 +27,7 @@ from artifactfs.errors import ArtifactError
 from artifactfs.longpaths import reach, remove_tree, walk
 from artifactfs.managers.base import CommitResult
 from artifactfs.manifest import Entry, EntryKind, Manifest
-from artifactfs.objects.commit import Commit, refuse_own_store
+from artifactfs.objects.commit import Commit, check_recordable, refuse_own_store
 from artifactfs.objects.disk import (
     READ_ONLY,
     copy_new,
@@ -46,7 +46,7 @@ from artifactfs.objects.store import translate
 from artifactfs.plain import layout
 from artifactfs.plain.contents import Contents
 from artifactfs.plain.history import PlainHistory
-from artifactfs.plain.making import Made, check_recordable, has_content, latest_of, made_before
+from artifactfs.plain.making import Made, has_content, latest_of, made_before
 
 # What has not been touched for so long, and whose maker does not hold its lock, was left by a process that died.
 _STALE_NS = 3600 * 1_000_000_000
@@ -125,18 +125,20 @@ class LocalCommitter:
             latest = latest_of(self._history, self._contents, commit, numbers)
             if latest is not None and has_content(self._contents, latest, made):
                 self._make_durable(artifact)
-                return CommitResult(latest, created=False)
+                return CommitResult(latest.info, created=False)
             if not synced:
                 # This may take seconds; so look again what there is before trying a number.
                 _finish(made, directory, held)
                 synced = True
                 continue
-            record = made.record(commit, numbers.next, latest.version if latest else None)
+            clock = self._history.latest_clock(commit.collection, commit.artifact, numbers)
+            record = made.record(commit, numbers.next, latest.info.version if latest else None, clock)
             _write_record(f"{directory}/{layout.RECORD}", encode(record), held.mode)
             with self._root.directory(artifact, make=True) as (_, near):
                 is_new = rename_new(directory, f"{near}/{names.version_name(numbers.next)}")
             if is_new:
                 self._make_durable(artifact)
+                self._contents.read_back(commit.collection, commit.artifact, record)
                 info = record.info(commit.collection, commit.artifact)
                 return CommitResult(info, created=True, sent_bytes=info.size_bytes)
 

@@ -11,9 +11,8 @@ from blake3 import blake3
 
 from artifactfs.managers.base import CommitResult, VersionInfo
 from artifactfs.manifest import EntryKind, Manifest
-from artifactfs.objects import layout as objects_layout
 from artifactfs.objects.commit import Commit, record_of
-from artifactfs.objects.history import Numbers
+from artifactfs.objects.history import Known, Numbers
 from artifactfs.objects.layout import Record
 from artifactfs.plain.contents import Contents
 from artifactfs.plain.history import PlainHistory
@@ -33,14 +32,16 @@ class Made(NamedTuple):
         encoded = manifest.encode()
         return cls(manifest, encoded, blake3(encoded).hexdigest(), manifest.content_digest())
 
-    def record(self, commit: Commit, number: int, parent: str | None) -> Record:
-        """The version's record at that number."""
-        return record_of(commit, number, parent, self.digest, self.name, self.manifest)
+    def record(self, commit: Commit, number: int, parent: str | None, latest_clock: int) -> Record:
+        """The version's record at that number. `latest_clock` is from `History.latest_clock`."""
+        return record_of(commit, number, parent, self.digest, self.name, self.manifest, latest_clock)
 
 
-def check_recordable(commit: Commit) -> None:
-    """Raises SerializationError when a record cannot hold the commit's message and metadata."""
-    objects_layout.encode(record_of(commit, 0, None, "", "", Manifest()))
+class Latest(NamedTuple):
+    """The latest version of an artifact, and its record; None where somebody else wrote it."""
+
+    info: VersionInfo
+    known: Known | None
 
 
 def made_before(history: PlainHistory, commit: Commit, numbers: Numbers, since: int = 0) -> CommitResult | None:
@@ -53,18 +54,20 @@ def made_before(history: PlainHistory, commit: Commit, numbers: Numbers, since: 
     return CommitResult(record.info(commit.collection, commit.artifact), created=True)
 
 
-def latest_of(history: PlainHistory, contents: Contents, commit: Commit, numbers: Numbers) -> VersionInfo | None:
+def latest_of(history: PlainHistory, contents: Contents, commit: Commit, numbers: Numbers) -> Latest | None:
     """The latest version of the artifact that is committed to, None when there is none."""
     if not numbers.live:
         return None
     found = history.records(commit.collection, commit.artifact, numbers.live[-1:])
-    return contents.info(commit.collection, commit.artifact, numbers.live[-1], found[0] if found else None)
+    known = found[0] if found else None
+    return Latest(contents.info(commit.collection, commit.artifact, numbers.live[-1], known), known)
 
 
-def has_content(contents: Contents, info: VersionInfo, made: Made) -> bool:
-    """Whether a version holds that content already. One that somebody else wrote is read for it, if it may."""
-    if info.digest is not None:
-        return info.digest == made.digest
+def has_content(contents: Contents, latest: Latest, made: Made) -> bool:
+    """Whether a version holds that content already, whole. One that somebody else wrote is read for it, if it may."""
+    info = latest.info
+    if latest.known is not None:
+        return info.digest == made.digest and contents.is_whole(info, latest.known, made.manifest)
     theirs = contents.manifest(info.collection, info.artifact, info.number, None)
     return _outline(theirs) == _outline(made.manifest) and contents.digest(info, theirs) == made.digest
 

@@ -19,7 +19,7 @@ import msgspec
 from artifactfs.errors import ArtifactError, UnsupportedTree
 from artifactfs.managers.base import CommitResult
 from artifactfs.manifest import EntryKind, Manifest
-from artifactfs.objects.commit import Commit
+from artifactfs.objects.commit import Commit, check_recordable
 from artifactfs.objects.hashing import HashedFile, changed, hash_file
 from artifactfs.objects.layout import encode, tombstone_key
 from artifactfs.objects.scan import Scan, scan_tree
@@ -27,7 +27,7 @@ from artifactfs.objects.store import ObjectStore
 from artifactfs.plain import layout
 from artifactfs.plain.contents import Contents
 from artifactfs.plain.history import PlainHistory
-from artifactfs.plain.making import Made, check_recordable, has_content, latest_of, made_before
+from artifactfs.plain.making import Made, has_content, latest_of, made_before
 
 
 class RemoteCommitter:
@@ -65,10 +65,11 @@ class RemoteCommitter:
         latest = latest_of(self._history, self._contents, commit, numbers)
         if number is None:
             if latest is not None and has_content(self._contents, latest, made):
-                return CommitResult(latest, created=False)
+                return CommitResult(latest.info, created=False)
             number = numbers.next
         key = layout.version_key(collection, artifact, number)
-        record = made.record(commit, number, latest.version if latest else None)
+        clock = self._history.latest_clock(collection, artifact, numbers)
+        record = made.record(commit, number, latest.info.version if latest else None, clock)
         self._store.replace(layout.pending_key(prefix, number), msgspec.json.encode(layout.Pending(commit.commit_id)))
         try:
             self._clear(key)
@@ -81,6 +82,7 @@ class RemoteCommitter:
             raise
         self._store.put(f"{key}/{layout.MANIFEST}", made.encoded)
         self._store.replace(f"{key}/{layout.RECORD}", encode(record))
+        self._contents.read_back(collection, artifact, record)
         self._store.delete(layout.pending_key(prefix, number))
         info = record.info(collection, artifact)
         return CommitResult(info, created=True, sent_bytes=info.size_bytes)

@@ -14,6 +14,7 @@ from subjects import Keeps, Subject, contents, write
 
 from artifactfs import ArtifactManager, Entry, EntryKind, connect
 from artifactfs.errors import ArtifactError, IntegrityError, InvalidName, PathNotFound, UnsafeStore
+from artifactfs.managers.commit_id import new_commit_id
 from tests.quick import quick_directory
 
 GIB = 1 << 30
@@ -251,6 +252,29 @@ class Threads:
             done = list(pool.map(lambda tree: commit(subject.open(), tree, commit_id="once"), trees))
         assert {result.info.version for result in done} == {"v0"}
         assert subject.open().list_version_names("model") == ["v0"]
+
+    @needs(Keeps.REPEATED_COMMITS)
+    @pytest.mark.parametrize("days", [-2, 400])
+    def test_a_repeated_commit_whatever_the_clocks_of_hosts_say(
+        self, subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int
+    ):
+        """A host commits and dies before it hears of it; others commit, with clocks that are set to other days."""
+        real = time.time_ns
+        commit_id, tree = new_commit_id(), write(tmp_path / "ours", f="ours")
+        first = commit(subject.open(), tree, commit_id=commit_id).info.version
+        for number in range(6):
+            monkeypatch.setattr(time, "time_ns", lambda: real() + days * 86_400 * 10**9)
+            commit(subject.open(), write(tmp_path / f"t{number}", f=str(number)), commit_id=new_commit_id())
+            monkeypatch.setattr(time, "time_ns", real)
+        if Keeps.TOMBSTONES in subject.keeps:
+            for version in ("v6", "v5", first):
+                subject.open().delete_version("model", version)
+            monkeypatch.setattr(time, "time_ns", lambda: real() + days * 86_400 * 10**9)
+            commit(subject.open(), write(tmp_path / "t7", f="7"), commit_id=new_commit_id())
+            monkeypatch.setattr(time, "time_ns", real)
+        before = subject.open().list_version_names("model")
+        assert commit(subject.open(), tree, commit_id=commit_id).info.version == first
+        assert subject.open().list_version_names("model") == before
 
     def test_writers_that_know_nothing_of_each_other(self, subject: Subject, tmp_path: Path):
         """Each gets a number of its own; a store where that cannot be refuses all who do not promise to be alone."""

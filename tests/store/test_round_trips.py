@@ -54,16 +54,16 @@ def test_round_trips_of_commits(server: Server, proxy: FaultProxy, tree: Callabl
         return lambda: manager.commit_tree("model", tree(content), commit_id=new_commit_id())
 
     # Marker, probe's answer and listing at once; what else is there; the probe, five requests; the marker; what the
-    # probe found; pack and manifest at once; the record; whether a tombstone buries it.
-    assert far(proxy, commit(connect(url, **options), "new store")) == (15, 12)
+    # probe found; pack and manifest at once; the record; that, the manifest and what may bury it, read back at once.
+    assert far(proxy, commit(connect(url, **options), "new store")) == (17, 12)
     # Marker, probe's answer and listing at once; the record there is; its manifest; pack and manifest at once; the
-    # record; whether a tombstone buries it.
-    assert far(proxy, commit(connect(url, **options), "one more")) == (9, 6)
+    # record; what is read back.
+    assert far(proxy, commit(connect(url, **options), "one more")) == (11, 6)
     manager = connect(url, **options)
     # Two records and two manifests.
-    assert far(proxy, commit(manager, "another")) == (11, 6)
-    # The listing; pack and manifest; the record; whether a tombstone buries it.
-    assert far(proxy, commit(manager, "by the same manager")) == (5, 4)
+    assert far(proxy, commit(manager, "another")) == (13, 6)
+    # The listing; pack and manifest; the record; what is read back.
+    assert far(proxy, commit(manager, "by the same manager")) == (7, 4)
 
 
 def test_sftp_does_not_wait_for_each_answer(start_server: StartServer, make_proxy: MakeProxy):

@@ -392,12 +392,15 @@ class TestLocalDirectories:
         record = json.loads((local.local_root / "collections/default/model/v0.version").read_text())
         assert set(record) == {
             *("format", "version", "created", "message", "metadata", "creator", "parent", "commit", "digest"),
-            *("manifest", "file_count", "size_bytes"),
+            *("manifest", "file_count", "size_bytes", "clock"),
         }
         assert record["format"] == 1
         assert record["metadata"] == {"k": 1}
 
-    def test_finding_a_commit_reads_no_old_records(self, local: FileSystemArtifactManager, tmp_path: Path):
+    @pytest.mark.parametrize("has_clock", [True, False], ids=["clocked", "of the first programs"])
+    def test_finding_a_commit_reads_no_old_records(
+        self, local: FileSystemArtifactManager, tmp_path: Path, has_clock: bool
+    ):
         from artifactfs.managers.commit_id import new_commit_id
         from artifactfs.objects import layout
 
@@ -408,7 +411,9 @@ class TestLocalDirectories:
         raw = (directory / "v0.version").read_bytes()
         old = layout.decode_record(raw, "k", 0).created - 3 * 24 * 3600 * 10**9
         fields = json.loads(raw)
+        fields.pop("clock")
         for number in range(300):
+            fields.update({"clock": old} if has_clock else {})
             fields.update(version=f"v{number}", created=old, commit=f"{number}", digest="0" * 64)
             (directory / f"v{number}.version").unlink(missing_ok=True)
             (directory / f"v{number}.version").write_text(json.dumps(fields))
@@ -417,7 +422,7 @@ class TestLocalDirectories:
         get_many = fresh.store.get_many
         fresh.store.get_many = lambda keys: read.extend(keys) or get_many(keys)  # type: ignore
         assert fresh.commit_tree("m", tree, commit_id=new_commit_id()).info.version == "v300"
-        assert sum(key.endswith(".version") for key in read) <= 5
+        assert sum(key.endswith(".version") for key in read) <= 6
         # An id without a time may be anybody's, so then every record is looked at.
         assert fresh.commit_tree("m", tree, commit_id="17").info.version == "v17"
 

@@ -1,30 +1,33 @@
-"""The staging area of a mount: where it lies, whose it is, and the artifacts that have something in it.
+"""The staging area of a mount: the artifacts that have something staged, and what is true of all of them.
 
-On disk, below the area's root::
-
-    lock                                        flock held by the daemon that owns the area
-    boot                                        the boot of the machine in which a daemon took it and did not let go
-    artifacts/<collection>/<artifact>/          see `staging`
-
-Neighbours: the vfs and the committer ask it for the staging of an artifact. Threading: safe from any thread; for the
-order of the locks see `staging`.
+Neighbours: `areas` says where areas lie on disk and whose they are; the vfs and the committer ask this one for the
+staging of an artifact. Threading: safe from any thread; for the order of the locks see `staging`.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
-import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from artifactfs import durable
-from artifactfs.errors import ArtifactError
 from artifactfs.managers.base import ArtifactManager
 from artifactfs.names import STAGING
+from mount.areas import (
+    ARTIFACTS,
+    Waiting,
+    check_directory,
+    check_same,
+    chosen,
+    holds_anything,
+    name_of,
+    others_waiting,
+    subdirectories,
+    take,
+)
 from mount.drive_paths import shown_on_drive
 from mount.faults import Faults
 from mount.handles import VersionReader
@@ -39,10 +42,6 @@ _BOOT = "boot"
 _KERNELS_BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
-class AreaBusy(ArtifactError):
-    """Another daemon owns the staging area."""
-
-
 class StagingArea:
     """Everything staged through one mount. One daemon at a time owns it."""
 
@@ -50,6 +49,7 @@ class StagingArea:
         self.place = root
         # From before anything is written: so it is told of every error of the disk since.
         self._disk = durable.Disk(root)
+        check_same(root, self._disk.fd)
         self.root = Path(f"/proc/self/fd/{self._disk.fd}")
         """A path that leads to the area wherever its disk is moved, and never to what is put in its place."""
         self.room = DiskRoom(self.root, settings.min_free_bytes)
@@ -60,33 +60,32 @@ class StagingArea:
         self._dirty_lock = threading.Lock()
         self._dirty: set[ArtifactStaging] = set()
         self.on_dirty: Callable[[], None] = lambda: None
-        self.shown = shown_on_drive(self.root / "artifacts", settings.mountpoint)
+        self.shown = shown_on_drive(self.root / ARTIFACTS, settings.mountpoint)
         """Puts the paths of the drive into a message, in place of those of the disk."""
         self.faults = Faults(self.shown)
-        found = os.fstat(self._disk.fd)
-        self.is_private = found.st_uid == os.geteuid() and not found.st_mode & 0o077
-        """Whether nobody else can reach what lies in the area. The mount is ``nodev``; its disk need not be."""
+        self._waiting: list[Waiting] = []
 
     @classmethod
     def open(cls, manager: ArtifactManager, settings: MountSettings) -> StagingArea:
         """Take the area that belongs to this store, user, host and state directory, and read back what it holds.
 
-        Raises AreaBusy when another daemon has it, OSError.
+        Raises AreaBusy when another daemon has it, AreaRefused, OSError.
         """
         root = area_root(manager, settings)
-        root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock_fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(lock_fd)
-            raise AreaBusy(
-                f"{settings.url} is mounted for writing already with the state directory {settings.state_dir}: "
-                "unmount it, or use --read-only or another --state-dir"
-            ) from error
+        if settings.take_staging is None:
+            root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock_fd = take(root, settings)
         area = cls(root, lock_fd, manager, settings)
         area._recover()
+        if manager.staging_root is not None:
+            area._waiting = others_waiting(root)
+            for other in area._waiting:
+                logger.warning("%s", other.describe())
         return area
+
+    def waiting(self) -> list[str]:
+        """Areas that no mount had when this one was made, and that still hold something: see `areas`."""
+        return [other.describe() for other in self._waiting if holds_anything(other.root)]
 
     def _recover(self) -> None:
         boot = self.root / _BOOT
@@ -95,7 +94,8 @@ class StagingArea:
             interrupted = boot.read_bytes() != this_boot
         except FileNotFoundError:
             interrupted = False
-        (self.root / "artifacts").mkdir(exist_ok=True)
+        (self.root / ARTIFACTS).mkdir(exist_ok=True)
+        check_directory(self.root / ARTIFACTS)
         is_whole = True
         for collection in self.local_collections():
             try:
@@ -125,7 +125,7 @@ class StagingArea:
         try:
             if self.active():
                 self.sync()
-            (self.root / _BOOT).unlink()
+            os.unlink(_BOOT, dir_fd=self._disk.fd)
         except OSError as error:
             logger.error("cannot put what is staged on disk: %s", error)
         os.close(self._lock_fd)
@@ -145,7 +145,7 @@ class StagingArea:
         with self._lock:
             found = self._artifacts.get((collection, artifact))
             if found is None:
-                directory = self.root / "artifacts" / collection / artifact
+                directory = self.root / ARTIFACTS / collection / artifact
                 found = self._artifacts[collection, artifact] = ArtifactStaging(
                     directory, collection, artifact, self._note_dirty, self.room, self.reader, self.sync
                 )
@@ -182,23 +182,23 @@ class StagingArea:
 
     def local_collections(self) -> list[str]:
         """Collections that exist on the staging disk, whether the store has them or not."""
-        return _subdirectories(self.root / "artifacts")
+        return subdirectories(self.root / ARTIFACTS)
 
     def local_artifacts(self, collection: str) -> list[str]:
         """Artifacts of a collection that exist on the staging disk."""
-        return _subdirectories(self.root / "artifacts" / collection)
+        return subdirectories(self.root / ARTIFACTS / collection)
 
     def make_collection(self, collection: str) -> None:
         """A new collection, local until its first commit. Raises FileExistsError."""
-        (self.root / "artifacts" / collection).mkdir()
+        (self.root / ARTIFACTS / collection).mkdir()
 
     def make_artifact(self, collection: str, artifact: str) -> None:
         """A new artifact, local until its first commit. Raises FileExistsError."""
-        (self.root / "artifacts" / collection / artifact / STAGING).mkdir(parents=True)
+        (self.root / ARTIFACTS / collection / artifact / STAGING).mkdir(parents=True)
 
     def remove_collection(self, collection: str) -> None:
         """Undo `make_collection`. Raises OSError (ENOTEMPTY) while it holds artifacts."""
-        (self.root / "artifacts" / collection).rmdir()
+        (self.root / ARTIFACTS / collection).rmdir()
 
     def remove_artifact(self, collection: str, artifact: str) -> None:
         """Undo `make_artifact`. Raises OSError (ENOTEMPTY) while anything is staged or pending."""
@@ -214,22 +214,14 @@ def area_root(manager: ArtifactManager, settings: MountSettings) -> Path:
     """Where this mount stages: in the store itself when that is a local directory, so that a commit moves files.
 
     The name tells user, host and state directory apart, so mounts of one store never share an area by accident and
-    find theirs again after a crash.
+    find theirs again after a crash. Raises AreaRefused when another area is asked for and cannot be.
     """
-    owner = f"{socket.gethostname()}\0{os.getuid()}\0{os.path.realpath(settings.state_dir)}"
-    name = f"{os.getuid()}-{hashlib.sha256(os.fsencode(owner)).hexdigest()[:16]}"
     staging_root = manager.staging_root
+    if settings.take_staging is not None:
+        return chosen(staging_root, settings.take_staging)
     if staging_root is not None:
-        return staging_root / name
+        return staging_root / name_of(settings.state_dir)
     memory = memory_of(manager, settings)
     store_id = manager.store_id if memory is None else memory.identity(manager).id
     store = store_id or hashlib.sha256(os.fsencode(settings.url)).hexdigest()[:32]
     return settings.state_dir / STAGING / store
-
-
-def _subdirectories(path: Path) -> list[str]:
-    try:
-        with os.scandir(path) as entries:
-            return sorted(e.name for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith(".tmp"))
-    except FileNotFoundError:
-        return []

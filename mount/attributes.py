@@ -87,9 +87,20 @@ def act(vfs: Vfs, node: Node, name: str, value: bytes) -> None:
     action(vfs, node, value)
 
 
+def _controlled(vfs: Vfs, node: Node) -> ArtifactStaging:
+    """The staging that an action on the node is about. Raises NotPermitted.
+
+    Whoever may write to a file may set its attributes, so the kernel's check stands for the whole only where the
+    attribute is that of the directory above it all.
+    """
+    if isinstance(node, StagedNode) and node.path:
+        raise NotPermitted("only who may write to the top directory of staged files controls them: ask there")
+    return vfs.staging_of(node)
+
+
 def _commit(vfs: Vfs, node: Node, value: bytes) -> None:
     assert vfs.committer is not None
-    staging, request = vfs.staging_of(node), _request(value)
+    staging, request = _controlled(vfs, node), _request(value)
     for alias in request.aliases:
         names.check_alias(alias)
     if isinstance(node, StagedNode) and node.pending is not None:
@@ -123,7 +134,7 @@ def _aliases(vfs: Vfs, node: Node, value: bytes) -> None:
 
 def _discard(vfs: Vfs, node: Node, _value: bytes) -> None:
     assert vfs.committer is not None
-    staging = vfs.staging_of(node)
+    staging = _controlled(vfs, node)
     if isinstance(node, StagedNode) and node.pending is not None:
         vfs.committer.discard(staging, _pending(staging, node.pending))
         return
@@ -133,7 +144,7 @@ def _discard(vfs: Vfs, node: Node, _value: bytes) -> None:
 
 def _retry(vfs: Vfs, node: Node, _value: bytes) -> None:
     assert vfs.committer is not None
-    staging = vfs.staging_of(node)
+    staging = _controlled(vfs, node)
     pending = staging.find_pending(node.pending) if isinstance(node, StagedNode) and node.pending else None
     if pending is None:
         raise NothingStaged(f"nothing of {staging.label} waits there to be tried again")
@@ -141,7 +152,7 @@ def _retry(vfs: Vfs, node: Node, _value: bytes) -> None:
 
 
 def _stage(vfs: Vfs, node: Node, value: bytes) -> None:
-    staging = vfs.staging_of(node)
+    staging = _controlled(vfs, node)
     loaded = vfs.version_of(staging.collection, staging.artifact, os.fsdecode(value) or "latest")
     staging.stage(loaded)
     logger.info("staged %s of %s by reference", loaded.info.version, staging.label)
@@ -203,6 +214,7 @@ def status(vfs: Vfs) -> control.Status:
         inodes=vfs.count_inodes(),
         artifacts=[_shortened(state) for state in vfs.states.all()] if vfs.states else [],
         faults=[*vfs.faults.present(), *_shortage(vfs)],
+        waiting=vfs.area.waiting() if vfs.area else [],
     )
 
 

@@ -182,6 +182,7 @@ class Status(msgspec.Struct, frozen=True):
 
     `artifacts` lists those with something staged or pending; `left_off` counts what did not fit. `faults` are what
     does not work in the daemon at present, one line each.
+    `waiting` tells, a line each, of what other mounts have staged in a local store, when no mount seems to have it.
     """
 
     store: str
@@ -204,6 +205,7 @@ class Status(msgspec.Struct, frozen=True):
     reads: str = ""
     inodes: int | None = None
     faults: list[str] = msgspec.field(default_factory=list)
+    waiting: list[str] = msgspec.field(default_factory=list)
 
 
 Message = TypeVar("Message", CommitRequest, ArtifactState, Status)

@@ -18,6 +18,7 @@ _TABLE: tuple[tuple[type[BaseException], int], ...] = (
     (drive.NotPermitted, errno.EPERM),
     (drive.Stale, errno.ESTALE),
     (drive.CrossTree, errno.EXDEV),
+    (drive.AreaRefused, errno.EIO),
     (drive.Busy, errno.EBUSY),
     (drive.Held, errno.EIO),
     (drive.NoRoom, errno.ENOSPC),

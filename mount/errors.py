@@ -8,6 +8,7 @@
         ├── NotPermitted         a change this place never allows, such as renaming an artifact
         ├── Stale                the node belonged to a staging that has been sealed or discarded; look it up again
         ├── CrossTree            a rename or link between two trees; programs copy instead
+        ├── AreaRefused          the staging area is not to be trusted, or not there
         ├── Busy                 staged files are open for writing
         ├── Held                 what is staged is not all on disk, and must not be committed
         ├── NoRoom               the staging disk keeps the rest of its room for others
@@ -41,6 +42,10 @@ class Stale(DriveError):
 
 class CrossTree(DriveError):
     """A rename or hard link whose ends lie in different trees."""
+
+
+class AreaRefused(DriveError):
+    """The staging area is not to be trusted, or not there."""
 
 
 class Busy(DriveError):

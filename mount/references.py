@@ -80,20 +80,44 @@ class Reference(msgspec.Struct, frozen=True, array_like=True):
     def attach(self, fd: int) -> None:
         """Make an empty file stand for these bytes. Raises OSError where the disk keeps no such attributes."""
         # In this order the attribute is void until the file has its length; the other way it would be full of zeros.
-        os.setxattr(fd, ATTRIBUTE, msgspec.msgpack.encode(self))
+        value = msgspec.msgpack.encode(self)
+        _as_owner(fd, lambda: os.setxattr(fd, ATTRIBUTE, value))
         os.ftruncate(fd, self.size_bytes)
 
 
-def reference_of(where: int | str, size_bytes: int) -> Reference | None:
-    """What the file of that length refers to; None for a file with bytes of its own. Raises OSError."""
+def _as_owner(fd: int, change: Callable[[], None]) -> None:
+    """Change an attribute of an open file of ours, also of one that its owner may not write to. Raises OSError.
+
+    The system asks for the permission to write, not for a descriptor that is open for writing.
+    """
+    try:
+        change()
+    except PermissionError:
+        mode = stat.S_IMODE(os.fstat(fd).st_mode)
+        if mode & stat.S_IWUSR:
+            raise
+        os.fchmod(fd, mode | stat.S_IWUSR)
+        try:
+            change()
+        finally:
+            os.fchmod(fd, mode)
+
+
+def _attribute(where: int | str) -> Reference | None:
+    """What the attribute of a file says, void or not; None where it has none. Raises OSError."""
     try:
         raw = os.getxattr(where, ATTRIBUTE, follow_symlinks=isinstance(where, int))
     except OSError as error:
         if is_no_attribute(error):
             return None
         raise
-    reference = msgspec.msgpack.decode(raw, type=Reference)
-    return reference if reference.size_bytes == size_bytes else None
+    return msgspec.msgpack.decode(raw, type=Reference)
+
+
+def reference_of(where: int | str, size_bytes: int) -> Reference | None:
+    """What the file of that length refers to; None for a file with bytes of its own. Raises OSError."""
+    reference = _attribute(where)
+    return reference if reference is not None and reference.size_bytes == size_bytes else None
 
 
 def referred_entry(path: str) -> Entry | None:
@@ -106,7 +130,7 @@ def referred_entry(path: str) -> Entry | None:
 def remove_attribute(fd: int) -> None:
     """Make the open file refer to nothing. Raises OSError."""
     try:
-        os.removexattr(fd, ATTRIBUTE)
+        _as_owner(fd, lambda: os.removexattr(fd, ATTRIBUTE))
     except OSError as error:
         if not is_no_attribute(error):
             raise
@@ -187,8 +211,10 @@ class References:
     def find(self, fd: int) -> OpenReference | None:
         """What the open file refers to; None for one with bytes of its own. Raises OSError."""
         found = os.fstat(fd)
-        reference = reference_of(fd, found.st_size)
+        reference = _attribute(fd)
         if reference is None:
+            return None
+        if reference.size_bytes != found.st_size:
             # Void after a crash in the middle of a truncate; it must not come true again when the file grows.
             remove_attribute(fd)
             return None

@@ -52,6 +52,7 @@ class MountSettings:
         uid, gid: shown as the owner of everything; the mounting user by default.
         umask: permission bits taken away from what is shown; none by default.
         state_dir: where this mount keeps its records, its log and the staged files of remote stores.
+        take_staging: the name of another staging area of a local store, to be used instead of this mount's own.
         options: further options of `artifactfs.connect`, such as single_writer.
     """
 
@@ -73,6 +74,7 @@ class MountSettings:
     umask: int = 0
     state_dir: Path = field(default_factory=default_state_dir)
     verbose: bool = False
+    take_staging: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -35,6 +35,7 @@ from artifactfs.longpaths import remove_tree
 from artifactfs.managers.commit_id import new_commit_id
 from artifactfs.names import PENDING_PREFIX, STAGING
 from mount import wire
+from mount.areas import check_artifact
 from mount.control import ArtifactState, CommitRequest, CommitState, Finished, Hold, Staged
 from mount.errors import Busy, Held, NothingStaged, NotPermitted
 from mount.faults import reason_of
@@ -119,10 +120,14 @@ class ArtifactStaging:
         self._was_interrupted = interrupted
 
     def recover(self) -> None:
-        """Read back what an earlier daemon left, unless that is done. Raises OSError; then it is to be called again."""
+        """Read back what an earlier daemon left, unless that is done.
+
+        Raises OSError, and then it is to be called again; AreaRefused when something else is in the place of a tree.
+        """
         if self._is_recovered:
             return
         self._on_dirty(self)
+        check_artifact(self.directory)
         for trash in self.directory.glob(f"{TRASH}.*"):
             remove_tree(trash)
         found = []

@@ -64,6 +64,7 @@ def seconds_or_never(text: str) -> float:
 @click.option("--gid", type=int, help="Group that is shown.  [default: yours]")
 @click.option("--umask", type=octal, metavar="OCTAL", help="Permission bits to hide.  [default: 000]")
 @click.option("--state-dir", type=PATH, help="Place of logs, records and what is staged for remote stores.")
+@click.option("--take-staging", metavar="NAME", help="Go on with what waits there; see 'artifactfs status'.")
 @click.option("--driver", help="auto, kernel (the native one) or libfuse.  [default: auto]")
 @click.option(
     "--reads",
@@ -85,7 +86,7 @@ def mount(url: str, mountpoint: str, foreground: bool, **given: Any) -> None:
     URL is a directory or any fsspec URL (s3://bucket/path, memory://, …). A local store that does not exist is made.
     Versions are below <collection>/<artifact>; what is copied into the directory staging there becomes the next one.
     """
-    from mount import launch, preflight
+    from mount import client, launch, preflight
     from mount.logs import redact
 
     settings = make_settings(url, mountpoint, given)
@@ -98,6 +99,8 @@ def mount(url: str, mountpoint: str, foreground: bool, **given: Any) -> None:
     for fault in status.faults:
         click.echo(f"artifactfs: {fault}", err=True)
     click.echo(f"mounted {redact(settings.url)} on {settings.mountpoint}")
+    for waiting in client.read_status(settings.mountpoint).waiting:
+        click.echo(f"artifactfs: {waiting}", err=True)
 
 
 def make_settings(url: str, mountpoint: str, given: dict[str, Any]) -> Any:

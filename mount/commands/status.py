@@ -149,6 +149,8 @@ def _describe(found: dict[str, Any]) -> Iterator[str]:
             yield f"  {_cache(answer.cache)}"
         if answer.exclusive_create:
             yield f"  exclusive create: {answer.exclusive_create}"
+        for waiting in answer.waiting:
+            yield f"  {waiting}"
         if not answer.reachable:
             yield "  the store does not answer"
         for fault in answer.faults:

@@ -19,9 +19,6 @@ pytestmark = [
     pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
 ]
 
-# Reading and making files of mode 0444 takes a right that only root has.
-KNOWN = ("read_only_files_are_written", "round_trip")
-
 Ask = Callable[[str], "str | None"]
 
 
@@ -66,7 +63,5 @@ def test_scenario(row: scenarios.Scenario, driver: str, ask: Ask) -> None:
     if row.mounted and driver == "direct":
         pytest.skip("it needs the kernel")
     failure = ask(row.name)
-    if failure is not None and row.name in KNOWN:
-        pytest.xfail(failure)
     if failure is not None:
         pytest.fail(failure, pytrace=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 import threading
 import time
 from collections.abc import Callable
@@ -12,11 +11,8 @@ from pathlib import Path
 
 import pytest
 
-import artifactfs
-from mount.area import area_root
 from mount.errors import NoRoom, ReadOnly, Stale
 from mount.handles import IS_ROOT, StagedFile
-from mount.settings import MountSettings
 from mount.staged_tree import StagedTree
 from mount.tree import Caller
 from tests.drives import DirectDrive
@@ -301,20 +297,6 @@ def test_a_hole_takes_no_room(make_drive: MakeDrive) -> None:
     with pytest.raises(NoRoom):
         handle.fallocate(0, 0, 65536)
     handle.close()
-
-
-def test_devices_only_where_nobody_else_can_reach_them(make_drive: MakeDrive, tmp_path: Path) -> None:
-    """S5: an area that others may enter takes no devices, whoever asks."""
-    settings = MountSettings(str(tmp_path / "store"), tmp_path / "mnt", state_dir=tmp_path / "state")
-    area_root(artifactfs.connect(settings.url), settings).mkdir(parents=True, mode=0o755)
-    drive = make_drive()
-    assert drive.area is not None
-    assert not drive.area.is_private
-    drive.mkdir("c")
-    drive.mkdir("c/a")
-    with refused(errno.EPERM):
-        drive.mknod("c/a/staging/null", stat.S_IFCHR | 0o600)
-    assert drive.listdir("c/a/staging") == []
 
 
 def test_no_room(make_drive: MakeDrive) -> None:

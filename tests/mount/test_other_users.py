@@ -53,7 +53,7 @@ def allowed(place: Path, names: tuple[str, ...] = ACTIONS) -> list[str]:
 
 
 def test_who_controls_staging(mount: Mount) -> None:
-    """C14: a file of one's own in somebody's staging gives no power over the rest, nor does what may be written."""
+    """S14: a file of one's own in somebody's staging gives no power over the rest, nor does what may be written."""
     staging = mount.make(LABEL)
     (staging / "first").write_bytes(b"1")
     (staging / "first").chmod(0o666)
@@ -72,7 +72,7 @@ def test_who_controls_staging(mount: Mount) -> None:
 
 @pytest.mark.parametrize("action", [control.COMMIT, control.DISCARD])
 def test_who_may_write_to_staging_controls_it(mount: Mount, action: str) -> None:
-    """C14: a staging that all may write to can be committed and discarded by all."""
+    """S14: a staging that all may write to can be committed and discarded by all."""
     staging = mount.make(LABEL)
     (staging / "f").write_bytes(b"f")
     staging.chmod(0o777)
@@ -83,7 +83,7 @@ def test_who_may_write_to_staging_controls_it(mount: Mount, action: str) -> None
 
 
 def test_sticky(mount: Mount) -> None:
-    """C14: where each removes only what is theirs, only the owner controls the whole."""
+    """S14: where each removes only what is theirs, only the owner controls the whole."""
     staging = mount.make(LABEL)
     (staging / "f").write_bytes(b"f")
     staging.chmod(0o1777)
@@ -91,7 +91,7 @@ def test_sticky(mount: Mount) -> None:
 
 
 def test_an_area_that_another_user_has_made(tmp_path: Path, driver: str) -> None:
-    """C15: the mount is refused in one line that names the area; what it leads to is left alone."""
+    """S15: the mount is refused in one line that names the area; what it leads to is left alone."""
     mount = Mount(tmp_path / "mount", driver=driver)
     code = "from mount.areas import name_of; from pathlib import Path; import sys; print(name_of(Path(sys.argv[1])))"
     command = [sys.executable, "-c", code, mount.state_dir]

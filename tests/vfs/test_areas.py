@@ -65,7 +65,7 @@ def a_symlink(root: Path) -> None:
 
 @pytest.mark.parametrize("plant", [open_to_others, of_somebody_else, a_symlink])
 def test_an_area_that_others_may_have_made(settings: MountSettings, plant: Callable[[Path], None]) -> None:
-    """C15: it is refused, with its name, and left as it is."""
+    """S15: it is refused, with its name, and left as it is."""
     if plant is of_somebody_else and not is_root():
         pytest.skip("only root gives directories away")
     root = root_of(settings)
@@ -79,7 +79,7 @@ def test_an_area_that_others_may_have_made(settings: MountSettings, plant: Calla
     "place", ["artifacts", "artifacts/c/a/staging", "artifacts/c/a/pending.1", "artifacts/c/a/pending.1/tree"]
 )
 def test_a_symlink_in_the_place_of_a_tree(settings: MountSettings, tmp_path: Path, place: str) -> None:
-    """C15: it is refused, and nothing is touched that it leads to."""
+    """S15: it is refused, and nothing is touched that it leads to."""
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "key").write_bytes(b"secret")
@@ -95,7 +95,7 @@ def test_a_symlink_in_the_place_of_a_tree(settings: MountSettings, tmp_path: Pat
 
 
 def test_moved_away_while_in_use(settings: MountSettings) -> None:
-    """C15: what lies in its place is never committed."""
+    """S15: what lies in its place is never committed."""
     with drive_of(settings) as drive:
         stage(drive)
         root = root_of(settings)

@@ -24,7 +24,6 @@ from artifactfs import names
 from artifactfs.catalog import Catalog, CatalogSource, Source
 from artifactfs.errors import (
     ArtifactError,
-    ArtifactNotFound,
     MissingDependency,
     NotFound,
     Unsupported,
@@ -164,14 +163,14 @@ class SquirrelAdapter(ArtifactManager):
     ) -> Path | TmpArtifact:
         """Copy a version's files, unchecked: squirrel keeps no digests."""
         collection = names.check_collection(collection or self.active_collection)
-        number, source = self._source(collection, artifact, version)
+        source = self.get_artifact_source(artifact, collection, version)
+        name = names.version_name(source.version - 1)
         if to is None:
-            return TmpArtifact(self, collection, artifact, names.version_name(number - 1))
+            return TmpArtifact(self, collection, artifact, name)
         target = Path(to, artifact)
         if source.driver_name == "directory":
             _copy_directory(source, target)
         else:
-            name = names.version_name(number - 1)
             _asked(f"download {artifact}", lambda: self.wrapped.download_artifact(artifact, collection, name, Path(to)))
         if progress is not None:
             found = [path.lstat() for path in target.rglob("*")]
@@ -224,20 +223,6 @@ class SquirrelAdapter(ArtifactManager):
             return None
         same = latest.digest == hashed_manifest(tree).content_digest()
         return CommitResult(latest, created=False) if same else None
-
-    def _source(self, collection: str, artifact: str, version: str | None) -> tuple[int, Source]:
-        catalog = self.collection_to_catalog(collection)
-        key = f"{collection}/{artifact}"
-        if key not in catalog:
-            raise ArtifactNotFound(f"no artifact {artifact!r} in collection {collection!r}")
-        versions = catalog[key].versions
-        if version is None or version == names.LATEST:
-            number = max(versions)
-        else:
-            number = names.version_number(version) + 1 if names.is_version(version) else 0
-        if number not in versions:
-            raise VersionNotFound(f"no version {version!r} of {collection}/{artifact}")
-        return number, versions[number]
 
 
 def _asked(what: str, call: Callable[[], T]) -> T:

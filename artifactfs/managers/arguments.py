@@ -159,6 +159,10 @@ def function(name: str, value: Any) -> None:
         raise wrong(name, "a function", value)
 
 
+_USUAL: dict[Rule, type] = {}
+"""The type of which every value but the empty one passes a rule, where that is so."""
+
+
 def anything(name: str, value: Any) -> None:
     """Every value."""
 
@@ -170,6 +174,7 @@ def instance_of(kind: type) -> Rule:
         if not isinstance(value, kind):
             raise wrong(name, f"of the type {kind.__name__}", value)
 
+    _USUAL[check] = kind
     return check
 
 
@@ -179,6 +184,8 @@ def commit_id(name: str, value: Any) -> None:
     if not value:
         raise InvalidName("a commit needs an id: see new_commit_id")
 
+
+_USUAL.update({word: str, collection: str, version: str, path: str})
 
 RULES: Mapping[str, Rule] = {
     "alias": word,
@@ -230,18 +237,22 @@ def checked(method: _Method, rules: Mapping[str, Rule]) -> _Method:
     """`method`, refusing the arguments that the rules refuse; parameters without a rule are let through."""
     assert isinstance(method, types.FunctionType)
     code = method.__code__
+    # Every open of a file comes through here: what is of the type that one expects needs no call.
     positional = code.co_varnames[1 : code.co_argcount]
     by_keyword = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
     defaults = dict(zip(reversed(positional), reversed(method.__defaults__ or ()), strict=False))
     defaults.update(method.__kwdefaults__ or {})
     optional = frozenset(name for name, default in defaults.items() if default is None)
     known = {name: rules[name] for name in (*positional, *by_keyword) if name in rules}
-    in_order = tuple((name, known.get(name, anything), name in optional) for name in positional)
+    in_order = tuple(
+        (name, _USUAL.get(known[name]) if name in known else None, known.get(name, anything), name in optional)
+        for name in positional
+    )
 
     @functools.wraps(method)
     def call(self: Any, /, *args: Any, **more: Any) -> Any:
-        for value, (name, check, may_be_none) in zip(args, in_order, strict=False):
-            if value is not None or not may_be_none:
+        for value, (name, usual, check, may_be_none) in zip(args, in_order):  # noqa: B905 - strict costs as much again
+            if not (type(value) is usual and value) and (value is not None or not may_be_none):
                 check(name, value)
         for name, value in more.items():
             if name in known and (value is not None or name not in optional):

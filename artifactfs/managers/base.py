@@ -14,6 +14,7 @@ Nothing network-like is built before the first call, so a manager may be made be
 from __future__ import annotations
 
 import functools
+import sys
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from artifactfs import names
 from artifactfs.beneath import open_regular
-from artifactfs.errors import Unsupported
+from artifactfs.errors import ArtifactNotFound, Unsupported, VersionNotFound
 from artifactfs.managers import arguments
 from artifactfs.manifest import Entry, Manifest
 
@@ -206,6 +207,10 @@ class ArtifactManager(ABC):
     def __init__(self, collection: str = "default") -> None:
         """Make a manager; `collection` is the active collection. Raises InvalidName (a ValueError), ArgumentError."""
         self.active_collection = collection
+        # squirrel-core's plug-ins may have been loaded before its managers were.
+        squirrel = sys.modules.get("squirrel.artifact_manager.base")
+        if squirrel is not None:
+            squirrel.ArtifactManager.register(ArtifactManager)
 
     def __init_subclass__(cls, **more: Any) -> None:
         """Let the methods of every manager check their arguments."""
@@ -379,6 +384,29 @@ class ArtifactManager(ABC):
     def exists(self, artifact: str) -> bool:
         """Whether any collection has the artifact. Raises StoreUnreachable, AccessDenied."""
         return any(self.exists_in_collection(artifact, collection) for collection in self.list_collection_names())
+
+    def get_artifact_source(
+        self, artifact: str, collection: str | None = None, version: str | None = None, catalog: Catalog | None = None
+    ) -> CatalogSource:
+        """The description of one version, as a catalog has it; `catalog` is the one that it says it belongs to.
+
+        Raises as :meth:`version_info`.
+        """
+        from artifactfs.catalog import Catalog, CatalogSource
+
+        collection = collection or self.active_collection
+        key = f"{collection}/{artifact}"
+        found = self.collection_to_catalog(collection)
+        if key not in found:
+            raise ArtifactNotFound(f"no artifact {artifact!r} in collection {collection!r}")
+        versions = found[key].versions
+        if version is None or version == names.LATEST:
+            number = max(versions)
+        else:
+            number = names.version_number(version) + 1 if names.is_version(version) else 0
+        if number not in versions:
+            raise VersionNotFound(f"no version {version!r} of {key}")
+        return CatalogSource(versions[number], key, Catalog() if catalog is None else catalog, number)
 
     def store_to_catalog(self) -> Catalog:
         """Every live version of every collection. Raises StoreUnreachable, AccessDenied."""

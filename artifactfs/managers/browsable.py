@@ -205,6 +205,13 @@ class BrowsableManager(ArtifactManager):
         self.restore(info, target, progress)
         return target
 
+    def get_artifact_source(
+        self, artifact: str, collection: str | None = None, version: str | None = None, catalog: Catalog | None = None
+    ) -> CatalogSource:
+        """The description of one version, as `ArtifactManager.get_artifact_source` says."""
+        found = self.source(self.version_info(artifact, collection, version))
+        return CatalogSource(found, found.identifier, Catalog() if catalog is None else catalog, found.version)
+
     @guarded
     def source(self, info: VersionInfo) -> CatalogSource:
         """The catalog's description of one version. Raises StoreUnreachable, AccessDenied."""

@@ -5,6 +5,7 @@ Run by the fixture `squirrel` with the interpreter of squirrel-core's environmen
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ import numpy as np
 if not hasattr(np, "float_"):
     np.float_ = np.float64
 
+import fs_logging
+import squirrel.artifact_manager.base as squirrel_base
 from exchange import build, describe
 from squirrel.artifact_manager.filesystem import FileSystemArtifactManager
 from squirrel.catalog import Catalog, Source
@@ -87,6 +90,27 @@ def read_catalog_source(path, identifier):
     return _read(Catalog.from_files([path])[identifier])
 
 
+def log_as_squirrel(kind, scenario, directory):
+    fs_logging.run(kind, scenario, directory)
+
+
+def public_face():
+    """The public methods of squirrel's classes with their parameters, None for properties."""
+    face = {}
+    for name, kinds in {
+        "ArtifactManager": (squirrel_base.ArtifactManager, FileSystemArtifactManager),
+        "DirectoryLogger": (squirrel_base.DirectoryLogger,),
+        "TmpArtifact": (squirrel_base.TmpArtifact,),
+    }.items():
+        for kind in kinds:
+            for member in dir(kind):
+                if not member.startswith("_"):
+                    found = getattr(kind, member)
+                    parameters = list(inspect.signature(found).parameters) if callable(found) else None
+                    face.setdefault(name, {})[member] = parameters
+    return face
+
+
 def _read(source):
     store = source.get_driver().store
     prefix = store.url.removeprefix("file://") + "/"
@@ -99,6 +123,7 @@ def main():
         for function in (
             *(write_catalog, read_catalog_text, read_catalog_files, serialize, deserialize),
             *(collections, exists, versions, log, download, read_source, read_catalog_source),
+            *(log_as_squirrel, public_face),
         )
     }
     # Whatever squirrel prints must not get between the answers.

@@ -82,5 +82,5 @@ def _is_folder(item: Any) -> bool:
 
 def _files(top: str, items: list[Any]) -> Iterator[StoredFile]:
     for item in items:
-        if not item.name.endswith("/") and not _is_folder(item):
+        if item.name.startswith(top) and not item.name.endswith("/") and not _is_folder(item):
             yield StoredFile(item.name[len(top) :], int(item.size), changed_ns({"last_modified": item.last_modified}))

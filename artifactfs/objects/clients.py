@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from artifactfs.objects.bounds import CONNECT_TIMEOUT_S, READ_TIMEOUT_S
+from artifactfs.objects.guards import count_httpx, counted_aiohttp_response
 
 
 def tuned_options(protocol: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -24,6 +25,9 @@ def tuned_options(protocol: str, given: Mapping[str, Any]) -> dict[str, Any]:
     elif protocol in ("webdav", "dav"):
         options.setdefault("timeout", READ_TIMEOUT_S)
         options.setdefault("retry", False)
+        options.setdefault("event_hooks", {"response": [count_httpx]})
+    elif protocol in ("http", "https"):
+        options["client_kwargs"] = {"response_class": counted_aiohttp_response(), **options.get("client_kwargs", {})}
     return options
 
 
@@ -45,7 +49,28 @@ def _try_once_on_azure(fs: Any, options: Mapping[str, Any]) -> None:
         if not hasattr(fs, "tries_once"):
             fs.tries_once = True
             timeouts = {name: options[name] for name in ("connection_timeout", "read_timeout")}
-            fs.service_client = BlobServiceClient(made.url, credential=made.credential, retry_total=0, **timeouts)
+            fs.service_client = BlobServiceClient(
+                made.url, credential=made.credential, retry_total=0, transport=_azure_transport(timeouts), **timeouts
+            )
+
+
+def _azure_transport(timeouts: dict[str, Any]) -> Any:
+    """Azure's own transport, on a session whose answers are counted."""
+    import aiohttp
+    from azure.core.pipeline.transport import AioHttpTransport
+
+    class Transport(AioHttpTransport):  # type: ignore[misc]
+        async def open(self) -> None:
+            if not self.session:
+                self.session: Any = aiohttp.ClientSession(
+                    trust_env=True,
+                    cookie_jar=aiohttp.DummyCookieJar(),
+                    auto_decompress=False,
+                    response_class=counted_aiohttp_response(),
+                )
+            await super().open()
+
+    return Transport(**timeouts)
 
 
 _lock = threading.Lock()

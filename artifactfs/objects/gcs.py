@@ -18,6 +18,7 @@ from typing import Any
 
 from artifactfs.errors import NotFound
 from artifactfs.objects import bounds
+from artifactfs.objects.guards import counted_aiohttp_response
 from artifactfs.objects.pages import Page, PagedStore
 from artifactfs.objects.remote import FsspecStore
 from artifactfs.objects.store import StoredFile, changed_ns
@@ -38,6 +39,10 @@ class GcsStore(PagedStore, FsspecStore):
             "requests_timeout": ClientTimeout(sock_connect=bounds.CONNECT_TIMEOUT_S, sock_read=bounds.READ_TIMEOUT_S),
             **self._options,
             "use_listings_cache": False,
+            "session_kwargs": {
+                "response_class": counted_aiohttp_response(),
+                **self._options.get("session_kwargs", {}),
+            },
         }
         fs = _client_class()(**options)
         return fs, str(fs._strip_protocol(self.url)).rstrip("/")
@@ -99,5 +104,5 @@ def _client_class() -> Any:
 def _files(top: str, page: dict[str, Any]) -> Iterator[StoredFile]:
     for item in page.get("items", ()):
         # A name that ends with a slash stands for a folder, made by other programs.
-        if not item["name"].endswith("/"):
+        if item["name"].startswith(top) and not item["name"].endswith("/"):
             yield StoredFile(item["name"][len(top) :], int(item["size"]), changed_ns(item))

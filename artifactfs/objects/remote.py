@@ -35,8 +35,9 @@ from artifactfs.longpaths import reach
 from artifactfs.objects import bounds
 from artifactfs.objects.clients import try_once, tuned_options
 from artifactfs.objects.hashing import HashedFile
-from artifactfs.objects.layout import TEMPORARY_PREFIX
+from artifactfs.objects.layout import TEMPORARY_PREFIX, is_clean
 from artifactfs.objects.patience import create_and_read_back, patiently
+from artifactfs.objects.replies import TooMuch, asking
 from artifactfs.objects.store import Buffer, Listing, ObjectStore, Outcome, StoredFile, changed_ns, translate
 
 _BUCKETS = frozenset({"gs", "gcs", "az", "abfs", "abfss", "oss"})
@@ -44,8 +45,6 @@ _BUCKETS = frozenset({"gs", "gcs", "az", "abfs", "abfss", "oss"})
 # A PUT to these shows the whole object or none of it; elsewhere a file is written aside and renamed.
 _WHOLE_PUTS = _BUCKETS | {"memory"}
 _WEBDAV = frozenset({"webdav", "dav"})
-# More than any manifest.
-_EVERYTHING = 1 << 40
 T = TypeVar("T")
 
 
@@ -122,7 +121,7 @@ class FsspecStore(ObjectStore):
     # -- reading ----------------------------------------------------------------------------------------------------
 
     def get(self, key: str) -> bytes:
-        return self._cat(key, 0, _EVERYTHING, bounds.LISTING_TIMEOUT_S)
+        return self._cat(key, 0, bounds.MOST_WHOLE_BYTES, bounds.LISTING_TIMEOUT_S)
 
     def get_range(self, key: str, offset: int, size_bytes: int) -> bytes:
         if size_bytes <= 0:
@@ -130,13 +129,16 @@ class FsspecStore(ObjectStore):
         return self._cat(key, offset, offset + size_bytes, bounds.transfer_timeout_s(size_bytes))
 
     def _cat(self, key: str, start: int, end: int, timeout_s: float) -> bytes:
+        def read(fs: Any, path: str, bound: dict[str, float]) -> bytes:
+            with asking(end - start):
+                data = self._read(fs, path, start, end, bound)
+            if len(data) > end - start:
+                # Servers that know no ranges send all of it, from its beginning.
+                raise TooMuch("the answer is larger than what was asked for")
+            return data
+
         try:
-            return self._call(
-                "read",
-                lambda fs, path, bound: self._read(fs, path, start, end, bound),
-                key,
-                timeout_s=timeout_s,
-            )
+            return self._call("read", read, key, timeout_s=timeout_s)
         except ArtifactError as error:
             # A range that begins at the end is an error to HTTP servers, of no kind of its own.
             if type(error) is ArtifactError and self.size(key) <= start:
@@ -171,7 +173,7 @@ class FsspecStore(ObjectStore):
             path = str(item["name"]).rstrip("/")
             name = path.rpartition("/")[2]
             # Object stores list a folder's own marker among what is in it.
-            if name and path.lstrip("/") != top.strip("/"):
+            if name and is_clean(name) and path.lstrip("/") != top.strip("/"):
                 yield name, item
 
     def _require_bucket(self, fs: Any, path: str, bound: dict[str, float]) -> None:
@@ -198,6 +200,8 @@ class FsspecStore(ObjectStore):
         root, items = found
         for path, item in items.items():
             key = path.lstrip("/")[len(root) :].lstrip("/")
+            if not key.startswith(f"{prefix}/" if prefix else "") or not is_clean(key):
+                continue
             yield StoredFile(key, int(item.get("size") or 0), changed_ns(item))
 
     def _walk_directories(self, prefix: str) -> Iterator[StoredFile]:

@@ -18,11 +18,18 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-from artifactfs.errors import AlreadyExists, ArtifactError, NotFound
-from artifactfs.objects.bounds import LISTING_TIMEOUT_S, PARALLEL_TRANSFERS, transfer_timeout_s
+from artifactfs.errors import AlreadyExists, ArtifactError, IntegrityError, NotFound
+from artifactfs.objects.bounds import (
+    LISTING_TIMEOUT_S,
+    MOST_REPLY_BYTES,
+    MOST_WHOLE_BYTES,
+    PARALLEL_TRANSFERS,
+    transfer_timeout_s,
+)
 from artifactfs.objects.hashing import HashedFile, changed, open_regular, unreadable
 from artifactfs.objects.pages import Page, PagedStore
 from artifactfs.objects.patience import create_and_read_back, patient_pieces, patiently
+from artifactfs.objects.replies import TooMuch, asking
 from artifactfs.objects.s3_client import Deadline, S3Place, Upload, open_place, pieces
 from artifactfs.objects.store import (
     Buffer,
@@ -71,7 +78,7 @@ class S3Store(PagedStore):
         except Exception as error:
             # What an Upload raises comes back inside an error of botocore's.
             inner = getattr(error, "kwargs", {}).get("error")
-            known = inner if isinstance(inner, ArtifactError) else error
+            known = inner if isinstance(inner, ArtifactError | TooMuch) else error
             raise translate(known, f"cannot {what} {key or 'the top'} of {self.url}") from error
 
     def _call(self, what: str, key: str, action: Callable[[S3Place, str], T], *, repeat: bool = True) -> T:
@@ -99,16 +106,25 @@ class S3Store(PagedStore):
     def _read(self, key: str, start: int, end: int | None, timeout_s: float) -> Iterator[bytes]:
         def read_from(done_bytes: int) -> Iterator[bytes]:
             first = start + done_bytes
+            most_bytes = (MOST_WHOLE_BYTES if end is None else end) - first
             span = {"Range": f"bytes={first}-{'' if end is None else end - 1}"} if first or end is not None else {}
             with self._told("read", key) as place:
                 deadline = Deadline(timeout_s, f"read {key} of {self.url}")
                 try:
-                    answer = place.call("get_object", Key=place.top + key, **span)
+                    with asking(most_bytes):
+                        answer = place.call("get_object", Key=place.top + key, **span)
                 except Exception as error:
                     if span and http_status(error) == 416:
                         return  # it begins at the end, or after it
                     raise
-                yield from pieces(answer["Body"], deadline)
+                if end is None and answer.get("ContentLength") is None:
+                    most_bytes = MOST_REPLY_BYTES  # who does not tell how much comes is not trusted with much
+                if not _is_from(answer, first):
+                    answer["Body"].close()
+                    raise IntegrityError(
+                        f"cannot read {key} of {self.url}: the server gave another part than was asked for"
+                    )
+                yield from pieces(answer["Body"], most_bytes, deadline)
 
         return patient_pieces(read_from)
 
@@ -132,11 +148,11 @@ class S3Store(PagedStore):
             more["ContinuationToken"] = found["NextContinuationToken"]
 
     def _files(self, page: dict[str, Any]) -> Iterator[StoredFile]:
-        top = len(self._place().top)
+        top = self._place().top
         for item in page.get("Contents", ()):
             # A folder's own marker ends with a slash.
-            if not item["Key"].endswith("/"):
-                yield StoredFile(item["Key"][top:], int(item["Size"]), changed_ns(item))
+            if item["Key"].startswith(top) and not item["Key"].endswith("/"):
+                yield StoredFile(item["Key"][len(top) :], int(item["Size"]), changed_ns(item))
 
     def size(self, key: str) -> int:
         return self._call(
@@ -274,6 +290,14 @@ class _Source(NamedTuple):
         if not piece:
             raise changed(self.path)
         return piece
+
+
+def _is_from(answer: dict[str, Any], first: int) -> bool:
+    """Whether an answer begins with that byte of the object; a server that knows no ranges begins with the first."""
+    if not first:
+        return True
+    place = answer.get("ContentRange") or f"bytes {first}-"
+    return answer["ResponseMetadata"]["HTTPStatusCode"] == 206 and place.startswith(f"bytes {first}-")
 
 
 def _abort(place: S3Place, name: str, upload: str) -> None:

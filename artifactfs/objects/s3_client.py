@@ -16,9 +16,12 @@ import time
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from artifactfs.errors import ArtifactError, StoreTimeout
 from artifactfs.objects.bounds import CONNECT_TIMEOUT_S, READ_TIMEOUT_S
+from artifactfs.objects.guards import counted_pools
+from artifactfs.objects.replies import TooMuch
 from artifactfs.objects.s3_models import quick_loader
 
 _CONNECTIONS = 64
@@ -110,7 +113,16 @@ def open_place(url: str, options: dict[str, Any]) -> S3Place:
     session.register_component("data_loader", quick_loader(session.get_config_variable("data_path")))
     client = session.create_client("s3", config=botocore.config.Config(**config), **arguments)
     bucket, top = _split(url.partition("://")[2].strip("/"))
+    _count_answers(client)
+    _follow_no_redirects(client)
     return S3Place(client, bucket, f"{top}/" if top else "", extra)
+
+
+def _count_answers(client: Any) -> None:
+    """Have the connections of a client that was just made count what they are answered."""
+    session = client._endpoint.http_session
+    pools = counted_pools(session._pool_classes_by_scheme)
+    session._pool_classes_by_scheme = session._manager.pool_classes_by_scheme = pools
 
 
 def _configured() -> dict[str, Any]:
@@ -137,6 +149,20 @@ def _split(path: str) -> tuple[str, str]:
     return "/".join(parts[:length]), "/".join(parts[length:])
 
 
+def _follow_no_redirects(client: Any) -> None:
+    """Have a client follow no redirects but Amazon's own, to the region of a bucket.
+
+    Elsewhere they would lead the credentials to a place that the server chose; and a server that redirects the question
+    for the region as well has botocore ask it without end.
+    """
+
+    def mark(params: dict[str, Any], **_: Any) -> None:
+        params["context"].setdefault("s3_redirect", {})["redirected"] = True
+
+    is_amazon = urlsplit(client.meta.endpoint_url).hostname.endswith((".amazonaws.com", ".amazonaws.com.cn"))
+    client.meta.events.register("before-call.s3.HeadBucket" if is_amazon else "before-call.s3", mark)
+
+
 class Deadline:
     """The end of the time that a transfer has. `what` names it."""
 
@@ -151,11 +177,14 @@ class Deadline:
             raise StoreTimeout(f"cannot {self._what} within {self._seconds:.0f} s")
 
 
-def pieces(body: Any, deadline: Deadline) -> Iterator[bytes]:
-    """The bytes of an answer. Raises StoreTimeout, and what botocore raises."""
+def pieces(body: Any, most_bytes: int, deadline: Deadline) -> Iterator[bytes]:
+    """The bytes of an answer, `most_bytes` of which were asked for. Raises StoreTimeout, TooMuch, as botocore."""
     try:
         while piece := body.read(PIECE_BYTES):
             deadline.check()
+            most_bytes -= len(piece)
+            if most_bytes < 0:
+                raise TooMuch("the answer is larger than what was asked for")
             yield piece
     finally:
         body.close()

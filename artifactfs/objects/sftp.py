@@ -12,12 +12,13 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
-from artifactfs.errors import NotFound
+from artifactfs.errors import NotFound, StoreTimeout
 from artifactfs.objects import bounds
 from artifactfs.objects.layout import TEMPORARY_PREFIX
 from artifactfs.objects.remote import FsspecStore
@@ -30,6 +31,7 @@ _REQUEST_BYTES = 32 << 10
 # for, 8 MiB took 16.7 s, and a pack of 16 MiB took 15 s to be written even on loopback, where it takes 0.24.
 _AT_ONCE_BYTES = 8 << 20
 _PIECE_BYTES = 1 << 20
+T = TypeVar("T")
 
 
 class SftpStore(FsspecStore):
@@ -65,6 +67,31 @@ class SftpStore(FsspecStore):
                     self._idle.append((fs, root))
             if not intact:
                 fs.client.close()
+
+    def _call(
+        self,
+        what: str,
+        action: Callable[[Any, str, dict[str, float]], T],
+        key: str,
+        *,
+        timeout_s: float = bounds.CALL_TIMEOUT_S,
+        repeat: bool = True,
+    ) -> T:
+        def timed(fs: Any, path: str, bound: dict[str, float]) -> T:
+            # The channel's own time-out begins anew with each byte.
+            end = threading.Timer(timeout_s, fs.client.close)
+            end.daemon = True
+            end.start()
+            try:
+                return action(fs, path, bound)
+            except (OSError, EOFError) as error:
+                if end.finished.is_set():
+                    raise StoreTimeout(f"cannot {what} {key} of {self.url} within {timeout_s:.0f} s") from error
+                raise
+            finally:
+                end.cancel()
+
+        return super()._call(what, timed, key, timeout_s=timeout_s, repeat=repeat)
 
     def _read(self, fs: Any, path: str, start: int, end: int, bound: dict[str, float]) -> bytes:
         with fs.ftp.open(path, "rb") as file:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import enum
 import errno
+import math
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,6 +36,7 @@ from artifactfs.errors import (
 from artifactfs.objects import layout
 from artifactfs.objects.bounds import CALLS_AT_ONCE
 from artifactfs.objects.hashing import HashedFile
+from artifactfs.objects.replies import TooMuch
 from artifactfs.threads import is_for_want_of_threads
 
 Buffer = bytes | bytearray | memoryview
@@ -78,7 +80,7 @@ def changed_ns(item: dict[str, Any]) -> int | None:
         if isinstance(value, datetime):
             value = value if value.tzinfo else value.replace(tzinfo=timezone.utc)
             return int(value.timestamp() * 1_000_000_000)
-        if isinstance(value, int | float):
+        if isinstance(value, int | float) and math.isfinite(value):
             return int(value * 1_000_000_000)
     return None
 
@@ -196,7 +198,7 @@ class ObjectStore(ABC):
     def renew(self, key: str) -> bool:
         """Whether `key` is there; then it counts as put just now, which gc goes by."""
         try:
-            self.put(key, self.get(key))
+            self.put(key, self.get_range(key, 0, self.size(key)))
         except NotFound:
             return False
         return True
@@ -308,6 +310,10 @@ _TRANSIENT_STATUSES = frozenset({408, 409, 429})
 _INSUFFICIENT_STORAGE = 507
 
 
+# What a server may say of a reason, in an error's text.
+_MOST_SAID = 1000
+
+
 def translate(error: Exception, what: str) -> ArtifactError:
     """The error of `artifactfs.errors` that says what `error` means; `what` names the key or place concerned.
 
@@ -316,11 +322,14 @@ def translate(error: Exception, what: str) -> ArtifactError:
     """
     if isinstance(error, ArtifactError):
         return error
+    if isinstance(error, TooMuch):
+        return IntegrityError(f"{what}: {error}")
     # Azure's messages go on with the request's number and the answer's XML; the cause keeps them.
     said = str(error).strip().partition("\n")[0].rstrip()
     text = f"{what}: {said or type(error).__name__}"
     if isinstance(getattr(error, "response", None), dict):
-        return _translate_s3(error, text)
+        # Servers break the reason they give into lines, or begin it with one.
+        return _translate_s3(error, f"{what}: {' '.join(str(error).split())[:_MOST_SAID]}")
     if isinstance(error, NotRegular):
         return IntegrityError(text)
     class_names = {cls.__name__ for cls in type(error).__mro__}

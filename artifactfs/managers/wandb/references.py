@@ -11,6 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 from artifactfs.errors import AccessDenied, IntegrityError, MissingDependency, NotFound, StoreUnreachable
+from artifactfs.objects.clients import tuned_options
+from artifactfs.objects.replies import asking
 from artifactfs.objects.store import translate
 
 FOLLOWED = "s3,gs,http,https"
@@ -46,7 +48,8 @@ class References:
         fs, place = self._open(path, url)
         what = _WHAT.format(path=path, url=_shown(url))
         try:
-            data = bytes(fs.cat_file(place, start=offset, end=offset + size_bytes))
+            with asking(size_bytes):
+                data = bytes(fs.cat_file(place, start=offset, end=offset + size_bytes))
         except Exception as error:
             found = translate(error, what)
             raise IntegrityError(f"{what}, which is not there") if isinstance(found, NotFound) else found from error
@@ -68,7 +71,7 @@ class References:
         import fsspec
 
         try:
-            fs, place = fsspec.url_to_fs(url)
+            fs, place = fsspec.url_to_fs(url, **tuned_options(scheme, {}))
         except ImportError as error:
             raise MissingDependency(f"{what}: {error}") from error
         except ValueError as error:

@@ -23,9 +23,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cachetools import LRUCache
 
 from artifactfs.errors import AccessDenied, IntegrityError, StoreTimeout, StoreUnreachable
+from artifactfs.objects.guards import counted_pools
+from artifactfs.objects.replies import TooMuch, asking
 
 if TYPE_CHECKING:
-    from urllib3 import PoolManager
+    from urllib3 import BaseHTTPResponse, PoolManager
 
 _ATTEMPTS = 4
 _FIRST_PAUSE_S = 0.1
@@ -35,6 +37,7 @@ _ASK_S = 90.0
 _CONNECTIONS = 32
 _KEPT_URLS = 100_000
 _KEPT_HOSTS = 32
+_PASSED_BYTES = 1 << 20
 _FIRST_BATCH = 32
 _LARGEST_BATCH = 1024
 _REFUSED = frozenset({400, 401, 403})
@@ -157,19 +160,15 @@ class Transfers:
 
         headers = {"Range": f"bytes={offset}-{offset + size_bytes - 1}", "Accept-Encoding": "identity"}
         try:
-            answer = self._pool(url).request("GET", url, headers=headers, preload_content=False, retries=False)
+            with asking(offset + size_bytes):
+                answer = self._pool(url).request("GET", url, headers=headers, preload_content=False, retries=False)
             try:
-                if answer.status == 200:
-                    # A server that knows no ranges sends all of it.
-                    data = answer.read(offset + size_bytes)[offset:]
-                    answer.close()
-                else:
-                    data = answer.read()
+                data = _content(answer, offset, size_bytes)
             finally:
                 answer.release_conn()
         except (urllib3.exceptions.TimeoutError, TimeoutError):
             raise _Slow("it took too long") from None
-        except (urllib3.exceptions.HTTPError, OSError) as error:
+        except (urllib3.exceptions.HTTPError, OSError, TooMuch) as error:
             raise _Broken(type(error).__name__) from None
         return answer.status, data
 
@@ -184,6 +183,23 @@ class Transfers:
             return pool
 
 
+def _content(answer: BaseHTTPResponse, offset: int, size_bytes: int) -> bytes:
+    """What was asked for of the file; nothing of what an error says, which is of no use."""
+    if answer.status == 206:
+        data = answer.read(size_bytes)
+        if answer.read(1):
+            answer.close()
+        return data
+    data = b""
+    if answer.status == 200:
+        # A server that knows no ranges sends all of it.
+        while offset and (passed := answer.read(min(offset, _PASSED_BYTES))):
+            offset -= len(passed)
+        data = answer.read(size_bytes) if not offset else b""
+    answer.close()
+    return data
+
+
 def _new_pool(scheme: str, host: str) -> PoolManager:
     import certifi
     import urllib3
@@ -195,8 +211,11 @@ def _new_pool(scheme: str, host: str) -> PoolManager:
     }
     proxy = urllib.request.getproxies().get(scheme, "")
     if proxy and not urllib.request.proxy_bypass(host):
-        return urllib3.ProxyManager(proxy, **options)
-    return urllib3.PoolManager(**options)
+        manager: PoolManager = urllib3.ProxyManager(proxy, **options)
+    else:
+        manager = urllib3.PoolManager(**options)
+    manager.pool_classes_by_scheme = counted_pools(manager.pool_classes_by_scheme)
+    return manager
 
 
 class _Broken(Exception):

@@ -16,6 +16,7 @@ from artifactfs.commands.options import (
     refuse_path,
     store_options,
 )
+from artifactfs.commands.versions import info_of
 
 if TYPE_CHECKING:
     from artifactfs.address import Address
@@ -39,7 +40,7 @@ def delete(store: StoreChoice, address: Address, yes: bool, as_json: bool) -> No
     if address.version is None:
         raise CommandError(f"{address} names no version: say which to delete, as in {address}@v0")
     manager = store.connect()
-    info = manager.version_info(artifact, address.collection, address.version)
+    info = info_of(manager, artifact, address.collection, address.version)
     aliases = manager.aliases(artifact, address.collection)
     label = f"{info.collection}/{artifact} {info.version}"
     named = show.aliases_of(info.version, aliases)

@@ -10,6 +10,7 @@ import click
 
 from artifactfs.commands import show
 from artifactfs.commands.options import ADDRESS, StoreChoice, artifact_of, json_option, refuse_path, store_options
+from artifactfs.commands.versions import info_of, infos_of
 
 if TYPE_CHECKING:
     from artifactfs.address import Address
@@ -34,9 +35,9 @@ def log(store: StoreChoice, address: Address, limit: int | None, as_json: bool) 
     artifact = artifact_of(address)
     refuse_path(address, "log")
     if address.version is not None:
-        infos = [manager.version_info(artifact, address.collection, address.version)]
+        infos = [info_of(manager, artifact, address.collection, address.version)]
     else:
-        infos = manager.list_versions(artifact, address.collection)[::-1][:limit]
+        infos = infos_of(manager, artifact, address.collection)[::-1][:limit]
     aliases = manager.aliases(artifact, address.collection)
     if as_json:
         show.json_array(show.version_fields(info, aliases) for info in infos)

@@ -11,6 +11,7 @@ import click
 
 from artifactfs.commands import show
 from artifactfs.commands.options import ADDRESS, StoreChoice, json_option, store_options
+from artifactfs.commands.versions import info_of, infos_of
 
 if TYPE_CHECKING:
     from artifactfs.address import Address
@@ -105,7 +106,9 @@ def _about_artifact(manager: ArtifactManager, fields: dict[str, Any]) -> dict[st
     collection, artifact = fields["collection"], fields["artifact"]
     try:
         versions = manager.list_version_names(artifact, collection)
-        info = manager.version_info(artifact, collection)
+        if not versions:
+            return None
+        info = info_of(manager, artifact, collection, versions[-1])
         aliases = manager.aliases(artifact, collection)
     except NotFound:
         return None
@@ -115,7 +118,7 @@ def _about_artifact(manager: ArtifactManager, fields: dict[str, Any]) -> dict[st
 def _versions(manager: ArtifactManager, collection: str, artifact: str, long: bool, as_json: bool) -> None:
     aliases = manager.aliases(artifact, collection)
     if long:
-        found = [show.version_fields(info, aliases) for info in manager.list_versions(artifact, collection)]
+        found = [show.version_fields(info, aliases) for info in infos_of(manager, artifact, collection)]
     else:
         found = [
             {"collection": collection, "artifact": artifact, "version": v, "aliases": show.aliases_of(v, aliases)}

@@ -236,7 +236,11 @@ class FileSystemArtifactManager(StoredManager):
     def delete_version(self, artifact: str, version: str, collection: str | None = None) -> None:
         """Delete a version for good; an alias or ``latest`` names the version it stands for."""
         collection = collection or self.active_collection
-        record = self._known(artifact, collection, version).record
+        try:
+            record = self._known(artifact, collection, version).record
+        except (FormatError, IntegrityError):
+            # One that cannot be read is deleted like any other.
+            record = layout.unreadable_record(self._history.resolve(collection, artifact, version))
         self._marker.require_exclusive()
         prefix = layout.artifact_prefix(collection, artifact)
         number = names.version_number(record.version)
@@ -309,7 +313,10 @@ class FileSystemArtifactManager(StoredManager):
             collection = collection or self.active_collection
             self.list_version_names(artifact, collection)  # that it exists: what is not there would be sound
             if version is not None:
-                version = self.version_info(artifact, collection, version).version
+                number = self._history.resolve(collection, artifact, version)
+                if number not in self._live(artifact, collection):
+                    raise VersionNotFound(f"no version {version} of {collection}/{artifact}")
+                version = names.version_name(number)
         elif collection is not None:
             self.list_artifacts(collection)
         return verify(self.store, artifact, collection, version, on_finding=on_finding, progress=progress)

@@ -33,6 +33,7 @@ from artifactfs.errors import (
     ArtifactError,
     CollectionNotFound,
     FormatError,
+    IntegrityError,
     InvalidName,
     NotFound,
     PathNotFound,
@@ -54,6 +55,7 @@ from artifactfs.objects.layout import (
     encode,
     shown_artifact,
     tombstone_key,
+    unreadable_record,
 )
 from artifactfs.objects.local import LocalStore
 from artifactfs.objects.open import open_store
@@ -186,8 +188,8 @@ class PlainArtifactManager(StoredManager):
         self._require(reading=True)
         collection = collection or self.active_collection
         live = self._history.existing_numbers(collection, artifact).live
-        known = {found.info.number: found for found in self._history.records(collection, artifact, live)}
-        return [self._contents.info(collection, artifact, number, known.get(number)) for number in live]
+        found = self._history.found(collection, artifact, live)
+        return [self._contents.info(collection, artifact, number, known) for number, known in found.items()]
 
     def version_info(self, artifact: str, collection: str | None = None, version: str | None = None) -> VersionInfo:
         """What is known of one version; `digest` is None where squirrel-core wrote it."""
@@ -254,11 +256,19 @@ class PlainArtifactManager(StoredManager):
         """Delete a version's files for good; its directory stays, see the module docstring. Raises UnsafeStore too."""
         self._require_writer()
         collection = collection or self.active_collection
-        number, known = self._find(artifact, collection, version)
+        number = self._history.resolve(collection, artifact, version)
+        known, is_damaged = None, False
+        try:
+            known = self._history.find(collection, artifact, number)
+        except (FormatError, IntegrityError):
+            is_damaged = True  # it is deleted like any other
         name = names.version_name(number)
         prefix = self._history.prefix(collection, artifact)
         pointing = [alias for alias, of in self._history.aliases(collection, artifact).items() if of == name]
-        record = known.record if known else self._foreign_record(collection, artifact, number)
+        if is_damaged:
+            record = unreadable_record(number)
+        else:
+            record = known.record if known else self._foreign_record(collection, artifact, number)
         tombstone = Tombstone(version=name, deleted=time.time_ns(), record=record)
         # Where somebody else deletes it at this moment, theirs is the tombstone and the rest is done twice.
         self.store.put_exclusive(tombstone_key(prefix, number), encode(tombstone))

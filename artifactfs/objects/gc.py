@@ -25,10 +25,10 @@ What is left is one object whose time is renewed between the question of 4 and t
 here can delete on condition; a commit would have to put, at that moment, the very bytes that nobody has needed for a
 whole period.
 
-A version's objects are known from its manifest only, so one record or manifest that cannot be read, or a store without
-a single version, makes gc delete nothing. Tombstones stay: numbers are never used again. A file that this package did
-not name is never deleted, and ``staging`` is not looked at. Two passes at once do no harm: each deletes what is due by
-its own list, and the later list wins.
+A version's objects are known from its manifest only, so one manifest that cannot be read, a record that does not even
+tell which that is, or a store without a single version, makes gc delete nothing. Tombstones stay: numbers are never
+used again. A file that this package did not name is never deleted, and ``staging`` is not looked at. Two passes at once
+do no harm: each deletes what is due by its own list, and the later list wins.
 
 Threading: any thread and any process; no lock is held.
 """
@@ -74,6 +74,7 @@ GRACE_S = 86_400.0
 """How long a pass leaves alone what it finds unreferenced, unless it is told otherwise."""
 _NS = 1_000_000_000
 _LARGE_FILES = 100_000
+_ADVICE = "'verify' shows what is damaged; a version that cannot be mended can be deleted"
 _CLOCK_ATTEMPTS = 3
 
 
@@ -253,7 +254,7 @@ class _Pass:
 
     def _manifests_of(self, places: Iterable[Place], *, buried: bool = False) -> Iterator[_Wanted]:
         """The manifests not looked at yet."""
-        for place, raw in read_small(self._store, places):
+        for place, raw in self._read(places):
             if raw is None:
                 continue  # deleted since: the second listing shows its tombstone
             try:
@@ -261,12 +262,23 @@ class _Pass:
                     record = layout.decode_tombstone(raw, place.key, place.number).record
                 else:
                     record = layout.decode_record(raw, place.key, place.number)
+                manifest, file_count = record.manifest, record.file_count
             except FormatError as error:
-                raise FormatError(_refusal(place, error)) from error
+                # What is damaged in a record may not be the name of its manifest; then that tells what it needs.
+                named = None if buried else layout.manifest_named_in(raw)
+                if named is None:
+                    raise FormatError(_refusal(place, error)) from error
+                manifest, file_count = named, 0
             self._versions += not buried
-            if (record.manifest, buried) not in self._seen_manifests:
-                self._seen_manifests.add((record.manifest, buried))
-                yield _Wanted(place, record.manifest, record.file_count, buried)
+            if (manifest, buried) not in self._seen_manifests:
+                self._seen_manifests.add((manifest, buried))
+                yield _Wanted(place, manifest, file_count, buried)
+
+    def _read(self, places: Iterable[Place]) -> Iterator[tuple[Place, bytes | None]]:
+        try:
+            yield from read_small(self._store, places)
+        except IntegrityError as error:
+            raise IntegrityError(f"nothing was deleted: {error}. {_ADVICE}") from error
 
     def _objects_of(self, wanted: _Wanted) -> tuple[bool, list[bytes]]:
         """Whether the version was deleted, and the raw names of its objects, that of its manifest included."""
@@ -373,7 +385,4 @@ def _write_list(
 
 
 def _refusal(place: Place, why: object) -> str:
-    return (
-        f"nothing was deleted, because what {place.label} needs cannot be told: {why}. "
-        "'verify' shows what is damaged; a version that cannot be mended can be deleted"
-    )
+    return f"nothing was deleted, because what {place.label} needs cannot be told: {why}. {_ADVICE}"

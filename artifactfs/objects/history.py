@@ -77,7 +77,11 @@ class History:
 
     def numbers(self, collection: str, artifact: str) -> Numbers:
         """List an artifact; nothing when it does not exist."""
-        return numbers_in(self._store.listing(self.prefix(collection, artifact)).files)
+        listed = self._store.listing(self.prefix(collection, artifact))
+        # A directory with such a name takes the number: no record can be written there.
+        return numbers_in(
+            [*listed.files, *(name for name in listed.directories if not name.endswith(layout.ALIAS_SUFFIX))]
+        )
 
     def existing_numbers(self, collection: str, artifact: str) -> Numbers:
         """As :meth:`numbers`. Raises ArtifactNotFound when there never was a version."""
@@ -159,6 +163,18 @@ class History:
         found = self._records_or_faults(collection, artifact, list(numbers))
         return [known for known in found.values() if isinstance(known, Known)]
 
+    def found(self, collection: str, artifact: str, numbers: Iterable[int]) -> dict[int, Known | None]:
+        """As :meth:`records`, with None for a version that has no record: squirrel-core wrote it, or it was deleted."""
+        found = self._records_or_faults(collection, artifact, list(numbers))
+        return {number: known for number, known in found.items() if not isinstance(known, Exception)}
+
+    def record(self, collection: str, artifact: str, number: int) -> Known | None:
+        """The record of one version, None where there is none. Raises FormatError, IntegrityError."""
+        found = self._records_or_faults(collection, artifact, [number])[number]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
     def _records_or_faults(
         self, collection: str, artifact: str, wanted: list[int]
     ) -> dict[int, Known | FormatError | IntegrityError | None]:
@@ -225,11 +241,9 @@ class History:
             cached = (prefix, number) in self._records
         there = self._store.exists(key) if cached else True
         if there and not self._store.exists(layout.tombstone_key(prefix, number)):
-            found = self._records_or_faults(collection, artifact, [number])[number]
-            if isinstance(found, Known):
-                return found
+            found = self.record(collection, artifact, number)
             if found is not None:
-                raise found
+                return found
         self.existing_numbers(collection, artifact)
         raise VersionNotFound(f"no version v{number} of {collection}/{artifact}")
 

@@ -42,6 +42,8 @@ NOT_CONTENT = frozenset({STAGING, PROBE_KEY, "lost+found"})
 # A record is one small single PUT, so that its exclusive create is sound (conditional multipart uploads are not).
 MAX_RECORD_BYTES = 64 << 10
 
+# Times, sizes and counts fit 64 bits.
+_LATEST = 1 << 63
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 
 
@@ -133,16 +135,23 @@ class _Format(msgspec.Struct, frozen=True):
     format: int
 
 
+class _Names(msgspec.Struct, frozen=True):
+    format: int
+    manifest: str
+
+
 T = TypeVar("T")
 _format_decoder = msgspec.json.Decoder(_Format)
+_manifest_decoder = msgspec.json.Decoder(_Names)
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
 def encode(value: Marker | Probe | Record | Tombstone | Alias) -> bytes:
-    """The JSON of a small file.
+    """The JSON of a small file, after the reader's own check of it.
 
     Raises:
-        SerializationError: the metadata or message cannot be JSON, or make a record of more than 64 KiB.
+        SerializationError: it is nothing that a reader would take, a message that is no text say, or metadata that
+            cannot be JSON; or it makes a record of more than 64 KiB.
     """
     try:
         raw = _encode(value)
@@ -153,7 +162,28 @@ def encode(value: Marker | Probe | Record | Tombstone | Alias) -> bytes:
             f"message and metadata take {len(raw)} bytes, at most {MAX_RECORD_BYTES} fit a commit record: "
             "log what is larger as a file"
         )
+    try:
+        _check_readable(value, raw)
+    except FormatError as error:
+        raise SerializationError(f"this cannot be kept in a store: {error.__cause__ or error}") from error
     return raw
+
+
+def _check_readable(value: Marker | Probe | Record | Tombstone | Alias, raw: bytes) -> None:
+    """Raises FormatError when what was encoded could not be read again."""
+    what = f"the {type(value).__name__.lower()}"
+    match value:
+        case Record() | Tombstone():
+            if not names.is_version(value.version):
+                raise FormatError(f"{value.version!r} is no version")
+            decode = decode_record if isinstance(value, Record) else decode_tombstone
+            decode(raw, what, names.version_number(value.version))
+        case Alias():
+            decode_alias(raw, what)
+        case Marker():
+            decode_marker(raw, what)
+        case Probe():
+            decode_probe(raw, what)
 
 
 def _decoder(kind: type[T], highest: int) -> Callable[[bytes, str], T]:
@@ -200,6 +230,20 @@ def decode_record(raw: bytes, key: str, number: int) -> Record:
     return record
 
 
+def unreadable_record(number: int) -> Record:
+    """What stands for the record of a version whose own cannot be read, in the tombstone of that version."""
+    return Record(f"v{number}", 0, "", "", "0" * 64, 0, 0)
+
+
+def manifest_named_in(raw: bytes) -> str | None:
+    """The manifest that a record of this format names though something else in it is damaged; None when none is."""
+    try:
+        found = _manifest_decoder.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return found.manifest if found.format == RECORD_FORMAT and is_object_name(found.manifest) else None
+
+
 def decode_tombstone(raw: bytes, key: str, number: int) -> Tombstone:
     """Read the tombstone stored at `key` for version `number`. Raises FormatError."""
     tombstone = _decode_tombstone(raw, key)
@@ -218,6 +262,13 @@ def decode_alias(raw: bytes, key: str) -> str:
 def _check_record(record: Record, key: str, number: int) -> None:
     if record.version != f"v{number}" or _HEX_DIGEST.match(record.manifest) is None:
         raise FormatError(f"{key} is damaged: it names version {record.version!r}, manifest {record.manifest!r}")
+    if not (
+        -_LATEST < record.created < _LATEST
+        and 0 <= record.clock < _LATEST
+        and 0 <= record.file_count < _LATEST
+        and 0 <= record.size_bytes < _LATEST
+    ):
+        raise FormatError(f"{key} is damaged: a time, a size or a count in it is out of range")
 
 
 def object_key(name: str) -> str:

@@ -6,6 +6,7 @@ still to be written down; it is not held across I/O.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -21,6 +22,8 @@ from artifactfs.objects.store import ObjectStore, Outcome
 
 _ATTEMPTS = 20
 _PAUSE_S = 0.05
+
+_log = logging.getLogger(__name__)
 
 
 class StoreMarker:
@@ -124,7 +127,7 @@ class StoreMarker:
     def _require_exclusive(self, answers: Sequence[bytes | None]) -> None:
         """`answers` is what lies at the key of the probes' answers, empty where the store need not be probed."""
         for raw in answers:
-            known = {} if raw is None else layout.decode_probe(raw, layout.PROBE_KEY).exclusive_create
+            known = {} if raw is None else _answers(raw)
             with self._lock:
                 if self._store.exclusive is None:
                     # Only a yes is taken from there: a server may have learned it since.
@@ -161,6 +164,15 @@ def _is_store(store_id: str, directory: int) -> bool:
             return layout.decode_marker(file.read(layout.MAX_RECORD_BYTES), layout.MARKER_KEY).id == store_id
     except (OSError, FormatError):
         return False
+
+
+def _answers(raw: bytes) -> dict[str, bool]:
+    """What earlier probes found; nothing where that is damaged, so that the backend is probed anew."""
+    try:
+        return layout.decode_probe(raw, layout.PROBE_KEY).exclusive_create
+    except FormatError as error:
+        _log.warning("probing the store anew: %s", error)
+        return {}
 
 
 def _decoded(raw: bytes | None) -> Marker | None:

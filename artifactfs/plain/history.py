@@ -9,7 +9,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 from artifactfs import names
-from artifactfs.errors import IntegrityError, VersionNotFound
+from artifactfs.errors import FormatError, IntegrityError, VersionNotFound
 from artifactfs.objects.history import History, Known, Numbers, numbers_in
 from artifactfs.objects.layout import shown_artifact
 from artifactfs.objects.store import ObjectStore
@@ -43,16 +43,19 @@ class PlainHistory(History):
         return Numbers(live, dead.union(taken).difference(live), side.aliases)
 
     def pending(self, collection: str, artifact: str, commit_id: str) -> int | None:
-        """The number at which the commit with that id was interrupted, None when it was not. Raises FormatError."""
+        """The number at which the commit with that id was interrupted, None when it was not."""
         prefix = self.prefix(collection, artifact)
         for name in self._store.listing(prefix).files:
             number = layout.pending_number(name)
             if number is None:
                 continue
             key = layout.pending_key(prefix, number)
-            raw = self._store.get_many([key])[0]
-            if raw is not None and layout.decode_pending(raw, key).commit == commit_id:
-                return number
+            raw = self._read(key)
+            try:
+                if raw is not None and layout.decode_pending(raw, key).commit == commit_id:
+                    return number
+            except FormatError as error:
+                self._tell(key, error)
         return None
 
     def artifacts(self, collection: str) -> list[str] | None:
@@ -77,8 +80,7 @@ class PlainHistory(History):
         """
         if number not in self.existing_numbers(collection, artifact).live:
             raise VersionNotFound(f"no version v{number} of {collection}/{artifact}")
-        found = self.records(collection, artifact, [number])
-        return found[0] if found else None
+        return self.record(collection, artifact, number)
 
     def _holds_files(self, key: str, number: int) -> bool:
         """Whether a version's directory holds more than what we keep in it. Elsewhere than on disk it is only listed

@@ -55,11 +55,13 @@ def made_before(history: PlainHistory, commit: Commit, numbers: Numbers, since: 
 
 
 def latest_of(history: PlainHistory, contents: Contents, commit: Commit, numbers: Numbers) -> Latest | None:
-    """The latest version of the artifact that is committed to, None when there is none."""
+    """The latest version of the artifact that is committed to, None when there is none, or it has a damaged record."""
     if not numbers.live:
         return None
-    found = history.records(commit.collection, commit.artifact, numbers.live[-1:])
-    known = found[0] if found else None
+    found = history.found(commit.collection, commit.artifact, numbers.live[-1:])
+    if not found:
+        return None  # it cannot be read
+    known = found[numbers.live[-1]]
     return Latest(contents.info(commit.collection, commit.artifact, numbers.live[-1], known), known)
 
 

@@ -464,3 +464,28 @@ def test_help_of_every_command_says_what_it_does():
         assert isinstance(command, click.Command)
         assert (command.help or "")[0].isupper()
         assert all(parameter.help for parameter in command.params if isinstance(parameter, click.Option))
+
+
+def test_commands_with_a_record_that_cannot_be_read(local: str, tree: Path) -> None:
+    """It is shown as what it is, beside its neighbours, and can be deleted."""
+    run = Commands(local)
+    for text in ("one", "two"):
+        (tree / "f").write_text(text)
+        run("put", tree, "c/bad")
+        run("put", tree, "c/good")
+    record = Path(local, "collections/c/bad/v1.version")
+    raw = record.read_text().replace('"message":""', '"message":null')
+    record.unlink()
+    record.write_text(raw)
+    assert len(run.lines("ls", "c", "-l")) == 2
+    assert [line.split()[0] for line in run.lines("ls", "c/bad", "-l")] == ["v0", "v1"]
+    assert "cannot be read" in run.lines("ls", "c/bad", "-l")[1]
+    assert "cannot be read" in run("log", "c/bad").stdout
+    assert "c/good" in run("catalog").stdout
+    assert run.json("gc", "--dry-run")["versions"] == 4
+    run("verify", "c/bad@v0")
+    run("verify", "c/bad@v1", status=1)
+    run("put", tree, "c/bad")
+    assert [line.split()[0] for line in run.lines("ls", "c/bad")] == ["v0", "v1", "v2"]
+    run("delete", "c/bad@v1", "--yes")
+    run("verify")

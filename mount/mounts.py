@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import pwd
 import re
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from artifactfs.beneath import open_regular
 from artifactfs.errors import ArtifactError
 from mount import logs, wire
 from mount.processes import Process, users_of
@@ -32,6 +34,7 @@ _UMOUNT_NOFOLLOW = 8
 _FUSERMOUNT_TIMEOUT_S = 30.0
 _MAX_USERS_SHOWN = 8
 _MAX_SYMLINKS = 40
+_MAX_RECORD_BYTES = 1 << 20
 
 
 class UnmountError(ArtifactError):
@@ -51,13 +54,18 @@ class NotMounted(UnmountError):
 
 @dataclass(frozen=True)
 class MountEntry:
-    """One line of the mount table. `root` is the part of the file system shown: ``/`` except in bind mounts."""
+    """One line of the mount table.
+
+    `root` is the part of the file system shown: ``/`` except in bind mounts. `user_id` is who mounted it, where the
+    table tells, as it does of FUSE.
+    """
 
     mountpoint: Path
     fstype: str
     source: str
     device: str
     root: str
+    user_id: int | None = None
 
     @property
     def is_ours(self) -> bool:
@@ -68,6 +76,16 @@ class MountEntry:
     def store(self) -> str:
         """The URL of the store that is mounted, without credentials."""
         return self.source.removeprefix(SOURCE_PREFIX)
+
+    @property
+    def other_user(self) -> str | None:
+        """The name of the user who mounted it; None when that is this one, or is not known."""
+        if self.user_id is None or self.user_id == os.getuid():
+            return None
+        try:
+            return pwd.getpwuid(self.user_id).pw_name
+        except KeyError:
+            return f"user {self.user_id}"
 
 
 def source_of(url: str) -> str:
@@ -87,8 +105,10 @@ def _parse_entry(line: str) -> MountEntry:
     # 36 35 98:0 /root /mountpoint rw,noatime master:1 - fstype source rw,errors=continue
     left, _, right = line.partition(" - ")
     _, _, device, root, mountpoint = left.split(" ")[:5]
-    fstype, source = right.split(" ")[:2]
-    return MountEntry(Path(_unescape(mountpoint)), fstype, _unescape(source), device, _unescape(root))
+    fstype, source, options = [*right.split(" "), ""][:3]
+    user = re.search(r"(?:^|,)user_id=([0-9]+)", options)
+    user_id = int(user[1]) if user else None
+    return MountEntry(Path(_unescape(mountpoint)), fstype, _unescape(source), device, _unescape(root), user_id)
 
 
 def _unescape(text: str) -> str:
@@ -169,7 +189,8 @@ def remove_record(state_dir: Path, mountpoint: Path) -> None:
 def _read(path: Path) -> Record | None:
     # A record that is not ours to read, or of a version with other fields, tells as little as a missing one.
     try:
-        return wire.decode(path.read_bytes(), Record)
+        with open(open_regular(os.fspath(path)), "rb") as file:
+            return wire.decode(file.read(_MAX_RECORD_BYTES), Record)
     except (OSError, msgspec.DecodeError):
         return None
 
@@ -235,7 +256,13 @@ def _fusermount(mountpoint: Path, lazy: bool) -> None:
     if "busy" in done.stderr:
         raise _busy(mountpoint)
     if "not found in" in done.stderr or "not mounted" in done.stderr:
-        raise NotMounted(f"{mountpoint} is not mounted")
+        # The helper looks for what this user has mounted.
+        entry = entry_at(mountpoint)
+        if entry is None:
+            raise NotMounted(f"{mountpoint} is not mounted")
+        raise UnmountError(
+            f"{mountpoint} was mounted by {entry.other_user or 'another user'}, who alone can unmount it"
+        )
     raise UnmountError(f"cannot unmount {mountpoint}: {done.stderr.strip() or f'{helper} failed'}")
 
 

@@ -33,7 +33,13 @@ from mount.tree import Attrs, Caller, Node
 from mount.vfs import Vfs
 
 WAIT_S = 60.0
+_AT_FDCWD = -100
 _artifacts = itertools.count()
+
+
+def rename_paths(path: str, new_path: str, flags: int) -> None:
+    """renameat2(2), by paths."""
+    rename_on_disk(_AT_FDCWD, path, _AT_FDCWD, new_path, flags)
 
 
 class Stat(NamedTuple):
@@ -589,7 +595,7 @@ class MountedDrive(Drive):
         os.unlink(self.at(path))
 
     def rename(self, path: str, new_path: str, flags: int = 0) -> None:
-        rename_on_disk(self.at(path), self.at(new_path), flags)
+        rename_paths(self.at(path), self.at(new_path), flags)
 
     def chmod(self, path: str, mode: int) -> None:
         os.chmod(self.at(path), mode)

@@ -15,7 +15,7 @@ from hypothesis.stateful import initialize, precondition, rule
 from artifactfs.managers.commit_id import new_commit_id
 from mount import control
 from mount.disk import RENAME_EXCHANGE, RENAME_NOREPLACE
-from mount.disk import rename as rename_on_disk
+from tests.drives import rename_paths
 from tests.mount.harness import eventually
 from tests.state_model import ARTIFACTS, Backend, Item, Opened, Sealed, Tree, put_tree
 from tests.state_sides import PATHS, DriveSides, Pick, outcome
@@ -108,7 +108,7 @@ class DriveMachine(DriveSides):
         self.both(
             label,
             lambda: self.world.drive.rename(self.staged(label, path), self.staged(label, new), flags),
-            lambda: rename_on_disk(self.native(label, path), self.native(label, new), flags),
+            lambda: rename_paths(self.native(label, path), self.native(label, new), flags),
         )
         self.check(label)
 

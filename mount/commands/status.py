@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from artifactfs.commands.options import PATH
-from artifactfs.commands.show import count, json_object, size
+from artifactfs.commands.show import count, json_object, name, size
 from mount.commands import show
 
 if TYPE_CHECKING:
@@ -63,7 +63,8 @@ def status(mountpoint: str | None, as_json: bool, state_dir: str | None) -> None
     if not found:
         click.echo("nothing is mounted; 'artifactfs mount URL MOUNTPOINT' mounts a store")
     for number, each in enumerate(found):
-        click.echo("\n" * (number > 0) + "\n".join(_describe(each)))
+        # Names of mountpoints and stores may be those of other users.
+        click.echo("\n" * (number > 0) + "\n".join(map(name, _describe(each))))
 
 
 # -- finding out -------------------------------------------------------------------------------------------------------
@@ -115,7 +116,8 @@ def _ask(entry: MountEntry, states: Path) -> dict[str, Any]:
     except client.NoAnswer as error:
         return found | {"state": MountState.HANGS, "problem": str(error)}
     except client.ClientError as error:
-        return found | {"problem": str(error)}
+        whose = f"its user is {entry.other_user}, who alone may ask it" if entry.other_user else str(error)
+        return found | {"problem": whose}
     return found | {"pid": answer.pid, "log_file": answer.log_file, "status": answer}
 
 

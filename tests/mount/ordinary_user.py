@@ -121,6 +121,20 @@ class User:
             assert process.returncode == 0, f"{command}: {out}{err}\n{logs}"
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
+    def as_root(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
+        """Run a command as root, who sees the user's mounts."""
+        environment = {**os.environ, "XDG_STATE_HOME": str(self.home / "state-of-root")}
+        arguments = [*self._prefix[:2], "env", f"--chdir={self.home}", *map(str, command)]
+        return subprocess.run(
+            arguments,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_TIMEOUT_S,
+            check=False,
+        )
+
 
 @contextlib.contextmanager
 def ordinary_user() -> Iterator[User]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -38,6 +41,39 @@ def test_session_of_an_ordinary_user(user: User, driver: str) -> None:
     check_closed_directories(user)
     user.run(PROGRAM, "umount", "mnt")
     assert user.run("ls", "mnt").stdout == ""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="it takes two users")
+def test_mounts_of_other_users(user: User, driver: str) -> None:
+    """The status tells whose they are, and so does an unmount that is refused."""
+
+    def told(done: subprocess.CompletedProcess[str], name: str) -> str:
+        assert done.returncode == 0, done
+        (found,) = [each for each in json.loads(done.stdout)["mounts"] if each["mountpoint"] == f"{user.home}/{name}"]
+        assert (found["state"], found["status"]) == ("mounted", None)
+        return str(found["problem"])
+
+    def refused(done: subprocess.CompletedProcess[str], said: str) -> None:
+        assert done.returncode == 1, done
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
+
+    user.run("mkdir", "mnt", "of-root")
+    name = user.run("id", "-un").stdout.strip()
+    user.run(PROGRAM, "mount", "store", "mnt", "--driver", driver)
+    mounted = user.as_root(PROGRAM, "mount", "store-of-root", "of-root", "--driver", driver)
+    assert mounted.returncode == 0, mounted
+    try:
+        assert told(user.as_root(PROGRAM, "status", "--json"), "mnt") == f"its user is {name}, who alone may ask it"
+        assert told(user.run(PROGRAM, "status", "--json"), "of-root") == "its user is root, who alone may ask it"
+        assert "its user is root" in user.run(PROGRAM, "status", "of-root").stdout
+        refused(user.run(PROGRAM, "umount", "of-root", check=False), "umount --now does not ask")
+        refused(user.run(PROGRAM, "umount", "--now", "of-root", check=False), "was mounted by root, who alone can")
+        refused(user.as_root(PROGRAM, "umount", "mnt"), "umount --now does not ask")
+        refused(user.as_root(PROGRAM, "commit", "mnt/c/a"), "Permission denied")
+    finally:
+        assert user.as_root(PROGRAM, "umount", "of-root").returncode == 0
+    user.run(PROGRAM, "umount", "mnt")
 
 
 def copy(user: User, source: str, staging: str) -> None:

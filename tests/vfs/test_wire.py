@@ -48,3 +48,20 @@ def test_the_mount_table_has_names_of_any_bytes(name: str, monkeypatch: pytest.M
     table.write_bytes(os.fsencode(line + line.replace("/mnt/", "/two/")))
     monkeypatch.setattr(mounts, "TABLE", table)
     assert [str(entry.mountpoint) for entry in mounts.our_entries()] == [f"/mnt/{name}", f"/two/{name}"]
+
+
+def test_records_that_cannot_be_read_are_none(tmp_path: Path) -> None:
+    """Whatever lies there: nobody waits for it, and the others are told."""
+    record = Record("/m", "/s", "/log", Process(1, 2, "boot"))
+    mounts.write_record(tmp_path, record)
+    directory = tmp_path / "mounts"
+    os.mkfifo(directory / "fifo.json")
+    (directory / "directory.json").mkdir()
+    (directory / "link.json").symlink_to("/dev/zero")
+    (directory / "damaged.json").write_bytes(b"{")
+    (directory / "foreign.json").write_bytes(b"[1]")
+    with open(directory / "sparse.json", "wb") as file:
+        file.truncate(1 << 40)
+    assert mounts.records(tmp_path) == [record]
+    assert mounts.records(tmp_path / "nothing") == []
+    assert mounts.records(directory / "damaged.json") == []

@@ -6,14 +6,12 @@ Threading: pure, safe from any thread.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from typing import Any
 
 
-def try_start(target: Callable[..., None], name: str, *args: Any) -> bool:
-    """Start a daemon thread; False when the system gives no more of them (a limit of processes, no memory)."""
+def try_start(thread: threading.Thread) -> bool:
+    """Start a thread; False when the system gives no more of them (a limit of processes, no memory)."""
     try:
-        threading.Thread(target=target, args=args, name=name, daemon=True).start()
+        thread.start()
     except (RuntimeError, MemoryError) as error:
         if not is_for_want_of_threads(error):
             raise

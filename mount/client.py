@@ -19,6 +19,7 @@ import msgspec
 
 from artifactfs import names
 from artifactfs.errors import ArtifactError
+from artifactfs.threads import try_start
 from mount import control, mounts
 
 ANSWER_TIMEOUT_S = 30.0
@@ -65,7 +66,8 @@ def within(timeout_s: float, call: Callable[[], Result]) -> Result:
             failure.append(error)
 
     thread = threading.Thread(target=run, name="ask-mount", daemon=True)
-    thread.start()
+    if not try_start(thread):
+        raise ClientError("the system gives no thread to ask a mount with")
     thread.join(timeout_s)
     if failure:
         raise failure[0]

@@ -206,7 +206,9 @@ class Committer:
         """Start the job of an artifact; False when there is no room for a thread."""
         started = False
         try:
-            started = try_start(self._work, f"commit {staging.label}", staging)
+            started = try_start(
+                threading.Thread(target=self._work, args=(staging,), name=f"commit {staging.label}", daemon=True)
+            )
         finally:
             if not started:
                 with self._wake:

@@ -15,7 +15,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, TypeVar, cast
 
@@ -32,6 +32,7 @@ from artifactfs.errors import (
     StoreUnreachable,
 )
 from artifactfs.managers.base import ArtifactManager, ArtifactNames
+from artifactfs.threads import is_for_want_of_threads
 from mount.settings import MountSettings
 
 logger = logging.getLogger(__name__)
@@ -201,7 +202,12 @@ class Listing:
             assert under_way is not None
             return cast(Value, self._wait(key, under_way))
         if self._memory is not None and self._last_known(key) is not _UNKNOWN:
-            self._pool.submit(self._fly, key, fetch, mine)
+            try:
+                self._pool.submit(self._fly, key, fetch, mine)
+            except RuntimeError as error:
+                if not is_for_want_of_threads(error):
+                    raise
+                self._fly(key, fetch, mine)
             return cast(Value, self._wait(key, mine))
         self._fly(key, fetch, mine)
         return cast(Value, mine.result())
@@ -228,14 +234,17 @@ class Listing:
             value, is_news = self._fetch(key, fetch)
         except BaseException as error:  # noqa: BLE001 - raised by those who wait
             self._end(key, mine)
-            mine.set_exception(error)
+            with contextlib.suppress(InvalidStateError):
+                mine.set_exception(error)
             return
         current = self._end(key, mine)
         with self._lock:
             if current:
                 self._fresh[key] = value, time.monotonic() + self._refresh_s
             self._known[key] = value
-        mine.set_result(value)
+        # Two may have asked, where the pool had no thread when it was given the task and has one now.
+        with contextlib.suppress(InvalidStateError):
+            mine.set_result(value)
         if is_news and current and self._memory is not None and value is not None:
             self._memory.note_listing(key, _to_json(value))
 

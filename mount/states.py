@@ -58,7 +58,7 @@ class States:
             if self._look is not None:
                 return self._look, False
             look = self._look = _Look()
-        if not try_start(self._run, "status", look):
+        if not try_start(threading.Thread(target=self._run, args=(look,), name="status", daemon=True)):
             self._end(look)
         return look, True
 

@@ -18,7 +18,8 @@ from collections.abc import Iterable, Iterator
 from artifactfs.content.blobs import Blob, SmallBlob
 from artifactfs.content.segments import GRANULE_BYTES
 from artifactfs.content.streams import LEAST_AROUND, PARALLEL
-from artifactfs.errors import ArtifactError, StoreTimeout
+from artifactfs.errors import ArtifactError, StoreTimeout, StoreUnreachable
+from artifactfs.threads import try_start
 
 logger = logging.getLogger(__name__)
 
@@ -217,7 +218,11 @@ class Fetcher:
             self._work.notify()
         if self._threads - self._stuck < THREADS and self._threads < _MOST_THREADS and self._idle < self._waiting():
             self._threads += 1
-            threading.Thread(target=self._run, name="fetch", daemon=True).start()
+            if not try_start(threading.Thread(target=self._run, name="fetch", daemon=True)):
+                self._threads -= 1
+                if not self._threads:
+                    (self._urgent if request.is_urgent else self._ahead).remove(request)
+                    raise StoreUnreachable(f"the system gives no thread to fetch {request.blob.label} with")
 
     def _waiting(self) -> int:
         return len(self._urgent) + len(self._ahead)

@@ -37,6 +37,7 @@ from artifactfs.content.cache import VERSION_SUFFIX
 from artifactfs.errors import FormatError, StoreUnreachable
 from artifactfs.managers.base import ArtifactManager, VersionInfo
 from artifactfs.manifest import Manifest
+from artifactfs.threads import is_for_want_of_threads
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +148,12 @@ class StoreMemory:
     def note_version(self, info: VersionInfo, manifest: Manifest) -> None:
         """Keep a version, which never changes; written a little later."""
         name = _version_name(info.collection, info.artifact, info.version)
-        self._writer.submit(lambda: self._write(name, _KnownVersion(info, manifest.encode())))
+        try:
+            self._writer.submit(lambda: self._write(name, _KnownVersion(info, manifest.encode())))
+        except RuntimeError as error:
+            if not is_for_want_of_threads(error):
+                raise
+            logger.info("not kept yet of %s/%s@%s: %s", info.collection, info.artifact, info.version, error)
 
     # -- files ------------------------------------------------------------------------------------------------------
 

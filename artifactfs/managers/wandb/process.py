@@ -14,6 +14,7 @@ import atexit
 import contextlib
 import itertools
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -22,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from typing import Any
+from typing import IO, Any
 
 from artifactfs.errors import (
     AccessDenied,
@@ -35,6 +36,9 @@ from artifactfs.errors import (
     Unsupported,
 )
 from artifactfs.managers.wandb import processes
+from artifactfs.threads import try_start
+
+logger = logging.getLogger(__name__)
 
 # The client gives up by itself after 20 s a request, of which long listings need several; but not with the manifest,
 # which it fetches with no bound in time and tries again for minutes.
@@ -96,7 +100,10 @@ class Worker:
             env=environment,
             start_new_session=True,
         )
-        threading.Thread(target=self._listen, name="wandb answers", daemon=True).start()
+        if not try_start(threading.Thread(target=self._listen, name="wandb answers", daemon=True)):
+            self._process.kill()
+            self._process.communicate()
+            raise StoreUnreachable("the system gives no thread to listen to the process that talks to W&B")
 
     @property
     def pid(self) -> int:
@@ -190,18 +197,16 @@ class Worker:
         return sum(map(processes.moved_bytes, [self.pid, *processes.children_of(self.pid)]))
 
     def _listen(self) -> None:
+        """Hand out the answers until the process ends. Whatever ends this thread ends the process, and all waiting."""
         pipe, output = self._process.stdin, self._process.stdout
         assert pipe is not None
         assert output is not None
-        with output:
-            for line in output:
-                answer = json.loads(line)
-                with self._lock:
-                    waiting = self._waiting.pop(answer["id"])
-                if "error" in answer:
-                    waiting.set_exception(_KINDS[answer["error"]["kind"]](_told(answer["error"])))
-                else:
-                    waiting.set_result(answer["ok"])
+        try:
+            with output:
+                self._hand_out(output)
+        except Exception as error:  # noqa: BLE001 - told to those who wait, as the end of the process
+            logger.error("cannot understand the process that talks to W&B: %r", error)
+            self._process.kill()
         # Where it was killed from outside, wandb-core follows it by itself.
         self._process.wait()
         with self._lock, contextlib.suppress(OSError):
@@ -210,6 +215,16 @@ class Worker:
             left, self._waiting = list(self._waiting.values()), {}
         for waiting in left:
             waiting.set_exception(StoreUnreachable("the process that talks to W&B ended while it was asked"))
+
+    def _hand_out(self, output: IO[bytes]) -> None:
+        for line in output:
+            answer = json.loads(line)
+            with self._lock:
+                waiting = self._waiting.pop(answer["id"])
+            if "error" in answer:
+                waiting.set_exception(_KINDS[answer["error"]["kind"]](_told(answer["error"])))
+            else:
+                waiting.set_result(answer["ok"])
 
 
 def _told(error: dict[str, str]) -> str:

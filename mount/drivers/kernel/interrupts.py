@@ -18,6 +18,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from artifactfs.threads import try_start
+
 logger = logging.getLogger(__name__)
 
 LOOK_AGAIN_S = 0.1
@@ -78,9 +80,20 @@ class UnderWay:
             if self._watching:
                 return
             self._watching = True
-        threading.Thread(target=self._look_again, name="interrupts", daemon=True).start()
+        if not try_start(threading.Thread(target=self._look_again, name="interrupts", daemon=True)):
+            with self._lock:
+                self._watching = False
 
     def _look_again(self) -> None:
+        try:
+            self._look_until_settled()
+        except BaseException:
+            # The next one to be watched starts another thread, which watches these too.
+            with self._lock:
+                self._watching = False
+            raise
+
+    def _look_until_settled(self) -> None:
         pause = threading.Event()
         while True:
             pause.wait(LOOK_AGAIN_S)
@@ -95,10 +108,10 @@ class UnderWay:
 
 
 def is_being_killed(pid: int) -> bool:
-    """Whether a thread is about to die. One that cannot be seen (in another namespace) is taken to live."""
+    """Whether a thread is about to die. One that cannot be seen (in another namespace, say) is taken to live."""
     try:
         status = Path(f"/proc/{pid}/status").read_text(errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
+    except OSError:
         return False
     mask = {name: int(bits, 16) for name, bits in _MASKS.findall(status)}
     pending = mask["SigPnd"] | mask["ShdPnd"]

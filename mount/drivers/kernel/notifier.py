@@ -62,8 +62,14 @@ class Notifier:
             started = time.monotonic()
             try:
                 self._expire(*job)
-            except OSError as error:
-                logger.error("cannot tell the kernel that %r may have changed: %s", job[1], error)
+            except Exception as error:
+                expected = isinstance(error, OSError)
+                logger.error(
+                    "cannot tell the kernel that %r may have changed: %s",
+                    job[1],
+                    error,
+                    exc_info=None if expected else error,
+                )
             late_s = time.monotonic() - started
             if late_s > FLUSH_S:
                 logger.info("telling the kernel of %r took %.1f s", job[1], late_s)

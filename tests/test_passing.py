@@ -25,6 +25,7 @@ LASTING = {
         "SerializationError",
         "Unsupported",
         "DriveError",
+        "AreaRefused",
     ),
     *("ReadOnly", "NotPermitted", "Stale", "CrossTree", "Held", "NothingStaged", "NoSuchAttribute"),
     *("AttributeTooLong", "NoSuchOffset", "AttributeUnsupported"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import logging
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -20,6 +22,8 @@ from tests.drives import DirectDrive
 from tests.mount.harness import eventually
 from tests.vfs.conftest import MakeDrive
 
+# <fcntl.h>, <linux/fs.h>
+AT_FDCWD = -100
 RENAME_EXCHANGE = 2
 
 
@@ -51,7 +55,7 @@ def swap(directory: Path) -> None:
     other = directory.with_name("other")
     if not other.exists():
         other.write_bytes(b"no directory")
-    rename(str(directory), str(other), RENAME_EXCHANGE)
+    rename(AT_FDCWD, str(directory), AT_FDCWD, str(other), RENAME_EXCHANGE)
 
 
 def errors(caplog: pytest.LogCaptureFixture, text: str) -> list[str]:
@@ -135,18 +139,25 @@ def test_leftovers_that_cannot_be_read(make_drive: MakeDrive) -> None:
     eventually(lambda: not again.status().faults)
 
 
-def test_staged_leftovers_that_cannot_be_read(make_drive: MakeDrive) -> None:
+def test_staged_leftovers_that_cannot_be_read(make_drive: MakeDrive, monkeypatch: pytest.MonkeyPatch) -> None:
     """C8, C14: what an earlier daemon left staged is found when its directory can be read again."""
     drive = make_drive()
     make(drive, "c/odd")
-    staging = on_disk(drive, "c/odd") / "staging"
     assert drive.area is not None
     drive.area.close()
     drive.area = None
-    swap(staging)
+    is_empty, is_sick = StagedTree.is_empty, threading.Event()
+    is_sick.set()
+
+    def fail_for_a_while(tree: StagedTree) -> bool:
+        if is_sick.is_set():
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return is_empty(tree)
+
+    monkeypatch.setattr(StagedTree, "is_empty", fail_for_a_while)
     again = make_drive(commit_after_s=0.1)
-    eventually(lambda: again.status().faults)
-    swap(staging)
+    eventually(lambda: again.status().faults == ["c/odd: Input/output error"])
+    is_sick.clear()
     eventually(lambda: again.versions("c/odd") == ["v0"])
 
 

@@ -7,6 +7,7 @@ memory, every function is safe from any thread; a record is replaced as a whole,
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -29,6 +30,7 @@ SOURCE_PREFIX = "artifactfs:"
 TABLE = Path("/proc/self/mountinfo")
 FUSE_CONNECTIONS = "/sys/fs/fuse/connections"
 
+_MNT_FORCE = 1
 _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
 _FUSERMOUNT_TIMEOUT_S = 30.0
@@ -216,16 +218,29 @@ def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
 
 
 def abort(entry: MountEntry) -> bool:
-    """End the connection behind a mount whoever holds on to it, where the control file system of FUSE is mounted.
+    """End the connection behind a mount whoever holds on to it; it may be unmounted by that.
 
-    What it needs is not there in most containers: then False, and the connection ends with the daemon's process.
+    It takes root, or the control file system of FUSE, which is not mounted in most containers. Else it returns False,
+    and the connection ends with the daemon's process.
     """
-    number = entry.device.partition(":")[2]
     try:
-        Path(FUSE_CONNECTIONS, number, "abort").write_text("1\n")
+        abort_file(entry).write_text("1\n")
     except OSError:
-        return False
+        # Root can do without: it ends the connection before it looks whether the mount is in use.
+        return _umount2(entry.mountpoint, _UMOUNT_NOFOLLOW | _MNT_FORCE) in (0, errno.EBUSY)
     return True
+
+
+def take_away(entry: MountEntry) -> None:
+    """Unmount what nobody answers for any more, and let go whoever waits for an answer. Raises UnmountError."""
+    abort(entry)
+    with contextlib.suppress(NotMounted):
+        unmount(entry.mountpoint, lazy=True)
+
+
+def abort_file(entry: MountEntry) -> Path:
+    """What to write to for ending the connection behind a mount."""
+    return Path(FUSE_CONNECTIONS, entry.device.partition(":")[2], "abort")
 
 
 def _umount2(mountpoint: Path, flags: int) -> int:

@@ -111,7 +111,7 @@ def take_mountpoint(settings: MountSettings) -> None:
     cleared = False
     while (entry := mounts.entry_at(settings.mountpoint)) is not None:
         _check_dead(entry)
-        mounts.unmount(entry.mountpoint, lazy=True)
+        mounts.take_away(entry)
         cleared = True
     if cleared:
         _check_empty(settings.mountpoint)

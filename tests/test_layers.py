@@ -28,6 +28,7 @@ RESERVED = {
         "mount/mounts.py",
         "mount/preflight.py",
         "mount/drivers/kernel/channel.py",
+        "mount/drivers/kernel/herald.py",
         "mount/drivers/kernel/mounting.py",
         "artifactfs/beneath.py",
         "artifactfs/durable.py",

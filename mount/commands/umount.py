@@ -58,14 +58,14 @@ def umount(mountpoint: str, now: bool, drain_timeout: float | None, state_dir: s
     try:
         status = _ask(where, now)
     except client.DeadMount:
-        mounts.unmount(where, lazy=True)
+        mounts.take_away(entry)
         mounts.remove_record(states, where)
         click.echo(f"unmounted {where}; its daemon was gone already, what it had staged waits for the next mount")
         return
     except client.NoAnswer:
         # Whoever asked is stuck in there, this process included: a mount in use goes only lazily.
         daemon = _daemon_of(where, states, None)
-        mounts.unmount(where, lazy=True)
+        mounts.take_away(entry)
         _end_daemon(daemon)
         click.echo(f"unmounted {where}; its daemon did not answer, what it had staged waits for the next mount")
         return

@@ -59,7 +59,7 @@ class LateDisk(mfusepy.Operations):  # type: ignore[misc]
     def unlink(self, path: str) -> None:
         os.unlink(path)
 
-    def rename(self, new: str, old: str) -> None:
+    def rename(self, old: str, new: str) -> None:
         os.rename(old, new)
 
     def link(self, new: str, old: str) -> None:

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import logging
 import os
+import sys
 
 from mount.drivers.kernel import protocol
 from mount.errno_map import IO_ERROR
@@ -93,6 +94,25 @@ class Channel:
                 return False
             raise
         return True
+
+    def notification(self, code: int, *parts: bytes) -> bytes:
+        """One as a message, for who sends it elsewhere."""
+        return b"".join((_header(_HEADER_BYTES + sum(map(len, parts)), code, 0), *parts))
+
+    def check_notified(self, number: int) -> None:
+        """What the errno of sending a notification means: OSError, or nothing for what concerns nothing cached."""
+        if number and number not in _NOT_CACHED + _ENDED:
+            raise OSError(number, os.strerror(number))
+
+    def clone(self) -> int:
+        """One more descriptor of the connection, with requests of its own; who opened it closes it. Raises OSError."""
+        fd = os.open(protocol.DEVICE, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.ioctl(fd, protocol.FUSE_DEV_IOC_CLONE, bytearray(self.fd.to_bytes(4, sys.byteorder)))
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
 
     def store(self, nodeid: int, data: memoryview) -> bool:
         """Put bytes into the page cache as the beginning of a file; False when the kernel does not know the inode.

@@ -19,12 +19,12 @@ import subprocess
 from pathlib import Path
 
 from mount.drivers import DriverUnavailable
+from mount.drivers.kernel.protocol import DEVICE
 from mount.mounts import FSTYPE, entry_at, source_of
 from mount.settings import MountSettings
 
 logger = logging.getLogger(__name__)
 
-DEVICE = "/dev/fuse"
 FUSERMOUNT_TIMEOUT_S = 30.0
 READ_AHEAD_KIB = 1024
 

@@ -1,39 +1,91 @@
 """Tells the kernel what its caches may believe no longer.
 
 A notification about a name waits for the lock of the directory, which a program may hold that waits for an answer of
-ours; one about pages waits for readers of those. So they are sent by a thread of their own, never by one that serves
-requests, and never while a lock is held that a request needs. Who must not go on before the kernel knows waits with
-`flush`, bounded; the same rule holds for who waits.
+ours; one about pages waits for readers of those. So they are sent one after another by a process of its own (`herald`),
+never by a thread of this one, which could not be killed while it waits. Who must not go on before the kernel knows
+waits with `flush`, bounded, and never with a lock held that a request needs.
 
-Threading: `expire` and `flush` are safe from any thread, `flush` not from one that serves.
+Threading: `expire` and `flush` are safe from any thread, `flush` not from one that serves. One thread talks to the
+process, which is started with the first notification.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
+import socket
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
-from mount.drivers.kernel import protocol
+from mount import mounts
+from mount.drivers.kernel import herald, protocol
 from mount.drivers.kernel.channel import Channel
 
 logger = logging.getLogger(__name__)
 
 FLUSH_S = 5.0
+_END_S = 1.0
 
 _Job = tuple[int, str] | threading.Event | None
+
+
+class Herald:
+    """A process as of `herald`."""
+
+    def __init__(self, channel: Channel, mountpoint: Path) -> None:
+        """Raises OSError where the connection cannot be shared, or no process be started."""
+        entry = mounts.entry_at(mountpoint)
+        abort = str(mounts.abort_file(entry)) if entry is not None else os.devnull
+        device = channel.clone()
+        try:
+            self._orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with theirs:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-I", "-S", herald.__file__, str(device), str(theirs.fileno()), abort],
+                    pass_fds=(device, theirs.fileno()),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    cwd="/",
+                    start_new_session=True,
+                )
+        finally:
+            os.close(device)
+
+    def send(self, message: bytes) -> int:
+        """Have one notification sent, however long that takes; its errno. Raises OSError when the process is gone."""
+        self._orders.sendall(message)
+        answer = self._orders.recv(4)
+        if not answer:
+            raise ConnectionError("the process that tells the kernel has ended")
+        return int.from_bytes(answer, "little")
+
+    def close(self) -> None:
+        """Let it end, also while it waits."""
+        with contextlib.suppress(OSError):
+            self._orders.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_END_S)
+        self._orders.close()
 
 
 class Notifier:
     """See the module docstring."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, mountpoint: Path) -> None:
         self._channel = channel
+        self._mountpoint = mountpoint
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="notifier", daemon=True)
         self._flags = 0
+        self._herald: Herald | None = None
+        self._may_start = True
+        self._has_stopped = False
 
     def start(self, *, can_expire: bool) -> None:
         """Begin. `can_expire`: names may be told to be looked at anew, which spares what is in use below them."""
@@ -42,7 +94,10 @@ class Notifier:
 
     def stop(self) -> None:
         """Send nothing more. What is being sent is not waited for: at the end it may have to wait for the kernel."""
+        self._has_stopped = True
         self._jobs.put(None)
+        if self._herald is not None:
+            self._herald.close()
 
     def expire(self, directory: int, name: str) -> None:
         """Have the kernel look a name in a directory up again before it believes in it."""
@@ -63,6 +118,8 @@ class Notifier:
             try:
                 self._expire(*job)
             except Exception as error:
+                if self._has_stopped:
+                    return
                 expected = isinstance(error, OSError)
                 logger.error(
                     "cannot tell the kernel that %r may have changed: %s",
@@ -70,6 +127,7 @@ class Notifier:
                     error,
                     exc_info=None if expected else error,
                 )
+                self._drop_herald()
             late_s = time.monotonic() - started
             if late_s > FLUSH_S:
                 logger.info("telling the kernel of %r took %.1f s", job[1], late_s)
@@ -77,4 +135,25 @@ class Notifier:
     def _expire(self, directory: int, name: str) -> None:
         raw = os.fsencode(name)
         head = protocol.fuse_notify_inval_entry_out.pack(directory, len(raw), self._flags)
-        self._channel.notify(protocol.FUSE_NOTIFY_INVAL_ENTRY, head, raw + b"\0")
+        herald = self._find_herald()
+        if herald is None:
+            self._channel.notify(protocol.FUSE_NOTIFY_INVAL_ENTRY, head, raw + b"\0")
+            return
+        message = self._channel.notification(protocol.FUSE_NOTIFY_INVAL_ENTRY, head, raw + b"\0")
+        self._channel.check_notified(herald.send(message))
+
+    def _drop_herald(self) -> None:
+        """The next notification is sent by a new one."""
+        herald, self._herald = self._herald, None
+        if herald is not None:
+            herald.close()
+
+    def _find_herald(self) -> Herald | None:
+        """The process, started if needed; None where none can be had, and this one may hang when it is killed."""
+        if self._herald is None and self._may_start:
+            try:
+                self._herald = Herald(self._channel, self._mountpoint)
+            except OSError as error:
+                self._may_start = False
+                logger.info("no process of its own for what the kernel is told: %s", error)
+        return self._herald

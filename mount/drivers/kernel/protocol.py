@@ -37,6 +37,7 @@ KERNELS = {
 }
 """Minor protocol version → the first Linux that speaks it."""
 
+DEVICE = "/dev/fuse"
 FUSE_ROOT_ID = 1
 FUSE_MIN_READ_BUFFER = 8192
 FUSE_UNIQUE_RESEND = 1 << 63  # 7.40

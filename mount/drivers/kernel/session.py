@@ -69,7 +69,7 @@ class Session:
     def __init__(self, channel: Channel, vfs: Vfs, settings: MountSettings) -> None:
         self.channel = channel
         self.context = Context(channel, vfs, settings)
-        self.notifier = Notifier(channel)
+        self.notifier = Notifier(channel, settings.mountpoint)
         self._under_way = UnderWay(lambda unique: channel.fail(unique, INTERRUPTED))
         self._workers = Workers(self._receive_one, self._handle_one, BUFFER_BYTES)
         self._handlers = self._make_handlers()

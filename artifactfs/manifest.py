@@ -8,7 +8,8 @@ On disk (`encode`/`decode`): a zstd frame around the MessagePack map of `Columns
 and joined by NUL; numbers are little-endian arrays; a file's bytes are ``object[offset:offset+size]``. Directories
 may be listed (then mode and mtime are known) or only implied by the files in them; an empty directory is always
 listed. The content digest covers paths, kinds, sizes, digests, executable bits, symlink targets and empty
-directories, and nothing else: a touched file is the same content.
+directories, and nothing else: a touched file is the same content. A commit makes a new version for other permission
+bits too (`Manifest.has_modes_of`), which then has the digest of the version before it.
 """
 
 from __future__ import annotations
@@ -280,6 +281,20 @@ class Manifest:
             digest.update(len(column).to_bytes(8, "little"))
             digest.update(column)
         return digest.hexdigest()
+
+    def has_modes_of(self, other: Manifest) -> bool:
+        """Whether files and directories that both list have the same permission bits.
+
+        The content digest counts the owner's executable bit alone, and goes on doing so: old versions keep theirs.
+        """
+        if self._paths == other._paths and self._modes == other._modes:
+            return True
+        mine, theirs = self._permissions(), other._permissions()
+        return all(theirs.get(path, mode) == mode for path, mode in mine.items())
+
+    def _permissions(self) -> dict[bytes, int]:
+        rows = zip(self._paths, self._kinds, self._modes, strict=True)
+        return {path: mode for path, kind, mode in rows if kind != EntryKind.SYMLINK}
 
     def encode(self) -> bytes:
         """The stored form. The same entries always give the same bytes (for one zstd library)."""

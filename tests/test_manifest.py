@@ -132,6 +132,20 @@ def test_the_content_digest_covers_content_and_nothing_else():
     assert len({digest, *digests}) == len(different) + 1
 
 
+def test_permission_bits_beside_the_digest():
+    """Of what both list; a symlink has none."""
+    base = [
+        Entry("d", EntryKind.DIRECTORY, mode=0o755),
+        Entry("d/a", EntryKind.FILE, 1, "11" * 32, mode=0o644),
+        Entry("l", EntryKind.SYMLINK, target="d"),
+    ]
+    for entries in (base, base[1:], [*base[:2], base[2]._replace(mode=0o700)]):
+        assert Manifest(base).has_modes_of(Manifest(entries))
+        assert Manifest(entries).has_modes_of(Manifest(base))
+    for entries in ([base[0]._replace(mode=0o700), *base[1:]], [base[0], base[1]._replace(mode=0o640), base[2]]):
+        assert not Manifest(base).has_modes_of(Manifest(entries))
+
+
 def test_digests_of_other_algorithms():
     manifest = Manifest([Entry("a", digest="ab" * 16), Entry("b")], algorithm="md5")
     again = Manifest.decode(manifest.encode())

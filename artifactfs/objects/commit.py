@@ -259,8 +259,10 @@ class Committer:
             self._store_manifest(content, stored)
             return True
         manifest = stored_manifest(self._store, latest.manifest)
-        return manifest is not None and (
-            places(manifest) == places(content.manifest) or is_whole(self._store, manifest)
+        return (
+            manifest is not None
+            and manifest.has_modes_of(content.manifest)
+            and (places(manifest) == places(content.manifest) or is_whole(self._store, manifest))
         )
 
     def _resumed(self, commit: Commit, numbers: Numbers, made: Record, *, renew: bool) -> Committed | None:

@@ -99,10 +99,11 @@ class Contents:
         raise StoreUnreachable(f"{version} of {self._store.url} reads back different from what was committed")
 
     def is_whole(self, info: VersionInfo, known: Known, manifest: Manifest) -> bool:
-        """Whether a version of ours holds the files of a manifest: their bytes on disk, elsewhere their sizes."""
+        """Whether a version of ours holds the files of a manifest: their modes, and bytes on disk, elsewhere sizes."""
         version = layout.version_key(info.collection, info.artifact, info.number)
         try:
-            self._stored_manifest(version, known.record.manifest)
+            if not self._stored_manifest(version, known.record.manifest).has_modes_of(manifest):
+                return False
             if self._root is not None:
                 return all(self._hash(info, entry) == entry.digest for entry in _files(manifest))
             place = f"{version}/{layout.FILES}"

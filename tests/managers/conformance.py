@@ -149,6 +149,16 @@ class Versions:
             result = commit(manager, write(tmp_path / "t", f=text))
             assert (result.info.version, result.created) == (version, created)
 
+    @needs(Keeps.MODES)
+    @pytest.mark.parametrize("name", ["a.txt", "sub"])
+    def test_permission_bits_alone_make_a_version(self, manager: ArtifactManager, tree: Path, name: str):
+        for mode, version, created in ((0o750, "v0", True), (0o750, "v0", False), (0o700, "v1", True)):
+            (tree / name).chmod(mode)
+            result = commit(manager, tree)
+            assert (result.info.version, result.created) == (version, created)
+        modes = [manager.manifest("model", version=version).find(name) for version in ("v0", "v1")]
+        assert [entry and entry.mode for entry in modes] == [0o750, 0o700]
+
     def test_a_repeated_commit(self, manager: ArtifactManager, tree: Path):
         first = commit(manager, tree, commit_id="once")
         assert commit(manager, tree, commit_id="once").info == first.info

@@ -232,6 +232,12 @@ def equal_content_is_no_version(drive: Drive) -> None:
     assert drive.commit(label).version == "v1"
     drive.write(f"{label}/staging/f", b"x")
     assert drive.commit(label).version == "v2"
+    for created in (True, False):
+        drive.write(f"{label}/staging/f", b"x")
+        drive.chmod(f"{label}/staging/f", 0o600)
+        finished = drive.commit(label)
+        assert (finished.version, finished.created) == ("v3", created)
+    assert drive.lstat(f"{label}/v3/f").permissions == 0o600
 
 
 @scenario()

@@ -124,7 +124,8 @@ def _attempt(store: Store, wanted: Commit, tree: _Tree) -> CommitResult:
         store.add_aliases(made, wanted.aliases)
         return CommitResult(made, created=True, deduplicated_bytes=made.size_bytes)
     latest = store.manifest(wanted.artifact, wanted.collection, known[-1].version) if known else None
-    if latest is not None and tree.is_content_of(latest):
+    # What others logged has no permission bits to be compared.
+    if latest is not None and tree.is_content_of(latest, with_modes=bool(known[-1].commit_id)):
         store.add_aliases(known[-1], wanted.aliases)
         return CommitResult(known[-1], created=False, deduplicated_bytes=known[-1].size_bytes)
     return _log(store, wanted, tree, latest)
@@ -188,8 +189,10 @@ class _Tree:
         rows = enumerate(self.manifest)
         return [(entry, self._scan.path(row)) for row, entry in rows if entry.kind is EntryKind.FILE]
 
-    def is_content_of(self, latest: Manifest) -> bool:
+    def is_content_of(self, latest: Manifest, *, with_modes: bool) -> bool:
         """Whether this is the content of a version. Files are read only where all else is alike."""
+        if with_modes and not self.manifest.has_modes_of(latest):
+            return False
         if self.manifest.file_count != latest.file_count or self.manifest.size_bytes != latest.size_bytes:
             return False
         digests: dict[str, str] = {}

@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 
 from artifactfs.errors import ArtifactError
+from artifactfs.managers.urls import check_url
 from mount import mounts
 from mount.client import Liveness, liveness
 from mount.settings import MountSettings
@@ -31,7 +32,11 @@ class MountRefused(ArtifactError):
 
 
 def absolute_url(url: str) -> str:
-    """`url` with the path of a local store made absolute: the daemon works in another directory."""
+    """`url` with the path of a local store made absolute: the daemon works in another directory.
+
+    Raises ArgumentError, UnknownScheme for what would become an absolute path by mistake.
+    """
+    check_url(url)
     scheme, path = _split(url)
     if scheme == "":
         return os.path.abspath(os.path.expanduser(path))

@@ -33,7 +33,8 @@ from artifactfs.errors import (
 from artifactfs.managers.base import ArtifactManager, CommitResult, Progress, ReferenceOf, TmpArtifact
 from artifactfs.managers.browsable import existing, path_in_version
 from artifactfs.managers.commit_id import new_commit_id
-from artifactfs.managers.options import check_options, scheme_of
+from artifactfs.managers.options import check_options
+from artifactfs.managers.urls import scheme_of
 from artifactfs.objects.scan import scan_tree
 from artifactfs.objects.store import translate
 from artifactfs.plain.layout import is_reserved

@@ -29,7 +29,8 @@ from artifactfs.managers.base import (
     guarded,
 )
 from artifactfs.managers.commit_id import new_commit_id
-from artifactfs.managers.options import check_options, scheme_of
+from artifactfs.managers.options import check_options
+from artifactfs.managers.urls import scheme_of
 from artifactfs.manifest import Entry, Manifest
 
 if TYPE_CHECKING:

@@ -26,12 +26,6 @@ _TAKE_ALL_READ_NONE = frozenset({"AbstractFileSystem", "AsyncFileSystem", "Memor
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
-def scheme_of(url: str) -> str:
-    """``s3`` for ``s3://bucket``, '' for a path."""
-    scheme, separator, _ = url.partition("://")
-    return scheme.lower() if separator else ""
-
-
 def check_options(scheme: str, options: Mapping[str, Any], known: Iterable[str] = OURS) -> None:
     """Raises ArgumentError for a keyword that the store of that scheme ('' is a local path) does not know.
 

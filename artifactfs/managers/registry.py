@@ -9,25 +9,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 from typing import Any
 
-from artifactfs.catalog.address import without_url_secrets
-from artifactfs.errors import ArgumentError, MissingDependency, UnknownScheme
+from artifactfs.errors import MissingDependency, UnknownScheme
 from artifactfs.managers import arguments
 from artifactfs.managers.base import ArtifactManager
-from artifactfs.managers.options import scheme_of
+from artifactfs.managers.urls import LOCAL, PLAIN, SQUIRREL, WANDB, check_url, place_of, scheme_of
 
-PLAIN = "plain+"
-SQUIRREL = "squirrel+"
-WANDB = "wandb"
-_LOCAL = frozenset({"", "file", "local"})
-# Of these the scheme alone names a place.
-_WHOLE = frozenset({"memory", WANDB})
-# Words that only a URL begins with, and any other before ":/".
-_ONE_SLASH = re.compile(
-    r"(s3a?|gs|gcs|az|abfss?|file|sftp|ssh|webdav|memory|wandb|[a-z][a-z0-9+.-]+(?=:/)):(/?[^/].*)\Z", re.IGNORECASE
-)
 _EXTRAS = {
     "s3": "s3",
     "s3a": "s3",
@@ -88,38 +76,26 @@ def connect(url: str | os.PathLike[str], *, collection: str = "default", **optio
     """
     arguments.url("url", url)
     url = os.fspath(url)
-    place = url.removeprefix(PLAIN).removeprefix(SQUIRREL)
-    _check_place(place)
+    check_url(url)
+    place = place_of(url)
     scheme = scheme_of(place)
     if scheme == WANDB:
         from artifactfs.managers.wandb import WandbArtifactManager
 
         return WandbArtifactManager.from_url(url, collection=collection, **options)
-    if scheme not in _LOCAL:
+    if scheme not in LOCAL:
         _check_scheme(scheme, url)
     if url.startswith(SQUIRREL):
         from artifactfs.managers.adapter import squirrel_manager
 
         return squirrel_manager(place, collection=collection, **options)
-    if url.startswith(PLAIN) or (scheme in _LOCAL and _looks_plain(place)):
+    if url.startswith(PLAIN) or (scheme in LOCAL and _looks_plain(place)):
         from artifactfs.managers.plain import PlainArtifactManager
 
         return PlainArtifactManager(place, collection=collection, **options)
     from artifactfs.managers.filesystem import FileSystemArtifactManager
 
     return FileSystemArtifactManager(url, collection=collection, **options)
-
-
-def _check_place(place: str) -> None:
-    """Raises ArgumentError for a URL that names no place, UnknownScheme for one that was mistyped."""
-    scheme, separator, path = place.rpartition("://")
-    if not path.strip() and scheme.lower() not in _WHOLE:
-        raise ArgumentError("url names no store: use a path, such as ./store, or a URL, such as s3://bucket/store")
-    mistyped = None if separator else _ONE_SLASH.match(place)
-    if mistyped is not None and not os.path.exists(place):
-        scheme, rest = mistyped[1].lower(), mistyped[2].lstrip("/")
-        meant = without_url_secrets(f"{scheme}://{'/' if scheme in _LOCAL else ''}{rest}")
-        raise UnknownScheme(f"url looks mistyped: write {meant}, or put ./ before a path with a colon in it")
 
 
 def _looks_plain(place: str) -> bool:

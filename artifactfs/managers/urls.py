@@ -1,0 +1,48 @@
+"""What a store's URL is made of, and what is no URL of a store. Pure functions, safe from any thread.
+
+``plain+`` and ``squirrel+`` before a URL ask for a layout and for a library: see `registry`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+from artifactfs.catalog.address import without_url_secrets
+from artifactfs.errors import ArgumentError, UnknownScheme
+
+PLAIN = "plain+"
+SQUIRREL = "squirrel+"
+WANDB = "wandb"
+LOCAL = frozenset({"", "file", "local"})
+"""The schemes of a local path."""
+# Of these the scheme alone names a place.
+_WHOLE = frozenset({"memory", WANDB})
+# Words that only a URL begins with, and any other before ":/".
+_ONE_SLASH = re.compile(
+    r"(s3a?|gs|gcs|az|abfss?|file|sftp|ssh|webdav|memory|wandb|[a-z][a-z0-9+.-]+(?=:/)):(/?[^/].*)\Z", re.IGNORECASE
+)
+
+
+def scheme_of(url: str) -> str:
+    """``s3`` for ``s3://bucket``, '' for a path."""
+    scheme, separator, _ = url.partition("://")
+    return scheme.lower() if separator else ""
+
+
+def check_url(url: str) -> None:
+    """Raises ArgumentError for a URL that names no place, UnknownScheme for one that was mistyped."""
+    place = place_of(url)
+    scheme, separator, path = place.rpartition("://")
+    if not path.strip() and scheme.lower() not in _WHOLE:
+        raise ArgumentError("url names no store: use a path, such as ./store, or a URL, such as s3://bucket/store")
+    mistyped = None if separator else _ONE_SLASH.match(place)
+    if mistyped is not None and not os.path.exists(place):
+        scheme, rest = mistyped[1].lower(), mistyped[2].lstrip("/")
+        meant = without_url_secrets(f"{scheme}://{'/' if scheme in LOCAL else ''}{rest}")
+        raise UnknownScheme(f"url looks mistyped: write {meant}, or put ./ before a path with a colon in it")
+
+
+def place_of(url: str) -> str:
+    """The URL without what asks for a layout or a library."""
+    return url.removeprefix(PLAIN).removeprefix(SQUIRREL)

@@ -26,62 +26,53 @@ class LateDisk(mfusepy.Operations):  # type: ignore[misc]
     def __init__(self, behind: str) -> None:
         self._behind = behind
 
-    def __call__(self, name: str, path: Any, *arguments: Any) -> Any:
-        """As mfusepy calls every operation: with the path behind in place of that on the disk."""
-        if name in ("rename", "link"):
-            arguments = (f"{self._behind}{arguments[0]}", *arguments[1:])
-        known = getattr(self, name, None)
-        if known is None:
-            raise mfusepy.FuseOSError(errno.ENOSYS)
-        try:
-            return known(path if name in ("init", "destroy") or path is None else f"{self._behind}{path}", *arguments)
-        except OSError as error:
-            raise mfusepy.FuseOSError(error.errno) from error
+    def _at(self, path: str) -> str:
+        return f"{self._behind}{path}"
 
     def getattr(self, path: str, fh: int | None = None) -> dict[str, int]:
-        found = os.lstat(path)
+        found = os.lstat(self._at(path))
         times = {f"st_{which}time": getattr(found, f"st_{which}time_ns") for which in "amc"}
         return {key: getattr(found, key) for key in _STAT} | times
 
     def readdir(self, path: str, fh: int) -> list[str]:
-        return [".", "..", *os.listdir(path)]
+        return [".", "..", *os.listdir(self._at(path))]
 
     def statfs(self, path: str) -> dict[str, int]:
-        found = os.statvfs(path)
+        found = os.statvfs(self._at(path))
         return {key: getattr(found, key) for key in _ROOM}
 
     def mkdir(self, path: str, mode: int) -> None:
-        os.mkdir(path, mode)
+        os.mkdir(self._at(path), mode)
 
     def rmdir(self, path: str) -> None:
-        os.rmdir(path)
+        os.rmdir(self._at(path))
 
     def unlink(self, path: str) -> None:
-        os.unlink(path)
+        os.unlink(self._at(path))
 
     def rename(self, old: str, new: str) -> None:
-        os.rename(old, new)
+        os.rename(self._at(old), self._at(new))
 
     def link(self, new: str, old: str) -> None:
-        os.link(old, new)
+        os.link(self._at(old), self._at(new))
 
     def chmod(self, path: str, mode: int) -> None:
-        os.chmod(path, stat.S_IMODE(mode))
+        os.chmod(self._at(path), stat.S_IMODE(mode))
 
     def chown(self, path: str, uid: int, gid: int) -> None:
-        os.lchown(path, uid, gid)
+        os.lchown(self._at(path), uid, gid)
 
     def utimens(self, path: str, times: tuple[int, int] | None = None) -> None:
-        os.utime(path, ns=times)
+        os.utime(self._at(path), ns=times)
 
     def truncate(self, path: str, length: int, fh: int | None = None) -> None:
-        os.truncate(path, length)
+        os.truncate(self._at(path), length)
 
     def create(self, path: str, mode: int, fi: Any = None) -> int:
-        return os.open(path, os.O_RDWR | os.O_CREAT, mode)
+        return os.open(self._at(path), os.O_RDWR | os.O_CREAT, mode)
 
     def open(self, path: str, flags: int) -> int:
-        return os.open(path, flags & os.O_ACCMODE)
+        return os.open(self._at(path), flags & os.O_ACCMODE)
 
     def read(self, path: str, size: int, offset: int, fh: int) -> bytes:
         return os.pread(fh, size, offset)
@@ -92,7 +83,7 @@ class LateDisk(mfusepy.Operations):  # type: ignore[misc]
     def flush(self, path: str, fh: int) -> None:
         if path.endswith("/refused") and os.fstat(fh).st_size:
             os.ftruncate(fh, 0)
-            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+            raise mfusepy.FuseOSError(errno.EDQUOT)
 
     def release(self, path: str, fh: int) -> None:
         os.close(fh)

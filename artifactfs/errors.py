@@ -35,11 +35,18 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from artifactfs.redaction import redact
+
 
 class ArtifactError(Exception):
     """Base of every error raised on purpose; its message names the thing concerned and what to do."""
 
     transient: ClassVar[bool] = False
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)
+        # Here, because a URL with a password gets into messages at a hundred places.
+        self.args = tuple(redact(one) if isinstance(one, str) else one for one in arguments)
 
     def __str__(self) -> str:
         # OSError subclasses would print "[Errno …]" or lose the message; the message is always the first argument.

@@ -16,9 +16,9 @@ import msgspec
 
 from artifactfs import __version__, names
 from artifactfs.errors import InvalidName
+from artifactfs.redaction import redact
 from mount import control
 from mount.errors import AttributeUnsupported, NoSuchAttribute, NothingStaged, NotPermitted
-from mount.logs import redact
 from mount.tree import Artifact, Node, Root, StagedNode, VersionNode
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ import click
 
 from artifactfs.cli import COMMANDS
 from artifactfs.commands import show
+from artifactfs.redaction import redact
 from mount.commands.commit import commit
 from mount.commands.diff import diff
 from mount.commands.discard import discard
@@ -62,6 +63,7 @@ def main() -> None:
         click.echo(f"{PROGRAM}: stopped", err=True)
         sys.exit(INTERRUPTED)
     except click.ClickException as error:
+        setattr(error, "message", redact(error.message))  # noqa: B010 - click marks it as final
         error.show()
         sys.exit(error.exit_code)
     except BrokenPipeError:
@@ -71,8 +73,6 @@ def main() -> None:
     except Exception as error:
         if not _is_foreseen(error):
             raise
-        from mount.logs import redact
-
         click.echo(f"{PROGRAM}: {_output_failed() or redact(_one_line(error))}", err=True)
         sys.exit(getattr(error, "exit_status", 1))
     sys.exit(status)

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from artifactfs.errors import ArtifactError, StoreUnreachable
+from artifactfs.redaction import redact
 from mount import logs, mounts, preflight, wire
 from mount.processes import Process
 from mount.settings import MountSettings, SettingsError
@@ -137,7 +138,7 @@ class Daemon:
             manager = open_store(settings)
             driver = self._load_driver()
             vfs = self._build(manager, driver, stack)
-            logger.info("mounting %s on %s, driver %s", logs.redact(settings.url), settings.mountpoint, driver.name)
+            logger.info("mounting %s on %s, driver %s", redact(settings.url), settings.mountpoint, driver.name)
             preflight.take_mountpoint(settings)
             self._is_serving = True
             serving = threading.Thread(target=self._serve, args=(driver, vfs), name="serve", daemon=True)
@@ -215,7 +216,7 @@ class Daemon:
         daemon = Process.of(os.getpid())
         assert daemon is not None
         log_file = str(logs.log_file(settings.state_dir, settings.mountpoint))
-        record = mounts.Record(str(settings.mountpoint), logs.redact(settings.url), log_file, daemon)
+        record = mounts.Record(str(settings.mountpoint), redact(settings.url), log_file, daemon)
         try:
             mounts.write_record(settings.state_dir, record)
         except OSError:
@@ -298,7 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     faulthandler.enable()
     settings = _read_settings(options.settings_fd)
     foreground = options.report_fd is None
-    formatter = logs.set_up(settings, to_stderr=foreground)
+    logs.set_up(settings, to_stderr=foreground)
     report = _say_error if foreground else _Reporter(options.report_fd)
     try:
         _run(settings, report, foreground)
@@ -308,11 +309,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except (ArtifactError, SettingsError, OSError) as error:
         logger.error("cannot go on: %s", error, exc_info=settings.verbose)
-        report(Report(formatter.clean(str(error))))
+        report(Report(redact(str(error))))
         return 1
     except Exception as error:
         logger.critical("cannot go on", exc_info=True)
-        report(Report(formatter.clean(f"{type(error).__name__}: {error}")))
+        report(Report(redact(f"{type(error).__name__}: {error}")))
         return 1
     return 0
 

@@ -1,6 +1,6 @@
 """The daemon's log: where it is, how it looks, and that no credential gets into it.
 
-Used by the daemon and by the commands that name the log file. Threading: `redact` and the file names are pure;
+Used by the daemon and by the commands that name the log file. Threading: the file names are pure;
 `set_up` is called once, before the daemon starts threads; `logging` does its own locking.
 
 A line is ``time LEVEL thread logger: message``. WARNING and above is only for what an operator should look at.
@@ -11,16 +11,15 @@ from __future__ import annotations
 import hashlib
 import logging
 import logging.handlers
-import re
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from artifactfs import names
+from artifactfs.redaction import redact, remember
 
 if TYPE_CHECKING:
     from mount.settings import MountSettings
@@ -30,16 +29,10 @@ logger = logging.getLogger(__name__)
 LINE_FORMAT = "%(asctime)s.%(msecs)03dZ %(levelname)s %(threadName)s %(name)s: %(message)s"
 MAX_FILE_BYTES = 5 * 1024 * 1024
 KEPT_FILES = 3
-HIDDEN = "***"
 
 # Two of the longest names (a log and its rotated copies) must fit in NAME_MAX, 255 bytes.
 _MAX_ESCAPED = 200
 _OURS = ("artifactfs", "mount")
-_SECRET = re.compile(r"secret|token|passw|credential|signature|key|sas\b|sig\b|connection_string", re.IGNORECASE)
-_USERINFO = re.compile(r"\b([a-z][a-z0-9+.-]*)://([^/\s'\"]+)@", re.IGNORECASE)
-_QUERY = re.compile(r"([?&]([^=&\s]+)=)([^&\s'\"]+)")
-# In these the part before "@" is a user or a container when there is no password: worth showing.
-_NAMED_BEFORE_AT = frozenset({"abfs", "abfss", "az", "adl", "sftp", "ssh"})
 
 
 def file_stem(mountpoint: Path) -> str:
@@ -55,54 +48,23 @@ def log_file(state_dir: Path, mountpoint: Path) -> Path:
     return state_dir / "logs" / f"{file_stem(mountpoint)}.log"
 
 
-def redact(text: str) -> str:
-    """`text` with the credentials of every URL in it hidden: user and password, and secret query parameters."""
-
-    def userinfo(match: re.Match[str]) -> str:
-        scheme, before = match[1], match[2]
-        harmless = ":" not in before and scheme.lower() in _NAMED_BEFORE_AT
-        return f"{scheme}://{before if harmless else HIDDEN}@"
-
-    def parameter(match: re.Match[str]) -> str:
-        return f"{match[1]}{HIDDEN}" if _SECRET.search(match[2]) else match[0]
-
-    return _QUERY.sub(parameter, _USERINFO.sub(userinfo, text))
-
-
-def secrets_in(options: Mapping[str, Any]) -> set[str]:
-    """The texts among a store's options that must not be shown, found by the names of the options."""
-    found: set[str] = set()
-    for name, value in options.items():
-        if isinstance(value, Mapping):
-            found |= secrets_in(value)
-        elif isinstance(value, str) and value and _SECRET.search(name):
-            found.add(value)
-    return found
-
-
 class RedactingFormatter(logging.Formatter):
     """Formats a line, tracebacks included, and hides what is secret in it."""
 
-    def __init__(self, secrets: set[str]) -> None:
+    def __init__(self) -> None:
         super().__init__(LINE_FORMAT, datefmt="%Y-%m-%dT%H:%M:%S")
         self.converter = time.gmtime
-        self._secrets = sorted(secrets, key=len, reverse=True)
 
     def format(self, record: logging.LogRecord) -> str:
         """One record as text."""
-        return self.clean(super().format(record))
-
-    def clean(self, text: str) -> str:
-        """`text` without secrets."""
-        for secret in self._secrets:
-            text = text.replace(secret, HIDDEN)
-        return redact(text)
+        return redact(super().format(record))
 
 
-def set_up(settings: MountSettings, *, to_stderr: bool) -> RedactingFormatter:
-    """Log to the file of this mount (bounded, rotating) and, when asked, to stderr. Returns what formats the lines."""
+def set_up(settings: MountSettings, *, to_stderr: bool) -> None:
+    """Log to the file of this mount (bounded, rotating) and, when asked, to stderr."""
     path = log_file(settings.state_dir, settings.mountpoint)
-    formatter = RedactingFormatter(secrets_in(settings.options))
+    remember(settings.url, settings.options)
+    formatter = RedactingFormatter()
     handlers: list[logging.Handler] = [
         logging.handlers.RotatingFileHandler(
             path, maxBytes=MAX_FILE_BYTES, backupCount=KEPT_FILES, encoding="utf-8", errors="backslashreplace"
@@ -120,7 +82,6 @@ def set_up(settings: MountSettings, *, to_stderr: bool) -> RedactingFormatter:
         logging.getLogger(name).setLevel(logging.DEBUG if settings.verbose else logging.INFO)
     logging.captureWarnings(True)
     log_uncaught()
-    return formatter
 
 
 def log_uncaught() -> None:

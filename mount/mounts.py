@@ -22,6 +22,7 @@ import msgspec
 
 from artifactfs.beneath import open_regular
 from artifactfs.errors import ArtifactError
+from artifactfs.redaction import redact
 from mount import logs, wire
 from mount.processes import Process, users_of
 
@@ -92,7 +93,7 @@ class MountEntry:
 
 def source_of(url: str) -> str:
     """What a mount of that store shows as its source in the mount table."""
-    return SOURCE_PREFIX + logs.redact(url)
+    return SOURCE_PREFIX + redact(url)
 
 
 def mount_table() -> list[MountEntry]:

@@ -25,7 +25,6 @@ from artifactfs.catalog import (
     register_driver,
     source_of,
 )
-from artifactfs.catalog.address import without_secrets, without_url_secrets
 from artifactfs.errors import (
     FormatError,
     InvalidName,
@@ -37,6 +36,7 @@ from artifactfs.errors import (
 from artifactfs.managers.base import VersionInfo
 from artifactfs.managers.commit_id import new_commit_id
 from artifactfs.manifest import Entry, EntryKind, Manifest
+from artifactfs.redaction import without_secrets, without_url_secrets
 
 
 def csv(url: str) -> Source:

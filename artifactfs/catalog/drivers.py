@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from artifactfs import names
-from artifactfs.catalog.address import parse_version_url, without_url_secrets
+from artifactfs.catalog.address import parse_version_url
 from artifactfs.catalog.source import DRIVER_NAME
 from artifactfs.errors import PathNotFound
 from artifactfs.links import file_at
 from artifactfs.manifest import Manifest
+from artifactfs.redaction import without_url_secrets
 
 if TYPE_CHECKING:
     from artifactfs.managers.base import ArtifactManager, VersionInfo

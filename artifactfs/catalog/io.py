@@ -11,7 +11,6 @@ from typing import Any
 
 from fsspec.core import url_to_fs
 
-from artifactfs.catalog.address import without_url_secrets
 from artifactfs.errors import (
     AccessDenied,
     ArtifactError,
@@ -22,6 +21,7 @@ from artifactfs.errors import (
     StoreUnreachable,
     UnknownScheme,
 )
+from artifactfs.redaction import without_url_secrets
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
-from artifactfs.catalog.address import format_version_url, without_secrets, without_url_secrets
+from artifactfs.catalog.address import format_version_url
+from artifactfs.redaction import without_secrets, without_url_secrets
 
 if TYPE_CHECKING:
     from artifactfs.managers.base import VersionInfo
@@ -71,7 +72,7 @@ def source_of(
 ) -> Source:
     """Describe a version of the store at `store_url`.
 
-    Credentials in the URL and in `storage_options` are left out (`address.without_secrets`): whoever opens the source
+    Credentials in the URL and in `storage_options` are left out (`redaction.without_secrets`): whoever opens the source
     passes their own to ``get_driver(storage_options=…)`` or has them in the environment.
     """
     url = format_version_url(without_url_secrets(store_url), info.collection, info.artifact, info.version)

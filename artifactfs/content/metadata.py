@@ -32,11 +32,11 @@ import msgspec
 from blake3 import blake3
 from cachetools import LRUCache
 
-from artifactfs.catalog.address import without_secrets, without_url_secrets
 from artifactfs.content.cache import VERSION_SUFFIX
 from artifactfs.errors import FormatError, StoreUnreachable
 from artifactfs.managers.base import ArtifactManager, VersionInfo
 from artifactfs.manifest import Manifest
+from artifactfs.redaction import without_secrets, without_url_secrets
 from artifactfs.threads import is_for_want_of_threads
 
 logger = logging.getLogger(__name__)

@@ -32,6 +32,7 @@ from artifactfs.managers.commit_id import new_commit_id
 from artifactfs.managers.options import check_options
 from artifactfs.managers.urls import scheme_of
 from artifactfs.manifest import Entry, Manifest
+from artifactfs.redaction import redact
 
 if TYPE_CHECKING:
     from artifactfs.objects.store import ObjectStore
@@ -269,7 +270,7 @@ class StoredManager(BrowsableManager):
         return make, ()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.url!r}, collection={self.active_collection!r})"
+        return f"{type(self).__name__}({redact(self.url)!r}, collection={self.active_collection!r})"
 
     @property
     def storage_options(self) -> Mapping[str, Any]:

@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 from artifactfs import names
-from artifactfs.catalog.address import without_secrets, without_url_secrets
 from artifactfs.catalog.source import Source
 from artifactfs.errors import (
     ArtifactError,
@@ -66,6 +65,7 @@ from artifactfs.plain.history import PlainHistory
 from artifactfs.plain.local import LocalCommitter
 from artifactfs.plain.remote import RemoteCommitter
 from artifactfs.plain.removal import remove_locally, remove_remotely
+from artifactfs.redaction import without_secrets, without_url_secrets
 
 SCHEME_PREFIX = "plain+"
 

@@ -15,6 +15,7 @@ from artifactfs.errors import MissingDependency, UnknownScheme
 from artifactfs.managers import arguments
 from artifactfs.managers.base import ArtifactManager
 from artifactfs.managers.urls import LOCAL, PLAIN, SQUIRREL, WANDB, check_url, place_of, scheme_of
+from artifactfs.redaction import remember
 
 _EXTRAS = {
     "s3": "s3",
@@ -76,6 +77,7 @@ def connect(url: str | os.PathLike[str], *, collection: str = "default", **optio
     """
     arguments.url("url", url)
     url = os.fspath(url)
+    remember(url, options)
     check_url(url)
     place = place_of(url)
     scheme = scheme_of(place)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import re
 
-from artifactfs.catalog.address import without_url_secrets
 from artifactfs.errors import ArgumentError, UnknownScheme
+from artifactfs.redaction import without_url_secrets
 
 PLAIN = "plain+"
 SQUIRREL = "squirrel+"

@@ -7,10 +7,12 @@ from typing import Any
 
 from artifactfs.objects.local import LocalStore
 from artifactfs.objects.store import ObjectStore
+from artifactfs.redaction import remember
 
 
 def open_store(url: str, *, single_writer: bool = False, **storage_options: Any) -> ObjectStore:
     """The store at a path or URL; nothing is touched yet."""
+    remember(url, storage_options)
     scheme, separator, rest = url.partition("://")
     if not separator:
         return LocalStore(os.path.expanduser(url), single_writer=single_writer)

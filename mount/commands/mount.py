@@ -86,8 +86,8 @@ def mount(url: str, mountpoint: str, foreground: bool, **given: Any) -> None:
     URL is a directory or any fsspec URL (s3://bucket/path, memory://, …). A local store that does not exist is made.
     Versions are below <collection>/<artifact>; what is copied into the directory staging there becomes the next one.
     """
+    from artifactfs.redaction import redact
     from mount import client, launch, preflight
-    from mount.logs import redact
 
     settings = make_settings(url, mountpoint, given)
     cleared = preflight.check(settings)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from artifactfs.redaction import redact, secrets_in
 from mount import logs
 
 
@@ -30,12 +31,12 @@ from mount import logs
     ],
 )
 def test_redact(text: str, shown: str):
-    assert logs.redact(text) == shown
+    assert redact(text) == shown
 
 
 def test_secrets_are_found_by_the_names_of_options():
     options = {"key": "AKIA", "client_kwargs": {"aws_secret_access_key": "s3cr3t", "region": "eu"}, "anon": False}
-    assert logs.secrets_in(options) == {"AKIA", "s3cr3t"}
+    assert secrets_in(options) == {"AKIA", "s3cr3t"}
 
 
 @pytest.mark.parametrize("mountpoint", ["/mnt", "/mnt/a b/ü", "/" + "x" * 250, "/" + "ü" * 120])

@@ -74,6 +74,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), str(value))
+        self.send_header("Connection", "close")
         self.end_headers()
 
     def endless(self) -> None:

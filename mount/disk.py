@@ -19,6 +19,7 @@ _STATFS_BYTES = 512
 _LOCAL_FILE_SYSTEMS = frozenset(
     {0xEF53, 0x58465342, 0x9123683E, 0x01021994, 0xF2F52010, 0x2FC12FC1, 0xCA451A4E, 0x794C7630}
 )
+_STACKED_FILE_SYSTEMS = frozenset({0x794C7630, 0xF15F})
 # <linux/falloc.h>
 _FALLOC_FL_PUNCH_HOLE = 2
 _FALLOC_FL_COLLAPSE_RANGE = 8
@@ -41,11 +42,21 @@ def tells_late(path: str | os.PathLike[str]) -> bool:
     Network file systems do (NFS, CIFS, AFS, those on FUSE), for want of room, of quota or of the server. Local ones
     write or refuse at once. Raises OSError.
     """
+    return _file_system(path) not in _LOCAL_FILE_SYSTEMS
+
+
+def is_stacked(path: str | os.PathLike[str]) -> bool:
+    """Whether the file system of `path` shows files of others: an overlay, eCryptfs. Raises OSError."""
+    return _file_system(path) in _STACKED_FILE_SYSTEMS
+
+
+def _file_system(path: str | os.PathLike[str]) -> int:
+    """The number of its kind, which Python's statvfs does not tell. Raises OSError."""
     found = ctypes.create_string_buffer(_STATFS_BYTES)
     if _libc.statfs(os.fsencode(path), found) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), os.fspath(path))
-    return ctypes.c_ulong.from_buffer(found).value & 0xFFFFFFFF not in _LOCAL_FILE_SYSTEMS
+    return ctypes.c_ulong.from_buffer(found).value & 0xFFFFFFFF
 
 
 def gives_room(mode: int) -> bool:

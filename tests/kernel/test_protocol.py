@@ -223,15 +223,16 @@ def hello(major: int, minor: int, flags: int, size: int = 64) -> memoryview:
     return memoryview(protocol.fuse_init_in.pack(major, minor, 1 << 20, low, high, *([0] * 11))[:size])
 
 
-def test_negotiation_with_linux_6_18() -> None:
-    """Everything wanted that is offered, and passthrough over disks and overlays of them."""
-    agreed = negotiation.agree(hello(7, 45, (1 << 43) - 1))
+@pytest.mark.parametrize("lends_stacked", [False, True])
+def test_negotiation_with_linux_6_18(lends_stacked: bool) -> None:
+    """D5: everything wanted that is offered, and passthrough over a disk, or over an overlay if that is needed."""
+    agreed = negotiation.agree(hello(7, 45, (1 << 43) - 1), lends_stacked=lends_stacked)
     assert agreed is not None
     assert agreed.flags == negotiation.WANTED
     names = [name for name, _ in protocol.fuse_init_out.fields]
     fields = dict(zip(names, protocol.fuse_init_out.unpack_from(agreed.reply), strict=False))
     assert (fields["minor"], fields["max_write"], fields["max_pages"]) == (45, 1 << 20, 256)
-    assert fields["max_stack_depth"] == 2
+    assert fields["max_stack_depth"] == (2 if lends_stacked else 1)
     assert fields["flags"] | fields["flags2"] << 32 == negotiation.WANTED
 
 

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from artifactfs.managers.filesystem import FileSystemArtifactManager
+from mount import disk
 from mount.descriptors import Descriptor
 from mount.drivers.kernel import protocol
 from mount.drivers.kernel.session import Session
 from tests.kernel.serving import served
-from tests.mount.harness import Mount, eventually
+from tests.mount.harness import Mount, eventually, run
 from tests.mount.shared import mounted
 
 pytestmark = pytest.mark.fuse
@@ -213,3 +214,23 @@ def test_openers_of_one_file_all_go_one_way(mount: Mount) -> None:
     opener = "import sys\nfor _ in range(300):\n    open(sys.argv[1], 'rb').read(4096)"
     openers = [subprocess.Popen([sys.executable, "-c", opener, str(staging.parent / "v0/file")]) for _ in range(4)]
     assert [each.wait(60) for each in openers] == [0] * 4
+
+
+def test_a_version_can_lie_below_an_overlay(store: FileSystemArtifactManager, tmp_path: Path) -> None:
+    """D5: passthrough leaves room for it, where the store lies on a disk; large and small files read the same."""
+    if os.geteuid() != 0 or disk.is_stacked(tmp_path):
+        pytest.skip("an overlay takes root, and a disk below the store")
+    with mounted(tmp_path / "drive", "kernel", "--commit-after", "never", store=tmp_path / "store") as mount:
+        upper, work, merged = (tmp_path / name for name in ("upper", "work", "merged"))
+        for directory in (upper, work, merged):
+            directory.mkdir()
+        options = f"lowerdir={mount / 'c/a/v0'},upperdir={upper},workdir={work}"
+        run("mount", "-t", "overlay", "-o", options, "none", merged)
+        try:
+            (merged / "small0").write_bytes(b"mine")
+            assert (merged / "small0").read_bytes() == b"mine"
+            assert (merged / "small1").read_bytes() == SMALL["small1"]
+            assert (merged / "big").read_bytes() == BIG
+        finally:
+            run("umount", merged)
+        assert (mount / "c/a/v0/small0").read_bytes() == SMALL["small0"]

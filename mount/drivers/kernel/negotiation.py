@@ -39,8 +39,9 @@ _MAX_BACKGROUND = 64
 _CONGESTION_THRESHOLD = 48
 # Times are kept to the nanosecond.
 _TIME_GRAN_NS = 1
-# What the store's files may lie on for passthrough: a disk, or an overlay of disks (the root of a container).
-_MAX_STACK_DEPTH = 2
+# How many file systems lie one on another where a file that is lent lies on a disk; one more where that is an overlay
+# (the root of a container). The kernel allows two: with one, an overlay can still be put over the versions.
+_STACK_DEPTH = 1
 
 # Not FUSE_ASYNC_DIO: the kernel waits for such reads in a way that nothing ends but our answer, not even SIGKILL.
 WANTED = (
@@ -75,23 +76,27 @@ class Agreement(NamedTuple):
     is_final: bool
 
 
-def agree(hello: memoryview) -> Agreement | None:
-    """Answer the body of INIT; None when the kernel is too old. Raises Malformed."""
+def agree(hello: memoryview, *, lends_stacked: bool = False) -> Agreement | None:
+    """Answer the body of INIT; None when the kernel is too old. Raises Malformed.
+
+    `lends_stacked`: the files to be lent lie on an overlay or the like.
+    """
     if len(hello) < protocol.FUSE_COMPAT_INIT_IN_SIZE:
         raise protocol.Malformed(f"INIT with {len(hello)} bytes")
     padded = bytes(hello[: protocol.fuse_init_in.size]).ljust(protocol.fuse_init_in.size, b"\0")
     major, minor, max_readahead, low, high, *_ = protocol.fuse_init_in.unpack_from(padded)
     if major > FUSE_KERNEL_VERSION:
-        return Agreement(_reply(FUSE_KERNEL_MINOR_VERSION, 0, 0), FUSE_KERNEL_MINOR_VERSION, 0, False)
+        return Agreement(_reply(FUSE_KERNEL_MINOR_VERSION, 0, 0, 0), FUSE_KERNEL_MINOR_VERSION, 0, False)
     if major < FUSE_KERNEL_VERSION or minor < protocol.OLDEST_MINOR_VERSION:
         return None
     minor = min(minor, FUSE_KERNEL_MINOR_VERSION)
     offered = low | (high << 32 if low & FUSE_INIT_EXT else 0)
     flags = offered & WANTED
-    return Agreement(_reply(minor, flags, min(max_readahead, _MAX_READAHEAD)), minor, flags, True)
+    depth = _STACK_DEPTH + lends_stacked if flags & FUSE_PASSTHROUGH else 0
+    return Agreement(_reply(minor, flags, min(max_readahead, _MAX_READAHEAD), depth), minor, flags, True)
 
 
-def _reply(minor: int, flags: int, max_readahead: int) -> bytes:
+def _reply(minor: int, flags: int, max_readahead: int, stack_depth: int) -> bytes:
     return protocol.fuse_init_out.pack(
         FUSE_KERNEL_VERSION,
         minor,
@@ -104,7 +109,7 @@ def _reply(minor: int, flags: int, max_readahead: int) -> bytes:
         _MAX_PAGES,
         0,
         flags >> 32,
-        _MAX_STACK_DEPTH if flags & FUSE_PASSTHROUGH else 0,
+        stack_depth,
         0,
         *([0] * 11),
     )

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from artifactfs.errors import ArtifactError
+from mount import disk
 from mount.drivers import DriverUnavailable
 from mount.drivers.failures import errno_after
 from mount.drivers.kernel import protocol
@@ -104,7 +105,7 @@ class Session:
             _, opcode, unique, *_ = _header(buffer)
             if opcode != protocol.FUSE_INIT:
                 raise DriverUnavailable(f"the kernel begins with request {opcode}")
-            agreed = agree(memoryview(buffer)[_HEADER_BYTES:size])
+            agreed = agree(memoryview(buffer)[_HEADER_BYTES:size], lends_stacked=self._lends_stacked())
             if agreed is None:
                 self.channel.fail(unique, UNKNOWN_PROTOCOL)
                 raise DriverUnavailable("the kernel speaks FUSE older than 7.31 (Linux 5.4): use --driver libfuse")
@@ -114,6 +115,13 @@ class Session:
                 logger.info("FUSE protocol 7.%d, flags %#x", agreed.minor, agreed.flags)
                 return True
         return False
+
+    def _lends_stacked(self) -> bool:
+        context = self.context
+        try:
+            return disk.is_stacked(context.vfs.manager.local_root or context.settings.cache_dir)
+        except OSError:
+            return True
 
     def _choose_reading(self) -> None:
         context = self.context

@@ -95,8 +95,8 @@ def copy_new(source: str, target: str, mode: int = READ_ONLY) -> None:
         os.close(reader)
 
 
-def holds(path: str, data: Buffer, *, renew: bool = True) -> bool:
-    """Whether a regular file holds exactly `data`; then, with `renew`, it counts as put just now, which gc goes by."""
+def holds(path: str, data: Buffer) -> bool:
+    """Whether a regular file holds exactly `data`; then it counts as put just now, which gc goes by."""
     try:
         fd = beneath.open_regular(path)
     except (FileNotFoundError, beneath.NotRegular):
@@ -104,7 +104,7 @@ def holds(path: str, data: Buffer, *, renew: bool = True) -> bool:
     try:
         if os.fstat(fd).st_size != len(data) or read_all(fd, len(data)) != data:
             return False
-        return not renew or touch(fd)
+        return touch(fd)
     finally:
         os.close(fd)
 
@@ -164,8 +164,8 @@ def same_inode(path: str, status: os.stat_result) -> bool:
         return False
 
 
-def link_new(file: HashedFile, target: str) -> bool:
-    """Give a file of a tree that is given away another name, in the store.
+def link_new(file: HashedFile, target: str, most: int) -> bool:
+    """Give a file of a tree that is given away another name, in a store with the permissions `most`.
 
     It becomes the caller's own first, and loses setuid, setgid and sticky bits: others may enter a store, and a version
     keeps none of them. False where linking cannot be done (another disk, not allowed, others could go on writing to it)
@@ -180,7 +180,7 @@ def link_new(file: HashedFile, target: str) -> bool:
         if identity(status) != identity(file.status):
             raise changed(file.path)
         # Whoever has another name of it could write to it, and so could who may enter the store.
-        if status.st_nlink > 1 or mode & exposed(directory.st_mode):
+        if status.st_nlink > 1 or mode & exposed(most):
             return False
         if (status.st_uid, status.st_gid) != owner:
             os.fchown(fd, *owner)
@@ -199,12 +199,12 @@ def link_new(file: HashedFile, target: str) -> bool:
     return True
 
 
-def exposed(directory_mode: int) -> int:
-    """The permissions by which a file lets those do more who may enter its directory than the directory does."""
+def exposed(most: int) -> int:
+    """The permissions by which a file lets those do more who may enter a store than the permissions of that do."""
     found = 0
     for shift in (3, 0):
-        if directory_mode >> shift & 1:
-            found |= (~directory_mode >> shift & 0o6) << shift
+        if most >> shift & 1:
+            found |= (~most >> shift & 0o6) << shift
     return found
 
 

@@ -334,7 +334,7 @@ class LocalStore(ObjectStore):
                     self._link_exclusive(temporary, place.path)
                     outcome = Outcome.CREATED
                 except FileExistsError:
-                    outcome = Outcome.CREATED if holds(place.path, data, renew=False) else Outcome.TAKEN
+                    outcome = Outcome.CREATED if _read(place.path, len(data) + 1) == data else Outcome.TAKEN
             # Also when the name is taken: what the caller reads there must not be lost by a power cut later.
             self._sync_chain(place.held, os.path.dirname(key))
             self.root.look()  # nobody would find it where the store is not any more
@@ -484,7 +484,7 @@ class LocalStore(ObjectStore):
 
     def _link_whole(self, file: HashedFile, place: _Place) -> bool:
         with TemporaryName(place.path) as temporary:
-            if not link_new(file, temporary):
+            if not link_new(file, temporary, place.held.mode):
                 return False
             os.rename(temporary, place.path)
         return True
@@ -505,6 +505,14 @@ class LocalStore(ObjectStore):
     def _error(self, error: OSError, what: str, key: str) -> ArtifactError:
         rename_error(error, "", self.local_root)
         return translate(error, f"{what} {key} of {self.url}")
+
+
+def _read(path: str, most_bytes: int) -> bytes:
+    fd = open_regular(path)
+    try:
+        return read_all(fd, most_bytes)
+    finally:
+        os.close(fd)
 
 
 def _lstat(directory: int, key: str) -> os.stat_result:

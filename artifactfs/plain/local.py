@@ -214,7 +214,7 @@ class _Filling:
     def _link(self, row: int, place: str) -> str | None:
         file = hash_file(self._scan.path(row))
         # Somebody else's file would stay theirs to change.
-        if os.geteuid() not in (file.status.st_uid, 0) or not link_new(file, place):
+        if os.geteuid() not in (file.status.st_uid, 0) or not link_new(file, place, self._most):
             return None
         file.check_unchanged()
         self._check_unchanged(row)

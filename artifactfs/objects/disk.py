@@ -18,13 +18,15 @@ from collections.abc import Callable
 from artifactfs import beneath
 from artifactfs.durable import write_all
 from artifactfs.longpaths import reach
-from artifactfs.objects.hashing import HashedFile, changed, digest_of, identity, open_regular
+from artifactfs.objects.hashing import HashedFile, changed, digest_of, identity, open_regular, stored_digest
 from artifactfs.objects.layout import TEMPORARY_PREFIX
 from artifactfs.objects.store import Buffer
 
 READ_ONLY = 0o444
 # Linking a file may be impossible for these reasons; copying it is not.
 CANNOT_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS})
+# One system call takes 4,096 bytes, a character has at most four.
+_SHORT_CHARS = 1000
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 _COPY_CHUNK_BYTES = 1 << 30
@@ -61,6 +63,26 @@ def read_all(fd: int, most_bytes: int) -> bytes:
     return b"".join(blocks)
 
 
+def read_file(path: str, most_bytes: int) -> bytes:
+    """The first bytes of a regular file. Raises OSError."""
+    fd = beneath.open_regular(path)
+    try:
+        return read_all(fd, most_bytes)
+    finally:
+        os.close(fd)
+
+
+def lstat_beneath(directory: int, path: str) -> os.stat_result:
+    """lstat(2) of a path of any length beneath the directory with that descriptor. Raises OSError."""
+    if len(path) < _SHORT_CHARS:
+        return os.stat(path, dir_fd=directory, follow_symlinks=False)
+    fd = beneath.open_beneath(directory, path, os.O_PATH | os.O_NOFOLLOW)
+    try:
+        return os.fstat(fd)
+    finally:
+        os.close(fd)
+
+
 def write_new(path: str, data: Buffer, *, sync: bool, mode: int = READ_ONLY) -> None:
     """Make a file with these bytes and with `mode` within the umask, on disk when this returns if `sync`."""
     with reach(path) as place:
@@ -93,6 +115,32 @@ def copy_new(source: str, target: str, mode: int = READ_ONLY) -> None:
             os.close(writer)
     finally:
         os.close(reader)
+
+
+def put_data(path: str, data: Buffer, mode: int, *, sync: bool) -> None:
+    """Have `path` be a file with these bytes, whole or not at all. Raises OSError."""
+    with TemporaryName(path) as temporary:
+        write_new(temporary, data, sync=sync, mode=mode)
+        os.rename(temporary, path)
+
+
+def put_copy(file: HashedFile, path: str, mode: int) -> None:
+    """Have `path` be a copy of a file of a tree. Raises UnsupportedTree, OSError."""
+    with TemporaryName(path) as temporary:
+        copy_new(file.path, temporary, mode)
+        # The bytes that were written are what is checked: the source may have changed since it was hashed.
+        if stored_digest(temporary) != file.digest:
+            raise changed(file.path)
+        os.rename(temporary, path)
+
+
+def put_link(file: HashedFile, path: str, most: int) -> bool:
+    """Have `path` be another name of a file that is given away; False where `link_new` says so. Raises as that."""
+    with TemporaryName(path) as temporary:
+        if not link_new(file, temporary, most):
+            return False
+        os.rename(temporary, path)
+    return True
 
 
 def holds(path: str, data: Buffer) -> bool:

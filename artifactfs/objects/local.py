@@ -5,15 +5,14 @@ exclusively by linking a complete, synced temporary file to it: ``link`` fails w
 atomically on every file system for as long as there is NFS. A crash leaves at most temporary names.
 
 Objects put are durable after `flush`. Before that, a power cut may leave an object empty under its final name, so
-`put` never trusts an existing object that it has not compared. What was put before a sync that failed is not trusted
-either, whatever is read there: it is written anew, to a new file.
+`put` never trusts an existing object that it has not compared, nor one that `unflushed` calls lost: that is written
+anew, to a new file.
 
 Everything is done beneath the directory that `objects.root` holds. Only regular files are read, and nothing through a
 symlink. Files are the daemon's own and read-only, and files and directories let nobody in whom the directory of the
 store, or the umask, keeps out.
 
-Threading: any thread; the lock guards the directories known to be on disk and what was put since the last flush, and is
-not held across I/O.
+Threading: any thread; the lock guards the directories known to be on disk and is not held across I/O.
 """
 
 # ruff: noqa: D102 - ObjectStore documents the methods
@@ -28,9 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from cachetools import LRUCache
-
-from artifactfs.beneath import NotRegular, not_regular, open_beneath, open_directory_beneath, open_regular
+from artifactfs.beneath import NotRegular, not_regular, open_directory_beneath, open_regular
 from artifactfs.durable import sync_directory, sync_file
 from artifactfs.errors import ArtifactError, IntegrityError, UnsafeStore
 from artifactfs.objects.disk import (
@@ -39,27 +36,29 @@ from artifactfs.objects.disk import (
     copy_new,
     has_digest,
     holds,
-    link_new,
+    lstat_beneath,
+    put_copy,
+    put_data,
+    put_link,
     read_all,
+    read_file,
     renewed,
     same_inode,
     touch,
     umask,
     write_new,
 )
-from artifactfs.objects.hashing import HashedFile, changed, stored_digest
+from artifactfs.objects.hashing import HashedFile
 from artifactfs.objects.layout import MAX_RECORD_BYTES, TEMPORARY_PREFIX
 from artifactfs.objects.root import HeldRoot, StoreRoot, rename_error
 from artifactfs.objects.store import Buffer, Listing, ObjectStore, Outcome, StoredFile, translate
+from artifactfs.objects.unflushed import Unflushed
 
 # Above this many objects one syncfs costs less than a fsync each (10,000 on btrfs: 1 s against 19.5 s).
 SYNC_EACH_LIMIT = 32
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
 # No manifest comes near it. What is read whole is bounded before memory is taken.
 _MOST_WHOLE_BYTES = 1 << 30
-_MOST_UNFLUSHED = 100_000
-# One system call takes 4,096 bytes, a character has at most four.
-_SHORT_KEY_CHARS = 1000
 
 
 class _Place(NamedTuple):
@@ -69,6 +68,11 @@ class _Place(NamedTuple):
     mode: int
     held: HeldRoot
     failures: int
+
+    @property
+    def since(self) -> tuple[HeldRoot, int]:
+        """For `Unflushed`."""
+        return self.held, self.failures
 
 
 class LocalStore(ObjectStore):
@@ -83,8 +87,7 @@ class LocalStore(ObjectStore):
         self.single_writer = single_writer
         self.root = StoreRoot(self.local_root)
         self._lock = threading.Lock()
-        # Object put and not flushed yet → the disk it was put on, and how many syncs of it had failed before.
-        self._unflushed: LRUCache[str, tuple[int, int]] = LRUCache(_MOST_UNFLUSHED)
+        self._unflushed = Unflushed()
 
     def expect(self, witness: str, is_same: Callable[[int], bool]) -> None:
         self.root.expect(witness, is_same)
@@ -255,7 +258,7 @@ class LocalStore(ObjectStore):
             try:
                 if held is None:
                     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.local_path(key))
-                return _lstat(held.fd, key)
+                return lstat_beneath(held.fd, key)
             except OSError:
                 now = self.root.look()
                 if now is held:
@@ -298,22 +301,24 @@ class LocalStore(ObjectStore):
 
     def put(self, key: str, data: Buffer) -> None:
         with self._writing("cannot store", key) as place:
-            if self._is_lost(key, place) or not holds(place.path, data):
-                self._write_whole(place, data, sync=False)
-            self._note_put(key, place)
+            if self._unflushed.is_lost(key, *place.since) or not holds(place.path, data):
+                put_data(place.path, data, place.mode, sync=False)
+            self._unflushed.note(key, *place.since)
 
     def put_file(self, key: str, file: HashedFile) -> None:
         with self._writing("cannot store", key) as place:
-            if self._is_lost(key, place) or not has_digest(place.path, file.digest, file.status.st_size):
-                self._copy_whole(file, place)
-            self._note_put(key, place)
+            if self._unflushed.is_lost(key, *place.since) or not has_digest(
+                place.path, file.digest, file.status.st_size
+            ):
+                put_copy(file, place.path, place.mode)
+            self._unflushed.note(key, *place.since)
 
     def adopt_file(self, key: str, file: HashedFile) -> bool:
         with self._writing("cannot store", key) as place:
-            shared = None if self._is_lost(key, place) else self._adopt(file, place)
+            shared = None if self._unflushed.is_lost(key, *place.since) else self._adopt(file, place)
             if shared is None:
-                self._copy_whole(file, place)
-            self._note_put(key, place)
+                put_copy(file, place.path, place.mode)
+            self._unflushed.note(key, *place.since)
         return bool(shared)
 
     def _adopt(self, file: HashedFile, place: _Place) -> bool | None:
@@ -324,7 +329,7 @@ class LocalStore(ObjectStore):
             return renewed(place.path) if file.status.st_uid == os.geteuid() else None
         if has_digest(place.path, file.digest, file.status.st_size):
             return False
-        return True if os.geteuid() in (file.status.st_uid, 0) and self._link_whole(file, place) else None
+        return True if os.geteuid() in (file.status.st_uid, 0) and put_link(file, place.path, place.held.mode) else None
 
     def put_exclusive(self, key: str, data: Buffer) -> Outcome:
         with self._writing("cannot create", key) as place:
@@ -334,7 +339,7 @@ class LocalStore(ObjectStore):
                     self._link_exclusive(temporary, place.path)
                     outcome = Outcome.CREATED
                 except FileExistsError:
-                    outcome = Outcome.CREATED if _read(place.path, len(data) + 1) == data else Outcome.TAKEN
+                    outcome = Outcome.CREATED if read_file(place.path, len(data) + 1) == data else Outcome.TAKEN
             # Also when the name is taken: what the caller reads there must not be lost by a power cut later.
             self._sync_chain(place.held, os.path.dirname(key))
             self.root.look()  # nobody would find it where the store is not any more
@@ -342,7 +347,7 @@ class LocalStore(ObjectStore):
 
     def replace(self, key: str, data: Buffer) -> None:
         with self._writing("cannot write", key) as place:
-            self._write_whole(place, data, sync=True)
+            put_data(place.path, data, place.mode, sync=True)
             self._sync_chain(place.held, os.path.dirname(key))
             self.root.look()
 
@@ -358,20 +363,6 @@ class LocalStore(ObjectStore):
         except OSError as error:
             raise self._error(error, "cannot delete", key) from error
 
-    def make_durable(self, key: str) -> None:
-        directory = os.path.dirname(key)
-        try:
-            with self.root.directory(directory) as (held, near):
-                sync_file(f"{near}/{os.path.basename(key)}")
-                self._sync_chain(held, directory)
-            self.root.look()
-        except ArtifactError:
-            raise
-        except FileNotFoundError:
-            return  # deleted since
-        except OSError as error:
-            raise self._error(error, "cannot write", key) from error
-
     def flush(self, keys: Sequence[str]) -> None:
         if not keys:
             return
@@ -381,7 +372,7 @@ class LocalStore(ObjectStore):
                 held.sync()
             else:
                 self._sync_each(held, keys)
-            self._check_kept(held, keys)
+            self._unflushed.settle(held, keys)
             self.root.look()
         except ArtifactError:
             raise
@@ -398,27 +389,6 @@ class LocalStore(ObjectStore):
         except OSError:
             held.note_failure()
             raise
-
-    def _check_kept(self, held: HeldRoot, keys: Sequence[str]) -> None:
-        """Raises OSError when a sync has failed since some of the keys were put, or the disk is another one."""
-        with self._lock:
-            now = held.number, held.failures
-            lost = [key for key in keys if self._unflushed.get(key, now) != now]
-            if not lost:
-                for key in keys:
-                    self._unflushed.pop(key, None)
-        if lost:
-            raise OSError(errno.EIO, "the disk did not take what was written; it is written anew", lost[0])
-
-    def _note_put(self, key: str, place: _Place) -> None:
-        with self._lock:
-            self._unflushed[key] = place.held.number, place.failures
-
-    def _is_lost(self, key: str, place: _Place) -> bool:
-        """Whether what lies there may not be what is on disk, whatever is read."""
-        with self._lock:
-            now = place.held.number, place.failures
-            return self._unflushed.get(key, now) != now
 
     def settle(self, adopted: Iterable[tuple[str, str]]) -> None:
         mask = umask()
@@ -454,11 +424,6 @@ class LocalStore(ObjectStore):
         except OSError as error:
             raise self._error(error, what, key) from error
 
-    def _write_whole(self, place: _Place, data: Buffer, *, sync: bool) -> None:
-        with TemporaryName(place.path) as temporary:
-            write_new(temporary, data, sync=sync, mode=place.mode)
-            os.rename(temporary, place.path)
-
     def _link_exclusive(self, temporary: str, path: str) -> None:
         try:
             os.link(temporary, path)
@@ -473,21 +438,6 @@ class LocalStore(ObjectStore):
             if os.path.lexists(path):
                 raise FileExistsError(path) from error
             os.rename(temporary, path)
-
-    def _copy_whole(self, file: HashedFile, place: _Place) -> None:
-        with TemporaryName(place.path) as temporary:
-            copy_new(file.path, temporary, place.mode)
-            # The bytes that were written are what is checked: the source may have changed since it was hashed.
-            if stored_digest(temporary) != file.digest:
-                raise changed(file.path)
-            os.rename(temporary, place.path)
-
-    def _link_whole(self, file: HashedFile, place: _Place) -> bool:
-        with TemporaryName(place.path) as temporary:
-            if not link_new(file, temporary, place.held.mode):
-                return False
-            os.rename(temporary, place.path)
-        return True
 
     def _sync_chain(self, held: HeldRoot, directory: str) -> None:
         """Put a directory on disk, and its own name in its parent, up to the root: anybody may just have made it."""
@@ -505,21 +455,3 @@ class LocalStore(ObjectStore):
     def _error(self, error: OSError, what: str, key: str) -> ArtifactError:
         rename_error(error, "", self.local_root)
         return translate(error, f"{what} {key} of {self.url}")
-
-
-def _read(path: str, most_bytes: int) -> bytes:
-    fd = open_regular(path)
-    try:
-        return read_all(fd, most_bytes)
-    finally:
-        os.close(fd)
-
-
-def _lstat(directory: int, key: str) -> os.stat_result:
-    if len(key) < _SHORT_KEY_CHARS:
-        return os.stat(key, dir_fd=directory, follow_symlinks=False)
-    fd = open_beneath(directory, key, os.O_PATH | os.O_NOFOLLOW)
-    try:
-        return os.fstat(fd)
-    finally:
-        os.close(fd)

@@ -222,10 +222,6 @@ class ObjectStore(ABC):
         """Raises StoreUnreachable when a local store was there and is gone. A remote one is not asked."""
         return
 
-    def make_durable(self, key: str) -> None:
-        """Have what was found at `key` survive a power cut: whoever wrote it may not have got to that yet."""
-        return  # what a remote store shows is durable
-
     def open_local(self, path: str) -> int:
         """A descriptor for reading a file that :meth:`local_path` named. Raises OSError, and as :meth:`get`."""
         return open_regular(path)

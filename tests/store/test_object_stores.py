@@ -164,6 +164,57 @@ class TestLocal:
         store.flush(keys)
         assert synced == [store.root.current()]
 
+    @pytest.mark.parametrize("count", [2, SYNC_EACH_LIMIT + 1])
+    def test_a_sync_that_failed_is_remembered(
+        self, store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+    ):
+        """S2: the kernel tells of lost bytes once, and calls the next sync a success; only new files prove anything."""
+
+        def fails(*args: object) -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+        store.put("objects/before", b"x")
+        store.flush(["objects/before"])
+        (tmp_path / "given").write_bytes(b"given")
+        given = hash_file(str(tmp_path / "given"))
+        keys = [f"objects/{i}" for i in range(count)]
+
+        def put() -> list[int]:
+            assert store.adopt_file(keys[0], given) in (True, False)
+            for key in keys[1:]:
+                store.put(key, key.encode())
+            return [os.stat(store.local_path(key)).st_ino for key in keys]
+
+        before = put()
+        assert before[0] == given.status.st_ino
+        with monkeypatch.context() as patch:
+            patch.setattr("artifactfs.durable.sync_filesystem", fails)
+            patch.setattr("artifactfs.objects.local.sync_file", fails)
+            with pytest.raises(StoreUnreachable):
+                store.flush(keys)
+        with pytest.raises(StoreUnreachable):
+            store.flush(keys)
+        with pytest.raises(StoreUnreachable):
+            store.flush(keys[:1])
+        store.flush(["objects/before"])
+        after = put()
+        assert all(old != new for old, new in zip(before, after, strict=True))
+        store.flush(keys)
+        assert put() == after
+
+    def test_a_sync_that_failed_for_another_commit_counts(self, store: LocalStore, monkeypatch: pytest.MonkeyPatch):
+        """Both wrote to one disk, and only one of them was told."""
+        store.put("objects/mine", b"mine")
+        store.put("objects/theirs", b"theirs")
+        with monkeypatch.context() as patch:
+            patch.setattr("artifactfs.objects.local.sync_file", lambda *_: (_ for _ in ()).throw(OSError(5, "EIO")))
+            with pytest.raises(StoreUnreachable):
+                store.flush(["objects/theirs"])
+        with pytest.raises(StoreUnreachable):
+            store.flush(["objects/mine"])
+        store.put("objects/mine", b"mine")
+        store.flush(["objects/mine"])
+
     def test_the_system_can_sync_a_file_system(self, store: LocalStore):
         keys = [f"objects/{i}" for i in range(SYNC_EACH_LIMIT + 1)]
         for key in keys:

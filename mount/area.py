@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from artifactfs import durable
+from artifactfs.longpaths import remove_tree
 from artifactfs.managers.base import ArtifactManager
 from artifactfs.names import STAGING
 from mount.areas import (
@@ -35,9 +37,14 @@ from mount.listing import memory_of
 from mount.room import DiskRoom
 from mount.settings import MountSettings
 from mount.staging import ArtifactStaging
+from mount.tree import Caller
 
 logger = logging.getLogger(__name__)
 
+NO_COLLECTION = ""
+"""Stands for the collection of a trash."""
+_TRASHES = "trash"
+_TRASH = re.compile(r"\.Trash-[0-9]+\Z")
 _BOOT = "boot"
 _KERNELS_BOOT = Path("/proc/sys/kernel/random/boot_id")
 
@@ -96,6 +103,7 @@ class StagingArea:
             interrupted = False
         (self.root / ARTIFACTS).mkdir(exist_ok=True)
         check_directory(self.root / ARTIFACTS)
+        self._empty_trash()
         is_whole = True
         for collection in self.local_collections():
             try:
@@ -122,6 +130,7 @@ class StagingArea:
 
         The directory itself stays held for as long as a commit may be under way.
         """
+        self._empty_trash()
         try:
             if self.active():
                 self.sync()
@@ -145,13 +154,32 @@ class StagingArea:
         with self._lock:
             found = self._artifacts.get((collection, artifact))
             if found is None:
-                directory = self.root / ARTIFACTS / collection / artifact
+                is_artifact = collection != NO_COLLECTION
+                directory = self.root / (Path(ARTIFACTS, collection) if is_artifact else _TRASHES) / artifact
                 found = self._artifacts[collection, artifact] = ArtifactStaging(
                     directory, collection, artifact, self._note_dirty, self.room, self.reader, self.sync
                 )
             return found
 
+    def has_trash(self, name: str) -> bool:
+        """Whether a program has made the trash `name` at the top of the mount."""
+        return is_trash(name) and (self.root / _TRASHES / name).is_dir()
+
+    def make_trash(self, name: str, mode: int, caller: Caller) -> None:
+        """Make a trash, which is no artifact and never committed. Raises FileExistsError, OSError."""
+        self.artifact(NO_COLLECTION, name).staged.make_top(mode, caller)
+
+    def _empty_trash(self) -> None:
+        try:
+            remove_tree(self.root / _TRASHES)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self.faults.note("emptying the trash", error)
+
     def _note_dirty(self, staging: ArtifactStaging) -> None:
+        if staging.collection == NO_COLLECTION:
+            return
         with self._dirty_lock:
             self._dirty.add(staging)
         self.on_dirty()
@@ -225,3 +253,8 @@ def area_root(manager: ArtifactManager, settings: MountSettings) -> Path:
     store_id = manager.store_id if memory is None else memory.identity(manager).id
     store = store_id or hashlib.sha256(os.fsencode(settings.url)).hexdigest()[:32]
     return settings.state_dir / STAGING / store
+
+
+def is_trash(name: str) -> bool:
+    """Whether programs that delete by moving to a trash give a trash at the top of a file system that name."""
+    return _TRASH.match(name) is not None

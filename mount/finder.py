@@ -23,7 +23,7 @@ from artifactfs.errors import (
 )
 from artifactfs.managers.base import ArtifactManager, VersionInfo
 from artifactfs.manifest import Manifest
-from mount.area import StagingArea
+from mount.area import NO_COLLECTION, StagingArea
 from mount.errors import NotPermitted
 from mount.listing import Listing
 from mount.staging import ArtifactStaging
@@ -71,6 +71,10 @@ class Finder:
         if before or not parts:
             raise InvalidName(f"invalid path {path!r}: must begin at the top of the mount")
         node: Node = self._collection(parts[0])
+        if isinstance(node, StagedNode):
+            for name in (below := "/".join(parts[1:])).split("/") if len(parts) > 1 else ():
+                checked_name(name)
+            return self._below(node, below) if len(parts) > 1 else node
         if len(parts) > 1:
             node = self._artifact(parts[0], parts[1])
         if len(parts) > 2:
@@ -102,7 +106,10 @@ class Finder:
             return VersionNode(node.version, path, position)
         raise NotADirectoryError(path)
 
-    def _collection(self, name: str) -> Collection:
+    def _collection(self, name: str) -> Collection | StagedNode:
+        if self._area is not None and self._area.has_trash(name):
+            trash = Artifact(NO_COLLECTION, name)
+            return StagedNode(self.staging(trash).staged, "", trash)
         if name in self._listing.collections() or (self._area and name in self._area.local_collections()):
             return Collection(name)
         raise CollectionNotFound(f"no collection {name!r}")
@@ -172,6 +179,8 @@ class Finder:
 
     def has_staging(self, artifact: Artifact) -> bool:
         """Whether versions can be added to the artifact through this mount."""
+        if artifact.collection == NO_COLLECTION:
+            return True
         # A foreign name that breaks the rules can be read, and no version can be added to it.
         return self._area is not None and names.is_collection(artifact.collection) and names.is_artifact(artifact.name)
 
@@ -182,7 +191,7 @@ class Finder:
 
     def staging_of(self, node: Node) -> ArtifactStaging:
         """The staging an artifact's node or a staged node belongs to. Raises NotPermitted for another."""
-        if isinstance(node, StagedNode):
+        if isinstance(node, StagedNode) and node.artifact.collection != NO_COLLECTION:
             return self.staging(node.artifact)
         if isinstance(node, Artifact) and self.has_staging(node):
             return self.staging(node)

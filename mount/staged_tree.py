@@ -410,6 +410,25 @@ class StagedTree:
             disk.rename(*self._places.at(path), *self._places.at(new_path), flags)
             self._places.note_move()
 
+    def rename_into(self, other: StagedTree, path: str, new_path: str, flags: int) -> None:
+        """rename(2) from this tree to another on the same disk, such as the trash. Raises OSError."""
+        # Both ways may be gone at once: the locks are taken in one order.
+        first, second = sorted((self, other), key=lambda tree: str(tree.root))
+        with first._changing(), second._changing():
+            disk.rename(*self._places.at(path), *other._places.at(new_path), flags)
+            self._places.note_move()
+            other._places.note_move()
+
+    def make_top(self, mode: int, caller: Caller) -> None:
+        """mkdir(2) of the tree itself. Raises OSError."""
+        with self._changed:
+            self.root.parent.mkdir(parents=True, exist_ok=True)
+            self.root.mkdir()
+            self._places.note_move()
+            if IS_ROOT:
+                os.chown(self.root, caller.uid, caller.gid, follow_symlinks=False)
+            os.chmod(self.root, mode & PERMISSIONS)
+
     # -- changing attributes ----------------------------------------------------------------------------------------
 
     def chmod(self, path: str, mode: int) -> None:

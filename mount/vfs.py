@@ -22,7 +22,7 @@ from artifactfs.errors import InvalidName
 from artifactfs.managers.base import ArtifactManager
 from artifactfs.manifest import EntryKind
 from mount import attributes
-from mount.area import StagingArea
+from mount.area import NO_COLLECTION, StagingArea, is_trash
 from mount.committer import Committer
 from mount.control import Status
 from mount.errors import CrossTree, NotPermitted, ReadOnly, Stale
@@ -340,6 +340,9 @@ class Vfs:
         if isinstance(parent, Artifact):
             logger.info("refused mkdir %s/%s: versions are made by writing to staging/", parent.label, name)
             raise NotPermitted(f"mkdir {name}: versions are made by writing to staging/")
+        if isinstance(parent, Root) and is_trash(name):
+            self.area.make_trash(name, mode, caller)
+            return
         try:
             self._check_new_name(parent, name)
         except InvalidName as error:
@@ -440,7 +443,10 @@ class Vfs:
         source = self._writable(parent, f"renaming {name}")
         target = self._writable(new_parent, f"renaming to {new_name}")
         if source.tree is not target.tree:
-            raise CrossTree(f"renaming {name}: to another staging it has to be copied")
+            if (source.artifact.collection == NO_COLLECTION) == (target.artifact.collection == NO_COLLECTION):
+                raise CrossTree(f"renaming {name}: to another staging it has to be copied")
+            source.tree.rename_into(target.tree, join(source.path, name), join(target.path, new_name), flags)
+            return
         source.tree.rename(join(source.path, name), join(target.path, new_name), flags)
 
     # -- changing attributes ----------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import os
 import stat
 import tempfile
 
+from mount import control
 from mount.control import CommitState
 from mount.disk import RENAME_EXCHANGE, RENAME_NOREPLACE
 from tests.drives import Drive
@@ -441,3 +442,34 @@ def stale_times(drive: Drive) -> None:
     with drive.open(f"{top}/f", os.O_WRONLY) as file:
         file.write(b"y", 0)
     eventually(lambda: drive.lstat(f"{top}/f").mtime_ns > 5, 3)
+
+
+@scenario()
+def trash(drive: Drive) -> None:
+    """S16: what is staged can be moved to the trash and back; no other change of the drive is possible by it."""
+    label = drive.make_artifact()
+    drive.write(f"{label}/staging/f", b"x")
+    for name in (".Trash", ".Trash-", ".Trash-me", ".Trash-1 "):
+        with refused(errno.EINVAL):
+            drive.mkdir(name)
+    drive.mkdir(".Trash-77", 0o700)
+    with refused(errno.EEXIST):
+        drive.mkdir(".Trash-77")
+    assert drive.lstat(".Trash-77").permissions == 0o700
+    assert ".Trash-77" not in drive.listdir("")
+    drive.mkdir(".Trash-77/files")
+    drive.write(".Trash-77/note", b"note")
+    drive.rename(f"{label}/staging/f", ".Trash-77/files/f")
+    assert drive.listdir(f"{label}/staging") == []
+    assert drive.read(".Trash-77/files/f") == b"x"
+    with refused(errno.EPERM):
+        drive.setxattr(".Trash-77", control.COMMIT, b"")
+    with refused(errno.EPERM):
+        drive.rmdir(".Trash-77")
+    drive.rename(".Trash-77/files/f", f"{label}/staging/f")
+    drive.rename(".Trash-77/note", f"{label}/staging/note")
+    drive.commit(label)
+    assert drive.contents(f"{label}/v0") == {"f": b"x", "note": b"note"}
+    with refused(errno.EROFS):
+        drive.rename(f"{label}/v0/f", ".Trash-77/files/f")
+    assert drive.listdir(".Trash-77/files") == []

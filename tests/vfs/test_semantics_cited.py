@@ -21,6 +21,9 @@ def cited() -> Iterator[tuple[str, str]]:
         *TESTS.glob("kernel/*.py"),
         *TESTS.glob("vfs/*.py"),
         *TESTS.glob("scenarios/*.py"),
+        *TESTS.glob("managers/*.py"),
+        *TESTS.glob("store/*.py"),
+        *TESTS.glob("content/*.py"),
     ):
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.FunctionDef):

@@ -220,7 +220,7 @@ def status(vfs: Vfs) -> control.Status:
 
 def _shortage(vfs: Vfs) -> list[str]:
     try:
-        shortage = vfs.area.room.shortage() if vfs.area else None
+        shortage = vfs.area.room.shortage(vfs.area.place) if vfs.area else None
     except OSError:
         # Who stages is told.
         return []

@@ -123,7 +123,17 @@ def _is_foreseen(error: Exception) -> bool:
     return isinstance(error, (ArtifactError, SettingsError, OSError))
 
 
+def _has_current_directory() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def _one_line(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError) and not error.filename and not _has_current_directory():
+        return "the current directory is not there any more"
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     else:

@@ -42,13 +42,13 @@ class DiskRoom:
         """What may still be written."""
         return max(0, self._on_disk() - self._min_free_bytes)
 
-    def shortage(self) -> str | None:
-        """Why nothing can be staged, in one line; None while there is room. Raises OSError."""
+    def shortage(self, shown: Path) -> str | None:
+        """Why nothing can be staged at `shown`, in one line; None while there is room. Raises OSError."""
         free_bytes = self._on_disk()
         if free_bytes > self._min_free_bytes:
             return None
         free, kept = free_bytes >> 20, self._min_free_bytes >> 20
-        return f"no room to stage: {free:,} MiB are free on the disk of {self._path}, and --min-free keeps {kept:,} MiB"
+        return f"no room to stage: {free:,} MiB are free on the disk of {shown}, and --min-free keeps {kept:,} MiB"
 
     def _on_disk(self) -> int:
         found = os.statvfs(self._path)

@@ -20,6 +20,8 @@ from mount import wire
 DRIVERS = ("auto", "kernel", "libfuse")
 READS = ("auto", "cache", "passthrough")
 MAX_SECONDS = 10 * 365 * 86400.0
+# The highest number stands for no user in chown(2).
+MAX_ID = (1 << 32) - 2
 
 
 class SettingsError(ValueError):
@@ -97,6 +99,9 @@ class MountSettings:
             raise SettingsError(f"--reads must be one of {', '.join(READS)}, got {self.reads!r}")
         if not 0 <= self.umask <= 0o777:
             raise SettingsError(f"--umask must be octal between 000 and 777, got {self.umask:o}")
+        for name in ("uid", "gid"):
+            if not 0 <= getattr(self, name) <= MAX_ID:
+                raise SettingsError(f"--{name} must be a number from 0 to {MAX_ID}, got {getattr(self, name)}")
         for name in ("mountpoint", "state_dir", "cache_dir"):
             if not getattr(self, name).is_absolute():
                 raise SettingsError(f"{name} must be an absolute path, got {getattr(self, name)}")

@@ -206,6 +206,17 @@ def store_options(command: Callable[..., None]) -> Callable[..., None]:
     return store(option(with_store))
 
 
+def seconds(text: str) -> float:
+    """``7.5`` → 7.5: a time to wait."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found < float("inf"):
+        raise click.BadParameter(f"{text!r} is not a number of seconds from 0")
+    return found
+
+
 def size_in_bytes(text: str) -> int:
     """``500M`` → 524288000: bytes, or with K, M, G or T a power of 1024."""
     match = re.fullmatch(r"([0-9]+(?:[.][0-9]+)?)([KMGT]?)(?:i?B)?", text, re.IGNORECASE)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from artifactfs.commands.options import PATH
+from artifactfs.commands.options import PATH, seconds
 from artifactfs.commands.show import count
 from mount.commands import show
 
@@ -34,7 +34,7 @@ NOTICE_S = 1.0
 @click.option("--now", is_flag=True, help="Do not wait: what is not committed waits for the next mount.")
 @click.option(
     "--drain-timeout",
-    type=float,
+    type=seconds,
     metavar="SECONDS",
     help="Wait so long at most; the rest waits for the next mount.  [default: as mounted, 60]",
 )

@@ -96,6 +96,65 @@ def test_wrong_usage_is_2(store: str, arguments: list[str]):
     assert done.stderr.startswith(f"Usage: artifactfs {arguments[0]} ")
 
 
+@pytest.mark.parametrize(
+    "arguments", [["ls", "--store", "store"], ["put", ".", "m/a"], ["get", "models/bert"], ["commit", "."]], ids=repr
+)
+def test_a_current_directory_that_is_gone_is_named(store: str, arguments: list[str], tmp_path: Path):
+    script = 'cd "$1" && rmdir "$1" && shift && exec "$@"'
+    (tmp_path / "gone").mkdir()
+    command = ["sh", "-c", script, "sh", str(tmp_path / "gone"), PROGRAM, *arguments]
+    done = subprocess.run(command, env={**os.environ, "ARTIFACTFS_STORE": store}, capture_output=True, errors="replace")
+    assert done.returncode == 1
+    assert done.stderr == "artifactfs: the current directory is not there any more\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["mount", "", "mnt"], "the URL is empty"),
+        (["mount", "  ", "mnt"], "the URL is empty"),
+        (["mount", "store", ""], "the path is empty"),
+        (["mount", "store", "mnt", "--state-dir", ""], "the path is empty"),
+        (["copy", "m/a", "--to-store", ""], "the URL is empty"),
+        (["put", "", "m/a"], "the path is empty"),
+        (["get", "m/a", ""], "the path is empty"),
+        (["cache", "--cache-dir", ""], "the path is empty"),
+        *(([command, ""], "the path is empty") for command in ("umount", "commit", "stage", "discard", "retry")),
+        (["status", ""], "the path is empty"),
+        *((["umount", "x", "--drain-timeout", wrong], "is not a number") for wrong in ("nan", "inf", "-1", "x")),
+    ],
+    ids=repr,
+)
+def test_what_is_empty_or_no_number_is_refused(arguments: list[str], said: str):
+    done = program(*arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("streams", "status", "said"),
+    [
+        (">&-", 1, "standard output is closed"),
+        (">/dev/full", 1, "No space left on device"),
+        ("2>&-", 0, ""),
+        ("<&-", 0, ""),
+        ("<&- 2>&-", 0, ""),
+    ],
+)
+def test_streams_that_are_closed_or_full(store: str, streams: str, status: int, said: str):
+    script = f'exec "$@" {streams}'
+    for arguments in (["ls", "-R"], ["cat", "models/bert@v0:empty"], ["log", "--json", "models/bert"]):
+        command = [BASH, "-c", script, "sh", PROGRAM, *arguments]
+        done = subprocess.run(
+            command, env={**os.environ, "ARTIFACTFS_STORE": store}, capture_output=True, errors="replace"
+        )
+        if (streams, arguments[0]) == (">/dev/full", "cat"):
+            continue  # an empty file fits
+        assert done.returncode == status, done
+        assert done.stderr.count("\n") == (1 if said else 0)
+        assert said in done.stderr
+
+
 def test_secrets_are_not_repeated():
     done = program("ls", "--store", "nothing://user:hunter2@host/x")
     assert done.returncode == 1

@@ -141,6 +141,7 @@ def test_less_than_min_free_is_told(tmp_path: Path, driver: str) -> None:
     (told,) = mount.mount("--min-free", "1000T").stderr.splitlines()
     try:
         assert told.startswith("artifactfs: no room to stage: ")
+        assert f"the disk of {mount.store}" in told
         assert told.removeprefix("artifactfs: ") in artifactfs("status", mount.path).stdout
         assert (mount / "room/a/v0/f").read_text() == "x"
         with refused(errno.ENOSPC), open(mount / "room/a/staging/f", "wb", buffering=0) as file:

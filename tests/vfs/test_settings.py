@@ -27,6 +27,8 @@ def made(**changes: Any) -> MountSettings:
         ({"umask": 0o1000}, "umask"),
         ({"umask": -1}, "umask"),
         ({"min_free_bytes": -1}, "min-free"),
+        ({"uid": -5}, "uid"),
+        ({"gid": 1 << 32}, "gid"),
         ({"drain_timeout_s": -1.0}, "drain-timeout"),
         ({"mountpoint": Path("relative")}, "mountpoint"),
         ({"state_dir": Path("relative")}, "state_dir"),

@@ -2,11 +2,10 @@
 
 Bytes are on disk before the name or mark that vouches for them. The kernel tells of bytes that it could not put on disk
 once, to each open description; then it counts them as clean. A second sync that succeeds proves nothing, so what a sync
-failed for is remembered (`FailedSyncs`, `Disk`) until it has been written anew, to a new file.
+failed for is remembered (`Disk.failures`) until it has been written anew, to a new file.
 
-Threading: the functions are pure calls. `FailedSyncs` and `Disk` are safe from any thread; their locks are leaves, and
-only that of `Disk` is held during a call: a second sync of it starts after the first. Errors are OSError with the
-kernel's errno.
+Threading: the functions are pure calls. `Disk` is safe from any thread; its lock is a leaf and held during a sync, so
+that a second one starts after the first. Errors are OSError with the kernel's errno.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import errno
 import functools
 import os
 import threading
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable
 
 from artifactfs.longpaths import reach
 
@@ -93,28 +92,6 @@ def replace(path: str | os.PathLike[str], data: bytes | bytearray | memoryview, 
     sync_directory(directory)
 
 
-class FailedSyncs:
-    """The names that a sync has failed for: what they stand for is not on disk, whatever a later sync says."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._names: set[Hashable] = set()
-
-    def note(self, names: Iterable[Hashable]) -> None:
-        """Remember that a sync of these has failed."""
-        with self._lock:
-            self._names.update(names)
-
-    def written_anew(self, name: Hashable) -> None:
-        """Forget a name: a new file has taken its place, and its sync is still to come."""
-        with self._lock:
-            self._names.discard(name)
-
-    def __contains__(self, name: Hashable) -> bool:
-        with self._lock:
-            return name in self._names
-
-
 class Disk:
     """A file system that is synced as a whole, by a descriptor that is held from before anything is written.
 
@@ -139,6 +116,11 @@ class Disk:
             except OSError:
                 self.failures += 1
                 raise
+
+    def check_since(self, failures: int) -> None:
+        """Raises OSError when a sync has failed since the count was `failures`."""
+        if self.failures != failures:
+            raise OSError(errno.EIO, "the disk did not take what was written; it is to be written anew")
 
     def __del__(self) -> None:
         if hasattr(self, "fd"):

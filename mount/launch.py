@@ -13,6 +13,7 @@ import sys
 import time
 from typing import NoReturn
 
+from artifactfs.durable import write_all
 from artifactfs.errors import ArtifactError
 from mount import client, control, logs, mounts, wire
 from mount.daemon import Report
@@ -40,7 +41,7 @@ def in_foreground(settings: MountSettings) -> NoReturn:
     """Become the daemon: this process goes on as it. Raises OSError."""
     _make_state_dirs(settings)
     fd = os.memfd_create("artifactfs-settings", 0)
-    os.write(fd, settings.to_json())
+    write_all(fd, settings.to_json())
     os.lseek(fd, 0, os.SEEK_SET)
     # Away from a directory that could be wanted for unmounting, and that would come first in sys.path.
     os.chdir("/")

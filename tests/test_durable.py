@@ -84,15 +84,6 @@ def test_files_are_not_synced_through_symlinks(tmp_path: Path) -> None:
         durable.sync_file(str(tmp_path / "link"))
 
 
-def test_failed_syncs_are_remembered() -> None:
-    """Until something new has taken the name."""
-    failed = durable.FailedSyncs()
-    failed.note(["a", "b"])
-    failed.written_anew("a")
-    assert "a" not in failed
-    assert "b" in failed
-
-
 def test_a_disk_counts_its_failures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A sync that succeeds after one that failed changes nothing about it."""
     disk = durable.Disk(tmp_path)
@@ -103,6 +94,9 @@ def test_a_disk_counts_its_failures(monkeypatch: pytest.MonkeyPatch, tmp_path: P
             disk.sync()
     disk.sync()
     assert disk.failures == 1
+    disk.check_since(1)
+    with pytest.raises(OSError, match="written anew"):
+        disk.check_since(0)
 
 
 def _fail(where: object) -> bool:

@@ -71,8 +71,10 @@ class LocalCommitter:
         scan = scan_tree(commit.tree, commit.below)
         try:
             with self.aside() as (held, directory):
-                _Filling(commit, scan, f"{directory}/{layout.FILES}", held.mode).run()
-                return self._publish(commit, Manifest.of(scan.builder.rows()), held, directory, numbers.next)
+                failures = held.failures
+                _Filling(commit, scan, f"{directory}/{layout.FILES}", held).run()
+                manifest = Manifest.of(scan.builder.rows())
+                return self._publish(commit, manifest, held, failures, directory, numbers.next)
         except ArtifactError:
             raise
         except OSError as error:
@@ -106,10 +108,11 @@ class LocalCommitter:
                     write_new(about, layout.ABOUT, sync=False, mode=0o666 & held.mode)
 
     def _publish(
-        self, commit: Commit, manifest: Manifest, held: HeldRoot, directory: str, looked_below: int
+        self, commit: Commit, manifest: Manifest, held: HeldRoot, failures: int, directory: str, looked_below: int
     ) -> CommitResult:
         """Rename the finished version to the first free number, unless it is there already.
 
+        `failures` is how many syncs of the disk had failed before its files were put.
         Versions numbered below `looked_below` are known not to be of this commit.
         """
         made = Made.of(manifest)
@@ -129,6 +132,7 @@ class LocalCommitter:
             if not synced:
                 # This may take seconds; so look again what there is before trying a number.
                 _finish(made, directory, held)
+                held.check_since(failures)
                 synced = True
                 continue
             clock = self._history.latest_clock(commit.collection, commit.artifact, numbers)
@@ -155,12 +159,14 @@ class LocalCommitter:
 class _Filling:
     """Puts the files of a scanned tree into a directory that does not exist yet, hashing them on the way."""
 
-    def __init__(self, commit: Commit, scan: Scan, root: str, most: int) -> None:
-        """`most` are the store's permissions, beyond which nothing goes; the manifest has what the file's own were."""
+    def __init__(self, commit: Commit, scan: Scan, root: str, held: HeldRoot) -> None:
+        """Nothing goes beyond the permissions of the store; the manifest has what the file's own were."""
         self._commit = commit
         self._scan = scan
         self._root = os.fsencode(root)
-        self._most = most
+        self._most = held.mode
+        # After a sync that failed a linked file may never get to the disk, whatever the next sync says: a copy does.
+        self._may_link = commit.consume and not held.failures
         self._done_bytes = 0
         self._done_files = 0
 
@@ -196,7 +202,7 @@ class _Filling:
     def _file(self, row: int, place: str) -> str:
         """Give the file its place; returns its digest."""
         builder = self._scan.builder
-        if self._commit.consume and (digest := self._link(row, place)) is not None:
+        if self._may_link and (digest := self._link(row, place)) is not None:
             return digest
         if builder.sizes[row] < SMALL_FILE_BYTES:
             data = read_small(self._scan, row, builder.sizes[row])
@@ -258,6 +264,14 @@ def _finish(made: Made, directory: str, held: HeldRoot) -> None:
     if len(made.manifest) > SYNC_EACH_LIMIT:
         held.sync()
         return
+    try:
+        _sync_tree(directory)
+    except OSError:
+        held.note_failure()
+        raise
+
+
+def _sync_tree(directory: str) -> None:
     for parent, _, found in walk(directory):
         with reach(parent) as near:
             for path in (f"{near}/{name}" for name in found):

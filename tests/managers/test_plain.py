@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -156,6 +157,22 @@ class TestOurs:
         assert (root / "default/model/v0/files/f").samefile(tree / "f")
         commit(manager, write(tmp_path / "u", f="2"))
         assert not (root / "default/model/v1/files/f").samefile(tmp_path / "u" / "f")
+
+    def test_what_a_sync_failed_for_is_written_anew(
+        self, root: Path, manager: PlainArtifactManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        """A second sync of the same file that succeeds proves nothing, so a copy takes its place."""
+        tree = write(tmp_path / "t", f="1")
+
+        def lost(path: str) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("artifactfs.plain.local.sync_file", lost)
+            with pytest.raises(StoreUnreachable):
+                commit(manager, tree, consume=True)
+        assert commit(manager, tree, consume=True).info.version == "v0"
+        assert not (root / "default/model/v0/files/f").samefile(tree / "f")
 
     def test_no_program_of_somebody_gets_into_a_version(
         self, root: Path, manager: PlainArtifactManager, tmp_path: Path

@@ -322,6 +322,8 @@ def translate(error: Exception, what: str) -> ArtifactError:
         return IntegrityError(f"{what}: {error}")
     # Azure's messages go on with the request's number and the answer's XML; the cause keeps them.
     said = str(error).strip().partition("\n")[0].rstrip()
+    if said.endswith(":"):
+        said = " ".join(str(error).split())[:_MOST_SAID]  # the reason comes in the lines behind
     text = f"{what}: {said or type(error).__name__}"
     if isinstance(getattr(error, "response", None), dict):
         # Servers break the reason they give into lines, or begin it with one.

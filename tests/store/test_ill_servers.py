@@ -142,3 +142,10 @@ def test_what_was_not_asked_for_is_not_listed():
 def test_a_servers_reason_is_told_whole():
     with IllServer("reason_in_lines") as server, pytest.raises(AccessDenied, match="The policy denies this"):
         s3(server.url).get("key")
+
+
+def test_so_is_the_reason_of_a_client_that_refuses_by_itself():
+    store = open_store("s3://me:hunter2hunter2@bucket/x", endpoint_url="http://127.0.0.1:9", key="a", secret="b")
+    with pytest.raises(ArtifactError, match="Invalid bucket name") as caught:
+        store.get("key")
+    assert "hunter2hunter2" not in str(caught.value)

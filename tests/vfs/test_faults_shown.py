@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from mount import faults, states
+from mount import control, faults, states
 from mount.control import CommitState
 from mount.disk import rename
 from mount.faults import Faults, keep_alive
 from mount.staged_tree import StagedTree
 from tests.drives import DirectDrive
 from tests.mount.harness import eventually
+from tests.scenarios import refused
 from tests.vfs.conftest import MakeDrive
 
 # <fcntl.h>, <linux/fs.h>
@@ -256,3 +257,18 @@ def test_a_sealed_tree_that_vanished(make_drive: MakeDrive) -> None:
     drive.commit("c/other")
     eventually(lambda: drive.is_idle("c/other"))
     assert [state.artifact for state in drive.status().artifacts] == ["odd"]
+
+
+def test_names_that_are_no_utf8(make_drive: MakeDrive) -> None:
+    """C6, C15: a commit that is blocked by one is shown, and no status, record or log is lost for it."""
+    drive = make_drive()
+    make(drive, "c/a")
+    drive.symlink("/outside", f"c/a/staging/{os.fsdecode(bytes([255]))}")
+    drive.seal("c/a")
+    eventually(lambda: drive.state("c/a").pending[0].state is CommitState.BLOCKED)
+    [shown] = drive.status().artifacts
+    reason = shown.pending[0].error or ""
+    assert f"{drive.settings.mountpoint}/c/a/pending.1/\\xff leads to '/outside'" in reason
+    assert not drive.status().faults
+    with refused(errno.EINVAL):
+        drive.setxattr("c/a/staging", control.COMMIT, b'{"message": "\xff"}')

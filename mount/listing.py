@@ -184,7 +184,8 @@ class Listing:
     def learn(self, collection: str, artifact: str) -> None:
         """List a local store, which costs nothing, as far as an artifact's versions: so they are known in an outage."""
         if self._memory is None:
-            with contextlib.suppress(ArtifactError):
+            # The version is there whether it can be listed now or not.
+            with contextlib.suppress(ArtifactError, OSError):
                 self.collections()
                 self.artifacts(collection)
                 self.aliases(collection, artifact)

@@ -34,6 +34,8 @@ from tests.vfs.faulty_stage import (
 
 __all__ = ["stage"]
 CALLS = ("commit_tree", "version_info", "manifest")
+# What the drive learns after a commit.
+LISTINGS = ("list_collection_names", "list_artifacts", "list_version_names", "aliases")
 CASES = [
     pytest.param(call, when, FAULTS[name], id=f"{call}-{when.value}-{name}")
     for call, when, name in itertools.product(CALLS, (When.BEFORE, When.AFTER), FAULTS)
@@ -59,7 +61,19 @@ def test_these_are_all_the_calls(stage: Stage) -> None:
     drive = stage.open()
     seal_trees(drive)
     check_all_published(drive, stage)
-    assert set(stage.faulty.calls) == set(CALLS)
+    assert set(stage.faulty.calls) == {*CALLS, *LISTINGS}
+
+
+@pytest.mark.parametrize("name", ["unreachable", "disk", "denied"])
+@pytest.mark.parametrize("call", LISTINGS)
+def test_a_listing_that_fails_after_the_commit(stage: Stage, call: str, name: str) -> None:
+    """C6: what was committed is not tried again for it."""
+    drive = stage.open()
+    stage.faulty.arm(call, When.BEFORE, FAULTS[name].error)
+    seal_trees(drive)
+    check_all_published(drive, stage)
+    assert stage.faulty.failures
+    assert stage.faulty.calls.count("commit_tree") == len(TREES)
 
 
 @pytest.mark.parametrize(("call", "when", "fault"), CASES)

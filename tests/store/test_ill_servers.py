@@ -62,6 +62,7 @@ def opened(kind: str, server: IllServer) -> Any:
 @pytest.mark.parametrize("behaviour", ["endless", "endless_error", "more_than_asked"])
 @pytest.mark.parametrize("kind", [*STORES, "wandb"])
 def test_no_more_is_taken_than_was_asked_for(kind: str, behaviour: str):
+    """O11: on every kind of store that speaks HTTP."""
     with IllServer(behaviour) as server:
         data = b"x" * 100
         with suppress(ArtifactError):

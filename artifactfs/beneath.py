@@ -71,7 +71,7 @@ def open_directory_beneath(directory: int, path: str | bytes, flags: int = DIREC
 
 
 def make_directory_beneath(directory: int, path: str | bytes, mode: int) -> int:
-    """As `open_directory_beneath`; what of the path is missing is made, with `mode` within the umask."""
+    """Hold a directory as `open_directory_beneath` does, made with `mode` within the umask where it is missing."""
     try:
         return open_directory_beneath(directory, path)
     except FileNotFoundError:
@@ -132,7 +132,7 @@ def checked(path: str | bytes) -> bytes:
 
 @functools.cache
 def _has_openat2() -> bool:
-    """Whether this kernel knows openat2(2), and lets this process call it."""
+    """Tell whether this kernel knows openat2(2), and lets this process call it."""
     try:
         os.close(_openat2(_AT_FDCWD, b".", DIRECTORY, 0))
     except OSError:

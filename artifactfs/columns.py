@@ -122,7 +122,7 @@ def _compress(plain: bytes) -> bytes:
 
 
 def _most_decoded_bytes(stored_bytes: int) -> int:
-    """How many bytes so many stored ones may unpack to."""
+    """The number of bytes that so many stored ones may unpack to."""
     small = min(_LARGE_BYTES, stored_bytes * _MAX_RATIO + _MAX_RATIO_SLACK_BYTES)
     return min(MAX_DECODED_BYTES, max(small, stored_bytes * _MAX_RATIO_OF_LARGE))
 
@@ -149,13 +149,13 @@ def decode_columns(raw: bytes) -> Columns:
 
 
 def has_bad_part(joined: bytes) -> bool:
-    """Whether one of the paths, joined by NUL, is absolute or has an empty part, '.' or '..'."""
+    """Tell whether one of the paths, joined by NUL, is absolute or has an empty part, '.' or '..'."""
     fenced = b"\0" + joined + b"\0"
     return any(bad in fenced for bad in _BAD_PARTS)
 
 
 def has_long_name(paths: Sequence[bytes]) -> bool:
-    """Whether one of the paths has a part that is longer than a name may be."""
+    """Tell whether one of the paths has a part that is longer than a name may be."""
     if max(map(len, paths), default=0) <= MAX_NAME_BYTES:
         return False
     return any(len(path) > MAX_NAME_BYTES and max(map(len, path.split(b"/"))) > MAX_NAME_BYTES for path in paths)
@@ -234,7 +234,7 @@ def _checked_targets(raw: msgspec.Raw, kinds: bytes, paths: list[bytes]) -> dict
 
 
 def _map_length(raw: bytes) -> int:
-    """How many items a MessagePack map says it has; -1 when it is no map."""
+    """The number of items that a MessagePack map says it has; -1 when it is no map."""
     kind = raw[0]
     if kind & 0xF0 == 0x80:
         return kind & 0x0F

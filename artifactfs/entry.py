@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class EntryKind(enum.IntEnum):
-    """What an entry of a manifest is."""
+    """The kinds of entries in a manifest."""
 
     FILE = 0
     DIRECTORY = 1
@@ -35,5 +35,5 @@ class Entry(NamedTuple):
 
     @property
     def executable(self) -> bool:
-        """Whether the owner may execute the file."""
+        """Tell whether the owner may execute the file."""
         return bool(self.mode & 0o100)

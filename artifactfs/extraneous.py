@@ -1,4 +1,4 @@
-"""What a directory holds that is not of a version: it would make a mixture of the two when the version is copied there.
+"""Files in a directory that are not of a version: a copy of the version there would be a mixture of the two.
 
 Threading: pure functions. Nothing is followed out of the directory.
 """

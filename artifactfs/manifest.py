@@ -283,7 +283,7 @@ class Manifest:
         return digest.hexdigest()
 
     def has_modes_of(self, other: Manifest) -> bool:
-        """Whether files and directories that both list have the same permission bits.
+        """Tell whether files and directories that both list have the same permission bits.
 
         The content digest counts the owner's executable bit alone, and goes on doing so: old versions keep theirs.
         """

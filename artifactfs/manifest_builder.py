@@ -93,7 +93,7 @@ class ManifestBuilder:
             self._offsets[row] = offset
 
     def content(self, row: int) -> tuple[bytes, bytes, int, int]:
-        """As `Manifest.content_at`, of a file of which :meth:`set_content` said all that."""
+        """The content of a file in the form of `Manifest.content_at`, once :meth:`set_content` has said all of it."""
         digest = bytes(self._digests[row * self._width : (row + 1) * self._width])
         return digest, self._object_names[self._object_index[row]], self._offsets[row], self.sizes[row]
 

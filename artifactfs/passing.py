@@ -24,7 +24,7 @@ _REFUSALS = frozenset(
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether the same thing may succeed later with nothing done about it."""
+    """Tell whether the same thing may succeed later with nothing done about it."""
     if isinstance(error, ArtifactError):
         return error.transient
     if isinstance(error, OSError):

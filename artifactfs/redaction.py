@@ -1,4 +1,4 @@
-"""What is secret in a store's URL and options, and texts without it: the one place that knows.
+"""Secrets in a store's URL and options, and texts without them: the one place that knows.
 
 Errors, logs, the status, state files, catalogs and `repr` go through here. A secret is known by the shape of a URL
 (what stands before the host, queries named like secrets), by the name of the option that holds it, and, in a text of
@@ -42,7 +42,7 @@ _pattern: re.Pattern[str] | None = None
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether an option, or a parameter of a query, of that name holds a secret."""
+    """Tell whether an option, or a parameter of a query, of that name holds a secret."""
     return _SECRET_NAME.search(name) is not None
 
 

@@ -22,7 +22,7 @@ _PARTS_PER_STEP = 16
 
 
 def stays_inside(path: bytes, target: bytes) -> bool:
-    """Whether the symlink at `path` is relative and, read literally, leads to a place inside the version."""
+    """Tell whether the symlink at `path` is relative and, read literally, leads to a place inside the version."""
     if not 0 < len(target) <= MAX_TARGET_BYTES or target.startswith(b"/") or b"\0" in target:
         return False
     depth = path.count(b"/")
@@ -61,7 +61,7 @@ def _has_below(paths: Sequence[bytes], path: bytes) -> bool:
 
 
 def _climbs_later(target: bytes) -> bool:
-    """Whether ".." comes after a name: "a/../b" leads elsewhere than it reads when a is a symlink."""
+    """Tell whether ".." comes after a name: "a/../b" leads elsewhere than it reads when a is a symlink."""
     if b"/.." not in target:
         return False
     parts = [part for part in target.split(b"/") if part not in (b"", b".")]
@@ -70,7 +70,7 @@ def _climbs_later(target: bytes) -> bool:
 
 
 def _follow(links: Mapping[bytes, bytes], path: bytes, target: bytes, steps: int) -> tuple[bool, int]:
-    """Whether the symlink at `path` stays inside when it is followed as the kernel does; and the steps that are left.
+    """Tell whether the symlink at `path` stays inside when it is followed as the kernel does, and the steps left.
 
     Where there are none left, or more links than the kernel follows, it counts as leading out.
     """

@@ -20,5 +20,5 @@ def try_start(thread: threading.Thread) -> bool:
 
 
 def is_for_want_of_threads(error: BaseException) -> bool:
-    """Whether that is how Python says that a thread, or memory, cannot be had at present."""
+    """Tell whether an error is how Python says that a thread, or memory, cannot be had at present."""
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "start new thread" in str(error))

@@ -162,7 +162,7 @@ class StagingArea:
             return found
 
     def has_trash(self, name: str) -> bool:
-        """Whether a program has made the trash `name` at the top of the mount."""
+        """Tell whether a program has made the trash `name` at the top of the mount."""
         return is_trash(name) and (self.root / _TRASHES / name).is_dir()
 
     def make_trash(self, name: str, mode: int, caller: Caller) -> None:
@@ -239,7 +239,7 @@ class StagingArea:
 
 
 def area_root(manager: ArtifactManager, settings: MountSettings) -> Path:
-    """Where this mount stages: in the store itself when that is a local directory, so that a commit moves files.
+    """The place where this mount stages: in the store itself if that is a local directory, so a commit moves files.
 
     The name tells user, host and state directory apart, so mounts of one store never share an area by accident and
     find theirs again after a crash. Raises AreaRefused when another area is asked for and cannot be.
@@ -256,5 +256,5 @@ def area_root(manager: ArtifactManager, settings: MountSettings) -> Path:
 
 
 def is_trash(name: str) -> bool:
-    """Whether programs that delete by moving to a trash give a trash at the top of a file system that name."""
+    """Tell whether programs that delete by moving to a trash give a trash at the top of a file system that name."""
     return _TRASH.match(name) is not None

@@ -66,7 +66,7 @@ class Waiting:
     owner: Owner | None
 
     def describe(self) -> str:
-        """What waits, and how to get at it."""
+        """Tell what waits, and how to get at it."""
         by = f" by host {self.owner.host} with --state-dir {shlex.quote(self.owner.state_dir)}" if self.owner else ""
         return (
             f"what was staged{by} waits in {self.root}; if no other machine has it mounted, unmount and mount with "
@@ -163,7 +163,7 @@ def others_waiting(root: Path) -> list[Waiting]:
 
 
 def holds_anything(root: Path) -> bool:
-    """Whether something is staged or pending in an area."""
+    """Tell whether something is staged or pending in an area."""
     return any(_trees(root))
 
 

@@ -40,7 +40,7 @@ class CachedContent:
         return 0
 
     def is_cached(self, size_bytes: int, offset: int) -> bool:
-        """Whether `read` would find these bytes in the cache. May look at a disk."""
+        """Tell whether `read` would find these bytes in the cache. May look at a disk."""
         return self._file.is_cached(size_bytes, offset)
 
     def whole_file(self) -> int | None:

@@ -102,7 +102,7 @@ def _have_standard_streams() -> None:
 
 
 def _output_failed() -> str | None:
-    """Why what is printed cannot be written, None when it can. What is left of it goes nowhere."""
+    """The reason why output cannot be written, None when it can. The rest of the output is then dropped."""
     try:
         sys.stdout.flush()
     except OSError as error:

@@ -220,7 +220,7 @@ class Committer:
         return started
 
     def _look_at(self, staging: ArtifactStaging) -> float | None:
-        """As `_due_in`, of an artifact that may give errors: then it is looked at again a little later."""
+        """Ask `_due_in` of an artifact that may give errors: then it is looked at again a little later."""
         left_alone_s = self._alone_until.get(staging, 0.0) - time.monotonic()
         if left_alone_s > 0:
             return left_alone_s

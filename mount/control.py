@@ -85,7 +85,7 @@ class CommitRequest(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Hold(msgspec.Struct, frozen=True):
-    """Why what is staged is not committed by itself. `at` is in seconds since the epoch.
+    """The reason why staged files are not committed by themselves. `at` is in seconds since the epoch.
 
     `lost`: the staging disk did not keep all of it, and a request does not commit it either.
     """

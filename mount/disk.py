@@ -37,7 +37,7 @@ def rename(directory: int, name: str, new_directory: int, new_name: str, flags: 
 
 
 def tells_late(path: str | os.PathLike[str]) -> bool:
-    """Whether the file system of `path` may tell only when a file is closed that it did not keep what was written.
+    """Tell whether the file system of `path` may tell only when a file is closed that it did not keep what was written.
 
     Network file systems do (NFS, CIFS, AFS, those on FUSE), for want of room, of quota or of the server. Local ones
     write or refuse at once. Raises OSError.
@@ -46,7 +46,7 @@ def tells_late(path: str | os.PathLike[str]) -> bool:
 
 
 def is_stacked(path: str | os.PathLike[str]) -> bool:
-    """Whether the file system of `path` shows files of others: an overlay, eCryptfs. Raises OSError."""
+    """Tell whether the file system of `path` shows files of others: an overlay, eCryptfs. Raises OSError."""
     return _file_system(path) in _STACKED_FILE_SYSTEMS
 
 
@@ -60,7 +60,7 @@ def _file_system(path: str | os.PathLike[str]) -> int:
 
 
 def gives_room(mode: int) -> bool:
-    """Whether fallocate(2) with that mode takes no room on the disk: it punches a hole, or takes a range out."""
+    """Tell whether fallocate(2) with that mode takes no room on the disk: it punches a hole, or takes a range out."""
     return bool(mode & (_FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_COLLAPSE_RANGE))
 
 

@@ -17,7 +17,7 @@ _HELD_DIRECTORY = re.compile(r"/proc/self/fd/\d+")
 
 
 def shown_on_drive(artifacts: Path, mountpoint: Path) -> Callable[[str], str]:
-    """What puts the paths of the drive into a message, in place of those of the disk below the directory `artifacts`.
+    """A function that puts paths of the drive into a message, in place of those of the disk below `artifacts`.
 
     What is not UTF-8 in the message is made `printable`.
     """

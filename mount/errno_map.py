@@ -90,7 +90,7 @@ def is_too_long(error: OSError) -> bool:
 
 
 def is_not_there(error: OSError) -> bool:
-    """Whether a path does not lead to a file beneath the directory it starts from: a part is missing, or a symlink."""
+    """Tell whether a path leads to no file beneath the directory it starts from: a part is missing, or a symlink."""
     return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV)
 
 

@@ -1,4 +1,4 @@
-"""What goes wrong in the daemon at present, and threads that go on in spite of it.
+"""Faults of the daemon at present, and threads that go on in spite of them.
 
 A fault is what no program can be told of: it is shown in the status for as long as it lasts, and logged once. Threads
 that the drive cannot do without are started by `keep_alive`.
@@ -47,7 +47,7 @@ class Faults:
             logger.info("%s works again", concerned)
 
     def of(self, concerned: str) -> str | None:
-        """What is wrong with it at present."""
+        """The fault of what is concerned, None when it has none."""
         with self._lock:
             return self._present.get(concerned)
 
@@ -58,7 +58,7 @@ class Faults:
 
 
 def reason_of(error: BaseException) -> str:
-    """What an error says, in one line; its kind when it says nothing."""
+    """The text of an error in one line; its kind when it has none."""
     if isinstance(error, OSError) and not isinstance(error, ArtifactError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename is not None else error.strerror
     return " ".join(str(error).split()) or type(error).__name__

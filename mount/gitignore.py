@@ -86,7 +86,7 @@ def _without_trailing_spaces(line: bytes) -> bytes:
 
 
 class _Name:
-    """What one name has to look like: fixed pieces with stars between them."""
+    """A pattern for one name: fixed pieces with stars between them."""
 
     def __init__(self, tokens: list[bytes]) -> None:
         """Tokens are regular expressions for one byte, and stars. Raises Unmatchable when no name is so long."""
@@ -107,7 +107,7 @@ class _Name:
         self._middle = middle
 
     def matches(self, name: bytes) -> bool:
-        """Whether the whole name looks like that."""
+        """Tell whether the whole name matches."""
         length = len(name)
         if self._last is None:
             return length == self._least and self._first.match(name) is not None
@@ -134,7 +134,7 @@ class _Run(NamedTuple):
 
 
 class _Path:
-    """What the names of a path have to look like: runs with ``**`` between them."""
+    """A pattern for the names of a path: runs with ``**`` between them."""
 
     def __init__(self, runs: list[_Run]) -> None:
         self._runs = runs
@@ -157,7 +157,7 @@ class _Path:
         return at + last.skips <= end and last.match_at(names, end)
 
     def _find(self, run: _Run, names: list[bytes], at: int, end: int) -> int | None:
-        """Where the run is first in the names between `at` and `end`."""
+        """The first place of the run in the names between `at` and `end`; None where it is not."""
         latest = end - len(run.names)
         if run.skips is None:
             return at if at <= latest and run.match_at(names, at) else None
@@ -255,7 +255,7 @@ def _path(pattern: bytes) -> _Path:
 
 
 def _parts(tokens: list[bytes]) -> Iterator[tuple[list[bytes], bool]]:
-    """What lies between slashes, and whether a slash follows that is not escaped."""
+    """The tokens between slashes, and whether a slash follows that is not escaped."""
     part: list[bytes] = []
     for token in tokens:
         if token in (_SLASH, _ESCAPED_SLASH):
@@ -308,7 +308,7 @@ class _Lines:
             self._odd_paths.append((pattern[:length], _path(pattern[length:])))
 
     def match(self, path: bytes, name: bytes) -> bool:
-        """Whether one of them matches."""
+        """Tell whether one of the lines matches."""
         return (
             name in self._names
             or path in self._paths
@@ -347,7 +347,7 @@ class Rules:
         ]
 
     def ignore(self, path: bytes, *, is_directory: bool) -> bool:
-        """Whether a path is ignored, of which no directory above is."""
+        """Tell whether a path is ignored. No directory above it may be."""
         name = path[path.rfind(_SLASH) + 1 :]
         for takes_back, of_all, of_directories in self._groups:
             if of_all.match(path, name) or (is_directory and of_directories.match(path, name)):

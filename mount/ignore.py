@@ -73,7 +73,7 @@ def rules_of(root: Path) -> Ignores:
 
 
 def _read(place: Path) -> bytes:
-    """What the file says; nothing when there is none, or something else of that name, which git passes over as well."""
+    """The text of the file; empty when there is none, or something else of that name, which git passes over as well."""
     try:
         fd = open_regular(str(place))
     except (FileNotFoundError, NotRegular):

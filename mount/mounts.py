@@ -240,7 +240,7 @@ def take_away(entry: MountEntry) -> None:
 
 
 def abort_file(entry: MountEntry) -> Path:
-    """What to write to for ending the connection behind a mount."""
+    """The file that ends the connection behind a mount when it is written to."""
     return Path(FUSE_CONNECTIONS, entry.device.partition(":")[2], "abort")
 
 

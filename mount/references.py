@@ -104,7 +104,7 @@ def _as_owner(fd: int, change: Callable[[], None]) -> None:
 
 
 def _attribute(where: int | str) -> Reference | None:
-    """What the attribute of a file says, void or not; None where it has none. Raises OSError."""
+    """The reference in the attribute of a file, void or not; None where it has none. Raises OSError."""
     try:
         raw = os.getxattr(where, ATTRIBUTE, follow_symlinks=isinstance(where, int))
     except OSError as error:
@@ -115,7 +115,7 @@ def _attribute(where: int | str) -> Reference | None:
 
 
 def reference_of(where: int | str, size_bytes: int) -> Reference | None:
-    """What the file of that length refers to; None for a file with bytes of its own. Raises OSError."""
+    """The reference of a file of that length; None for a file with bytes of its own. Raises OSError."""
     reference = _attribute(where)
     return reference if reference is not None and reference.size_bytes == size_bytes else None
 
@@ -227,7 +227,7 @@ class References:
             return shared
 
     def had(self, fd: int) -> bool:
-        """Whether the open file has been a reference: that it is none any more is on disk only after fsync(2)."""
+        """Tell whether the open file has been a reference: that it is none any more is on disk only after fsync(2)."""
         found = os.fstat(fd)
         with self._lock:
             return (found.st_dev, found.st_ino) in self._had

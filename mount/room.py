@@ -43,7 +43,7 @@ class DiskRoom:
         return max(0, self._on_disk() - self._min_free_bytes)
 
     def shortage(self, shown: Path) -> str | None:
-        """Why nothing can be staged at `shown`, in one line; None while there is room. Raises OSError."""
+        """The reason why nothing can be staged at `shown`, in one line; None while there is room. Raises OSError."""
         free_bytes = self._on_disk()
         if free_bytes > self._min_free_bytes:
             return None

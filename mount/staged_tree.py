@@ -73,7 +73,7 @@ class StagedTree:
 
     @property
     def root(self) -> Path:
-        """Where the tree lies on disk."""
+        """The place of the tree on disk."""
         return self._places.root
 
     @property
@@ -94,7 +94,7 @@ class StagedTree:
         return (time.monotonic_ns() - self.last_change_ns) / 1e9
 
     def is_dirty(self) -> bool:
-        """Whether there is something to commit: something was changed, something is there, and it is not held."""
+        """Tell whether there is something to commit: something was changed, something is there, and it is not held."""
         return self.touched and self.held is None and not self.is_empty()
 
     def exists(self) -> bool:

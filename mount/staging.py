@@ -1,4 +1,4 @@
-"""What one artifact has staged: the files people write, on disk, until they are a version.
+"""The staging of one artifact: the files people write, on disk, until they are a version.
 
 On disk, below the artifact's directory in the staging area::
 
@@ -103,12 +103,12 @@ class ArtifactStaging:
 
     @property
     def sealing(self) -> str:
-        """What to call a fault of sealing it."""
+        """The name of a fault of sealing it."""
         return f"sealing {self.label}"
 
     @property
     def committing(self) -> str:
-        """What to call a fault of committing it."""
+        """The name of a fault of committing it."""
         return f"committing {self.label}"
 
     def expect_leftovers(self, *, interrupted: bool) -> None:

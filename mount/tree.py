@@ -34,7 +34,7 @@ BLOCK_BYTES = 512
 
 
 class Attrs(NamedTuple):
-    """What stat(2) tells. `mode` has the file type bits; times are nanoseconds since the epoch; 512-byte `blocks`.
+    """The answer of stat(2). `mode` has the file type bits; times are nanoseconds since the epoch; 512-byte `blocks`.
 
     `device` is that of the disk where a staged file lies: only with it `ino` says which file it is.
     """

@@ -83,7 +83,7 @@ def get(store: StoreChoice, address: Address, to: str, keep: bool, delete: bool,
 
 
 def _others(manifest: Manifest, path: str, where: str, delete: bool) -> list[str]:
-    """What the directory `where` holds besides the directory `path` of a version. Raises CommandError unless `delete`.
+    """Files that `where` holds besides the directory `path` of a version. Raises CommandError for any unless `delete`.
 
     A file is in the way of a directory: whoever writes it says so.
     """

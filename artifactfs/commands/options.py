@@ -93,7 +93,7 @@ class LocalPath(click.Path):
     """A path of this machine. An empty one is refused: it would stand for the current directory."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """As click does."""
+        """Convert the path as click does."""
         if not os.fspath(value):
             self.fail("the path is empty", param, ctx)
         return super().convert(value, param, ctx)
@@ -119,7 +119,7 @@ TEXT = TextType()
 
 
 def is_utf8(text: str) -> bool:
-    """Whether a text of the command line came in UTF-8: other bytes are lone surrogates in it (PEP 383)."""
+    """Tell whether a text of the command line came in UTF-8: other bytes are lone surrogates in it (PEP 383)."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -134,7 +134,7 @@ def result_text(result: CommitResult) -> str:
 
 
 def _place(local: str, directory: str | None) -> str:
-    """Where in the version it goes: a file keeps its name, in the directory that was asked for."""
+    """The place in the version: a file keeps its name, in the directory that was asked for."""
     if directory is None or os.path.isdir(local):
         return directory or ""
     return f"{directory}/{os.path.basename(os.path.abspath(local))}"

@@ -1,4 +1,4 @@
-"""What commands show of versions, those whose records cannot be read among them. Functions without state."""
+"""Versions as commands show them, those whose records cannot be read included. Pure functions, safe from any thread."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def info_of(manager: ArtifactManager, artifact: str, collection: str, version: str) -> VersionInfo:
-    """What is known of a version; of one whose record cannot be read its name, with the reason as its message."""
+    """The facts of a version; of one whose record cannot be read the name alone, with the reason as its message."""
     from artifactfs.errors import FormatError, IntegrityError
     from artifactfs.managers.base import VersionInfo
 
@@ -24,7 +24,7 @@ def info_of(manager: ArtifactManager, artifact: str, collection: str, version: s
 
 
 def infos_of(manager: ArtifactManager, artifact: str, collection: str) -> list[VersionInfo]:
-    """As `info_of`, of every live version, oldest first."""
+    """The facts (`info_of`) of every live version, oldest first."""
     from artifactfs.errors import VersionNotFound
 
     known = {info.version: info for info in manager.list_versions(artifact, collection)}

@@ -60,7 +60,7 @@ class _KnownVersion(msgspec.Struct, frozen=True):
 
 
 def place_of(url: str, options: Mapping[str, Any]) -> str:
-    """What tells the store at `url`, with the options that lead there (an endpoint), from others: 32 hex digits.
+    """A name, of 32 hex digits, for the store at `url` with the options that lead there (an endpoint).
 
     What the store says of itself has no part in it, because another can say the same.
     """

@@ -426,7 +426,7 @@ class OpenFile:
         return hash((self.entry.digest, *place, *blob.serials(*place)))
 
     def is_cached(self, size_bytes: int, offset: int) -> bool:
-        """Whether `read` would find these bytes in the cache. May look at a disk."""
+        """Tell whether `read` would find these bytes in the cache. May look at a disk."""
         entry, whole = self.entry, self._check_needed
         start = entry.offset if whole else entry.offset + offset
         end = entry.offset + (entry.size_bytes if whole else min(offset + size_bytes, entry.size_bytes))

@@ -154,7 +154,7 @@ def seconds(name: str, value: Any) -> None:
 
 
 def function(name: str, value: Any) -> None:
-    """What can be called."""
+    """A function, or anything else that can be called."""
     if not callable(value):
         raise wrong(name, "a function", value)
 
@@ -179,7 +179,7 @@ def instance_of(kind: type) -> Rule:
 
 
 def commit_id(name: str, value: Any) -> None:
-    """What tells a commit from others."""
+    """A text that tells a commit from others."""
     text(name, value)
     if not value:
         raise InvalidName("a commit needs an id: see new_commit_id")

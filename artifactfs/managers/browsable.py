@@ -223,7 +223,7 @@ class BrowsableManager(ArtifactManager):
         return catalog[identifier][number]
 
     def _source_url(self) -> str:
-        """What opens the store in any program."""
+        """The URL that opens the store in any program."""
         return self.url
 
     def _source(self, info: VersionInfo, aliases: Mapping[str, str]) -> Any:
@@ -239,7 +239,7 @@ def existing(local_path: str | os.PathLike[str]) -> Path:
 
 
 def path_in_version(artifact_path: str | os.PathLike[str] | None) -> str:
-    """What `log_files` is given as `artifact_path`, as `commit_tree` takes it: '' is the top. Raises InvalidName."""
+    """The `artifact_path` of `log_files` in the form that `commit_tree` takes: '' is the top. Raises InvalidName."""
     below = Path(artifact_path or ".").as_posix()
     return "" if below == "." else names.check_path(below)
 
@@ -284,5 +284,5 @@ class StoredManager(BrowsableManager):
         return None if self.store.local_root is None else Path(self.store.local_root)
 
     def open_local(self, path: str) -> int:
-        """As in `ArtifactManager`, in the store that is held, wherever it has been moved."""
+        """Open a file as `ArtifactManager` says, in the store that is held, wherever it has been moved."""
         return self.store.open_local(path)

@@ -27,7 +27,7 @@ _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONL
 
 
 def check_options(scheme: str, options: Mapping[str, Any], known: Iterable[str] = OURS) -> None:
-    """Raises ArgumentError for a keyword that the store of that scheme ('' is a local path) does not know.
+    """Raise ArgumentError for a keyword that the store of that scheme ('' is a local path) does not know.
 
     `known` are the keywords that the manager itself takes.
     """
@@ -48,7 +48,7 @@ def check_known(options: Mapping[str, Any], known: Collection[str], takes_more: 
 
 
 def _keywords_of(scheme: str) -> tuple[set[str], bool]:
-    """What the file system of a scheme reads, and whether it passes other keywords on."""
+    """The keywords that the file system of a scheme reads, and whether it passes others on."""
     if scheme in ("", "file", "local"):
         # Not asked: fsspec takes longer to import than many a command.
         return {*_OF_EVERY_FILESYSTEM, *_OF_A_DISK}, False

@@ -367,7 +367,7 @@ class PlainArtifactManager(StoredManager):
 
 
 def _identity(directory: int) -> tuple[int, int]:
-    """What a directory is known by when its disk comes back, perhaps as another device."""
+    """The numbers by which a directory is known when its disk comes back, perhaps as another device."""
     return os.fstatvfs(directory).f_fsid, os.fstat(directory).st_ino
 
 

@@ -1,4 +1,4 @@
-"""What squirrel-core finds of artifactfs: the driver of our catalogs, and our managers where it asks for its own.
+"""The plug-in that squirrel-core finds: the driver of our catalogs, and our managers where it asks for its own.
 
 squirrel-core loads this module by the entry point ``squirrel`` when its plug-ins are first wanted, and with its package
 of managers; nothing of artifactfs imports it. It must not import what squirrel-core is in the middle of importing.

@@ -1,4 +1,4 @@
-"""What a store's URL is made of, and what is no URL of a store. Pure functions, safe from any thread.
+"""Parts of a store's URL, and the check that it is one. Pure functions, safe from any thread.
 
 ``plain+`` and ``squirrel+`` before a URL ask for a layout and for a library: see `registry`.
 """

@@ -1,4 +1,4 @@
-"""What a call of a remote store may take, and how many may run at once. Constants and a pure function."""
+"""Bounds on a call of a remote store, and on how many run at once. Constants and a pure function."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class Committed:
 
 
 class Look(NamedTuple):
-    """What a store held when a commit looked: the versions, the latest of them, and the one this commit made before.
+    """The state of a store when a commit looked: the versions, the latest of them, and the one this commit made before.
 
     `clock` is the time that orders the last version made. `began_s` is when the commit looked, since this machine
     started. `latest` is None too where its record cannot be read.
@@ -251,7 +251,7 @@ class Committer:
     # -- what is there already --------------------------------------------------------------------------------------
 
     def _holds(self, latest: Record, content: Content, stored: list[str]) -> bool:
-        """Whether a version has this content and can be relied on, so that there need not be another."""
+        """Tell whether a version has this content and can be relied on, so that there need not be another."""
         if not content.is_of(latest):
             return False
         if latest.manifest == content.name:
@@ -410,7 +410,7 @@ def record_of(
 
 
 def _is_of(raw: bytes, tombstone: str, number: int, commit: Commit) -> bool:
-    """Whether a tombstone buries what this commit made; one that cannot be read buries somebody else's."""
+    """Tell whether a tombstone buries what this commit made; one that cannot be read buries somebody else's."""
     try:
         return layout.decode_tombstone(raw, tombstone, number).record.commit == commit.commit_id
     except FormatError:

@@ -50,7 +50,7 @@ class TemporaryName:
 
 
 def read_all(fd: int, most_bytes: int) -> bytes:
-    """What is left of a file, at most so many bytes; one system call for a small one."""
+    """Read what is left of a file, at most so many bytes; a small one takes one system call."""
     first_bytes = min(4096, most_bytes)
     data = os.read(fd, first_bytes)
     if len(data) < first_bytes:
@@ -144,7 +144,7 @@ def put_link(file: HashedFile, path: str, most: int) -> bool:
 
 
 def holds(path: str, data: Buffer) -> bool:
-    """Whether a regular file holds exactly `data`; then it counts as put just now, which gc goes by."""
+    """Tell whether a regular file holds exactly `data`; then it counts as put just now, which gc goes by."""
     try:
         fd = beneath.open_regular(path)
     except (FileNotFoundError, beneath.NotRegular):
@@ -158,7 +158,7 @@ def holds(path: str, data: Buffer) -> bool:
 
 
 def has_digest(path: str, digest: str, size_bytes: int | None = None) -> bool:
-    """As `holds`, for a file that is not in memory; of `size_bytes` where that is known."""
+    """Do as `holds` for bytes that are not in memory but known by their digest, and perhaps their size."""
     try:
         fd = beneath.open_regular(path)
     except (FileNotFoundError, beneath.NotRegular):
@@ -185,7 +185,7 @@ def touch(fd: int) -> bool:
 
 
 def renewed(path: str) -> bool:
-    """As `touch`, for a path. Raises OSError."""
+    """Do as `touch` for a path. Raises OSError."""
     fd = beneath.open_regular(path)
     try:
         return touch(fd)
@@ -194,7 +194,7 @@ def renewed(path: str) -> bool:
 
 
 def umask() -> int:
-    """What this process keeps from the permissions of new files; nothing where the system does not tell."""
+    """The permission bits that this process takes from new files; none where the system does not tell."""
     # Not os.umask, which tells by changing it, for all threads.
     try:
         with open("/proc/self/status", encoding="utf-8", errors="replace") as lines:

@@ -16,7 +16,7 @@ from artifactfs.objects.replies import Allowance
 
 
 class _Counted(io.RawIOBase):
-    """What comes on a socket, counted."""
+    """The bytes that come on a socket, counted."""
 
     def __init__(self, raw: Any) -> None:
         self._raw = raw

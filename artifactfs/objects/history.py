@@ -164,7 +164,7 @@ class History:
         return [known for known in found.values() if isinstance(known, Known)]
 
     def found(self, collection: str, artifact: str, numbers: Iterable[int]) -> dict[int, Known | None]:
-        """As :meth:`records`, with None for a version that has no record: squirrel-core wrote it, or it was deleted."""
+        """The records by number, with None for a version that has none: squirrel-core wrote it, or it was deleted."""
         found = self._records_or_faults(collection, artifact, list(numbers))
         return {number: known for number, known in found.items() if not isinstance(known, Exception)}
 
@@ -310,7 +310,7 @@ class History:
         return None
 
     def _buried_record(self, prefix: str, number: int) -> Record | None:
-        """What a tombstone says that its version was; None where there is none that can be read."""
+        """The record of a deleted version, from its tombstone; None where there is none that can be read."""
         key = layout.tombstone_key(prefix, number)
         raw = self._read(key)
         try:
@@ -334,7 +334,7 @@ class History:
 
 
 def _is_before(record: Record, commit_id: str) -> bool:
-    """Whether a version was made before there was a commit of that id; then no version before it is of that commit."""
+    """Tell whether a version is older than a commit id; then no version before it is of that commit."""
     made_ns = commit_time_ns(commit_id)
     return made_ns is not None and record.order_ns < made_ns - CLOCK_SKEW_NS
 

@@ -231,7 +231,7 @@ def decode_record(raw: bytes, key: str, number: int) -> Record:
 
 
 def unreadable_record(number: int) -> Record:
-    """What stands for the record of a version whose own cannot be read, in the tombstone of that version."""
+    """A stand-in for the record of a version whose own cannot be read, for the tombstone of that version."""
     return Record(f"v{number}", 0, "", "", "0" * 64, 0, 0)
 
 
@@ -287,7 +287,7 @@ def is_temporary(key: str) -> bool:
 
 
 def is_clean(key: str) -> bool:
-    """Whether a listed key or name is one that leads to a place below: without empty parts, '.', '..' and NUL."""
+    """Tell whether a listed key or name is one that leads to a place below: without empty parts, '.', '..' and NUL."""
     return "\0" not in key and not any(part in ("", ".", "..") for part in key.split("/"))
 
 

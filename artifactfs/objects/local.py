@@ -62,7 +62,7 @@ _MOST_WHOLE_BYTES = 1 << 30
 
 
 class _Place(NamedTuple):
-    """Where something is being written: a path good for now, permissions for a file there, what the disk has told."""
+    """A place to write to: a path that is good for now, permissions for a file there, the number of failed syncs."""
 
     path: str
     mode: int
@@ -322,7 +322,7 @@ class LocalStore(ObjectStore):
         return bool(shared)
 
     def _adopt(self, file: HashedFile, place: _Place) -> bool | None:
-        """Whether the object is the file itself, now or since before; None when there is no good object yet."""
+        """Tell whether the object is the file itself, now or since before; None when there is no good object yet."""
         file.check_unchanged()
         # Someone else's file would stay theirs to change.
         if same_inode(place.path, file.status):

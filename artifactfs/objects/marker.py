@@ -157,7 +157,7 @@ class StoreMarker:
 
 
 def _is_store(store_id: str, directory: int) -> bool:
-    """Whether the local directory with that descriptor is the store with that id."""
+    """Tell whether the local directory with that descriptor is the store with that id."""
     try:
         fd = open_regular(layout.MARKER_KEY, beneath=directory)
         with open(fd, "rb") as file:
@@ -167,7 +167,7 @@ def _is_store(store_id: str, directory: int) -> bool:
 
 
 def _answers(raw: bytes) -> dict[str, bool]:
-    """What earlier probes found; nothing where that is damaged, so that the backend is probed anew."""
+    """The answers of earlier probes; none where they are damaged, so that the backend is probed anew."""
     try:
         return layout.decode_probe(raw, layout.PROBE_KEY).exclusive_create
     except FormatError as error:

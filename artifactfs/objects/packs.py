@@ -63,7 +63,7 @@ class KnownContents:
         self._places[digest] = (len(self._objects) - 1) << 64 | offset
 
     def forget(self, digest: bytes) -> None:
-        """What lies at that place is no good."""
+        """Forget a content whose stored bytes are missing or damaged."""
         self._places.pop(digest, None)
 
     def find(self, digest: bytes) -> tuple[bytes, int] | None:

@@ -30,13 +30,13 @@ SWIFT_S = 60.0
 
 
 def is_late(store: ObjectStore, began_s: float) -> bool:
-    """Whether gc may be about to delete what a commit that began then has stored, or relies on."""
+    """Tell whether gc may be about to delete what a commit that began then has stored, or relies on."""
     passed_s = since_boot_s() - began_s
     return passed_s > SWIFT_S and passed_s > grace_of(store) / 2
 
 
 class Seen(NamedTuple):
-    """What a store shows of a version. `stays`: its record and manifest are there, or it was deleted since."""
+    """A version as its store shows it. `stays`: its record and manifest are there, or it was deleted since."""
 
     stays: bool
     tombstone: bytes | None

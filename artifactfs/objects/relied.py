@@ -58,7 +58,7 @@ class Relied:
         return max(offset + size_bytes for _, _, offset, size_bytes in map(self._content_of, rows))
 
     def _is_sound(self, name: str, rows: list[int]) -> bool:
-        """Whether the bytes of rows of an object, in the order they have in it, are what their digests say."""
+        """Tell whether the bytes of rows of an object, in the order they have in it, are what their digests say."""
         for span in self._spans(rows):
             digest, _, first, size_bytes = self._content_of(span[0])
             if len(span) == 1:
@@ -107,7 +107,7 @@ def lost_objects(store: ObjectStore, needed: Mapping[str, int], *, renew: bool =
 
 
 def lost_references(store: ObjectStore, needed: Mapping[str, int]) -> set[str]:
-    """As `lost_objects`, for objects that no live version may need: gc keeps the others until the record is written.
+    """Find lost objects among those that no live version may need; gc keeps the others until the record is written.
 
     It deletes what it has found unreferenced for its grace period; that is renewed here as by a put.
     """
@@ -128,7 +128,7 @@ def ends_of(manifest: Manifest) -> dict[str, int]:
 
 
 def is_whole(store: ObjectStore, manifest: Manifest) -> bool:
-    """Whether everything that a manifest needs can be relied on."""
+    """Tell whether everything that a manifest needs can be relied on."""
     relied = Relied(store, lambda row: manifest.content_at(row) or (b"", b"", 0, 0))
     for row, _, _ in manifest.places():
         if manifest.content_at(row) is not None:

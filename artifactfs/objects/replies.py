@@ -1,4 +1,4 @@
-"""What an answer of a store may take: as many bytes as were asked for, and time that fits them.
+"""Bounds on an answer of a store: as many bytes as were asked for, and time that fits them.
 
 The one rule for all that comes over a network, whichever client library fetches it: `asking` says how many bytes the
 calls within may be answered with (anything that is no content: a page of a listing, an error, headers, has a fixed
@@ -42,7 +42,7 @@ def asking(size_bytes: int) -> Iterator[None]:
 
 
 class Allowance:
-    """What one answer may take. Made where the request is made, or in its context."""
+    """The bytes and the time that one answer may take. Made where the request is made, or in its context."""
 
     def __init__(self) -> None:
         self._most_bytes = _asked.get() + _HEADER_BYTES
@@ -50,7 +50,7 @@ class Allowance:
         self._waited_s = 0.0
 
     def count(self, size_bytes: int, waited_s: float) -> None:
-        """So many bytes have come, after so long. Raises TooMuch, TooSlow."""
+        """Count bytes that have come, and the time that was waited for them. Raises TooMuch, TooSlow."""
         self._came_bytes += size_bytes
         self._waited_s += waited_s
         if self._came_bytes > self._most_bytes:

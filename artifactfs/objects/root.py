@@ -170,7 +170,7 @@ def rename_error(error: OSError, near: str, real: str) -> None:
 
 
 def _token(place: str, witness: str) -> tuple[int, ...]:
-    """What tells a store's directory, or the file that makes it one, from another; empty where none is."""
+    """Numbers that tell a store's directory, or the file that makes it one, from another; none where nothing is."""
     try:
         status = os.stat(place, follow_symlinks=not witness)
     except (FileNotFoundError, NotADirectoryError):

@@ -293,7 +293,7 @@ class _Source(NamedTuple):
 
 
 def _is_from(answer: dict[str, Any], first: int) -> bool:
-    """Whether an answer begins with that byte of the object; a server that knows no ranges begins with the first."""
+    """Tell whether an answer begins with that byte of the object. A server that knows no ranges sends the first."""
     if not first:
         return True
     place = answer.get("ContentRange") or f"bytes {first}-"

@@ -41,7 +41,7 @@ class Scan(NamedTuple):
         return os.fsdecode(b"%s/%s" % (self.root, below) if below else self.root)
 
     def is_as_found(self, row: int, status: os.stat_result) -> bool:
-        """Whether a file still has the size and the time that the scan has seen."""
+        """Tell whether a file still has the size and the time that the scan has seen."""
         return (status.st_size, kept_mtime_ns(status)) == (self.builder.sizes[row], self.builder.mtimes[row])
 
 

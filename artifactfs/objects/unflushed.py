@@ -1,4 +1,4 @@
-"""What was put in a local store and is not known to be on disk.
+"""Objects that were put in a local store and are not known to be on disk.
 
 The kernel tells of bytes that it lost once, and calls the next sync a success. So what was put before a sync that
 failed is lost, whatever is read there, until it has been written anew; and so is what was put on a disk that has been
@@ -34,7 +34,7 @@ class Unflushed:
             self._put[key] = held.number, failures
 
     def is_lost(self, key: str, held: HeldRoot, failures: int) -> bool:
-        """Whether what lies there may not be what is on disk."""
+        """Tell whether what lies there may not be what is on disk."""
         with self._lock:
             now = held.number, failures
             return self._put.get(key, now) != now

@@ -99,7 +99,7 @@ class Contents:
         raise StoreUnreachable(f"{version} of {self._store.url} reads back different from what was committed")
 
     def is_whole(self, info: VersionInfo, known: Known, manifest: Manifest) -> bool:
-        """Whether a version of ours holds the files of a manifest: their modes, and bytes on disk, elsewhere sizes."""
+        """Tell whether a version of ours holds the files of a manifest: modes, and bytes on disk, elsewhere sizes."""
         version = layout.version_key(info.collection, info.artifact, info.number)
         try:
             if not self._stored_manifest(version, known.record.manifest).has_modes_of(manifest):

@@ -66,7 +66,7 @@ def latest_of(history: PlainHistory, contents: Contents, commit: Commit, numbers
 
 
 def has_content(contents: Contents, latest: Latest, made: Made) -> bool:
-    """Whether a version holds that content already, whole. One that somebody else wrote is read for it, if it may."""
+    """Tell whether a version holds that content whole. One that somebody else wrote is read for it, if it may."""
     info = latest.info
     if latest.known is not None:
         return info.digest == made.digest and contents.is_whole(info, latest.known, made.manifest)

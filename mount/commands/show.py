@@ -61,7 +61,7 @@ def left_over(status: Status) -> list[str]:
 
 
 def hold(held: Hold) -> str:
-    """Why what is staged waits, and what to do."""
+    """The reason why staged files wait, and what to do."""
     if held.lost:
         return f"{held.why}; copy what is whole to another place, then 'artifactfs discard'"
     return f"{held.why}; look at it, then 'artifactfs commit' or 'artifactfs discard'"

@@ -170,13 +170,13 @@ def _drain(where: Path, status: Status, timeout_s: float) -> Status:
 
 
 def _changed(status: Status) -> list[Staged]:
-    """What is staged and will be committed by itself: not what was filled from a version and left so, or is held."""
+    """The stagings that are committed by themselves: none that was filled from a version and left so, or is held."""
     every = [state.staged for state in status.artifacts if state.staged]
     return [staged for staged in every if not staged.untouched and staged.held is None]
 
 
 def _problems(status: Status) -> list[str]:
-    """What keeps the daemon from looking at artifacts, one line each."""
+    """The reasons why the daemon cannot look at artifacts, one line each."""
     return [f"{show.label(state)}: {state.problem}" for state in status.artifacts if state.problem]
 
 

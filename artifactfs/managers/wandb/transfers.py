@@ -184,7 +184,7 @@ class Transfers:
 
 
 def _content(answer: BaseHTTPResponse, offset: int, size_bytes: int) -> bytes:
-    """What was asked for of the file; nothing of what an error says, which is of no use."""
+    """The bytes of the file that were asked for; none of an error's text, which is of no use."""
     if answer.status == 206:
         data = answer.read(size_bytes)
         if answer.read(1):

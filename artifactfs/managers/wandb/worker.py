@@ -276,7 +276,7 @@ def _entry(path: str, entry: Any) -> list[Any]:
 
 
 def kind_of(error: BaseException) -> str:
-    """What an error of the client means: ``absent``, ``denied``, ``conflict``, ``timeout``, ``off`` and so on."""
+    """The meaning of an error of the client: ``absent``, ``denied``, ``conflict``, ``timeout``, ``off`` and so on."""
     if isinstance(error, Off):
         return "off"
     from wandb.apis.public.service_api import WandbApiFailedError

@@ -100,7 +100,7 @@ class Channel:
         return b"".join((_header(_HEADER_BYTES + sum(map(len, parts)), code, 0), *parts))
 
     def check_notified(self, number: int) -> None:
-        """What the errno of sending a notification means: OSError, or nothing for what concerns nothing cached."""
+        """Raise OSError for the errno of a notification, unless it says only that nothing of the kind is cached."""
         if number and number not in _NOT_CACHED + _ENDED:
             raise OSError(number, os.strerror(number))
 

@@ -170,13 +170,13 @@ class Files:
         return handle.content.read_at_once(size, offset) if isinstance(handle, VersionFile) else None
 
     def bytes_wait_for(self, request: Request) -> Kind:
-        """What READ, WRITE or FALLOCATE may wait for: the store, of a version or a file that refers to one."""
+        """The kind of thing that READ, WRITE or FALLOCATE may wait for: the store, of a version or a reference."""
         file = self._context.files.get(protocol.handle_of(request.body))
         needs_store = file is None or not isinstance(file.handle, StagedFile) or file.handle.is_reference
         return Kind.STORE if needs_store else Kind.LOCAL
 
     def are_bytes_here(self, request: Request) -> bool:
-        """Whether READ finds all it asks for in the content cache. Raises OSError, ArtifactError."""
+        """Tell whether READ finds all it asks for in the content cache. Raises OSError, ArtifactError."""
         number, offset, size, *_ = _read_in.read(request.body)
         handle = self._context.handle(number, request.nodeid)
         return isinstance(handle, VersionFile) and handle.content.is_cached(size, offset)

@@ -127,7 +127,7 @@ class Inodes:
             raise Stale(f"no inode {nodeid}") from None
 
     def is_staged(self, nodeid: int) -> bool:
-        """Whether it is the top of a staged tree, or below one."""
+        """Tell whether an inode is the top of a staged tree, or below one."""
         place = self._places.get(nodeid)
         return FIRST_STAGED <= nodeid < FIRST_VERSION or (place is not None and isinstance(place.key, TreeTop))
 

@@ -48,7 +48,7 @@ class UnderWay:
         self._asking[unique] = pid
 
     def is_asked(self, unique: int) -> bool:
-        """Whether somebody still waits for it."""
+        """Tell whether somebody still waits for a request."""
         return unique in self._asking
 
     def end(self, unique: int) -> bool:
@@ -108,7 +108,7 @@ class UnderWay:
 
 
 def is_being_killed(pid: int) -> bool:
-    """Whether a thread is about to die. One that cannot be seen (in another namespace, say) is taken to live."""
+    """Tell whether a thread is about to die. One that cannot be seen (in another namespace, say) is taken to live."""
     try:
         status = Path(f"/proc/{pid}/status").read_text(errors="replace")
     except OSError:

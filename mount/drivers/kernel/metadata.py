@@ -83,7 +83,7 @@ class Metadata:
         return attr_out(context.staged_attrs(inode), context.staged_validity(inode))
 
     def setattr_waits_for(self, request: Request) -> Kind:
-        """What SETATTR may wait for: to cut a file that refers to a version, for the store."""
+        """The kind of thing that SETATTR may wait for: the store, to cut a file that refers to a version."""
         fields = protocol.fuse_setattr_in.read(request.body)
         valid, number = fields[0], fields[2]
         file = self._context.files.get(number) if valid & FATTR_FH else None
@@ -156,7 +156,7 @@ class Metadata:
         return b""
 
     def setxattr_waits_for(self, request: Request) -> Kind:
-        """What SETXATTR may wait for: only these two need the store at once."""
+        """The kind of thing that SETXATTR may wait for: only two attributes need the store at once."""
         return Kind.NAMES if self._named_value(request)[0] in (control.ALIASES, control.STAGE) else Kind.LOCAL
 
     def _named_value(self, request: Request) -> tuple[str, bytes]:

@@ -141,7 +141,7 @@ class Session:
     # -- one request ---------------------------------------------------------------------------------------------------
 
     def _receive_one(self, buffer: bytearray) -> Work | None:
-        """As `workers.Receive`. Raises End, OSError when the connection fails."""
+        """Receive a request, for `workers.Receive`. Raises End, OSError when the connection fails."""
         size = self.channel.receive([buffer])
         if size == 0:
             raise End
@@ -180,7 +180,7 @@ class Session:
             return Kind.LOCAL
 
     def _handle_one(self, buffer: bytearray, work: Work) -> None:
-        """As `workers.Handle`. Raises OSError when the connection fails."""
+        """Handle a request, for `workers.Handle`. Raises OSError when the connection fails."""
         request = Request(_header(buffer), memoryview(buffer))
         handler = self._handlers[request.opcode]
         if work.may_be_given_up and not self._under_way.is_asked(request.unique):

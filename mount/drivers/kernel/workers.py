@@ -28,7 +28,7 @@ IDLE_S = 10.0
 
 
 class Kind(enum.Enum):
-    """What a request may have to wait for."""
+    """The kinds of things that a request may have to wait for."""
 
     LOCAL = "the disk of the staging area or of the cache"
     NAMES = "listings and manifests of a store"
@@ -88,7 +88,7 @@ class Workers:
         return len(self._threads)
 
     def is_full(self, kind: Kind) -> bool:
-        """Whether a request of that kind would be put aside."""
+        """Tell whether a request of that kind would be put aside."""
         return self._busy[kind] >= MOST_AT_ONCE[kind]
 
     def _serve(self) -> None:
@@ -143,7 +143,7 @@ class Workers:
             raise
 
     def _begin(self, buffer: bytearray, work: Work) -> bool:
-        """Whether it may be handled now; else it is put aside."""
+        """Count a request as begun and return True if it may be handled now; else put it aside."""
         with self._count_lock:
             if self._busy[work.kind] < MOST_AT_ONCE[work.kind]:
                 self._busy[work.kind] += 1

@@ -266,8 +266,8 @@ def test_log_files(manager: FileSystemArtifactManager, tree: Path):
     manager.log_files("one", tree / "a.txt")
     assert manager.list_version_names("one") == ["v0"]
     assert contents(manager, "one", "latest") == {"a.txt": b"alpha"}
-    manager.log_files("one", tree / "a.txt", None, Path("x/y"), message="m", aliases=["best"])
-    assert contents(manager, "one", "best") == {"x/y/a.txt": b"alpha"}
+    manager.log_files("one", tree / "a.txt", None, Path("x/y.txt"), message="m", aliases=["best"])
+    assert contents(manager, "one", "best") == {"x/y.txt": b"alpha"}
     manager.log_files("tree", tree, "other")
     assert manager.list_artifacts("other") == ["tree"]
     manager.log_files("below", tree, artifact_path=Path("top"))

@@ -1,9 +1,9 @@
 """What differs between two versions.
 
-What counts is what the content digest counts (`manifest`): paths, kinds, bytes, the owner's executable bit, symlink
-targets and empty directories. Other permission bits, mtimes, and whether a directory that holds something is listed or
-only implied, are no difference and are not reported. So two versions of one algorithm whose digests are all known
-differ here exactly when their content digests differ.
+What counts is what makes a commit a new version (`manifest`): paths, kinds, bytes, permission bits, symlink targets and
+empty directories. Times, and whether a directory that holds something is listed or only implied, are no difference and
+are not reported. So two versions of one algorithm whose digests are all known differ here exactly when their content
+digests differ or the permissions of something that both list.
 
 Where a digest is unknown, or the two manifests name different algorithms, files of equal size cannot be told apart;
 they are counted, not reported as changed.
@@ -33,8 +33,8 @@ class Aspect(str, enum.Enum):
     """A file became a symlink or an empty directory, or the like; nothing else is compared then."""
     CONTENT = "content"
     """The bytes of a file."""
-    EXECUTABLE = "executable"
-    """The owner's executable bit of a file."""
+    MODE = "mode"
+    """The permission bits of a file or directory."""
     TARGET = "target"
     """Where a symlink leads."""
 
@@ -209,12 +209,12 @@ def _compare(old: Manifest, i: int, new: Manifest, j: int, comparable: bool) -> 
         same = _same_bytes(old, i, new, j, comparable)
         if same is False:
             aspects += (Aspect.CONTENT,)
-        if (old._modes[i] ^ new._modes[j]) & 0o100:
-            aspects += (Aspect.EXECUTABLE,)
         if same is None:
             yield Uncertain(os.fsdecode(new._paths[j]))
     elif kind == EntryKind.SYMLINK and old._targets[i] != new._targets[j]:
         aspects = (Aspect.TARGET,)
+    if kind != EntryKind.SYMLINK and old._modes[i] != new._modes[j]:
+        aspects += (Aspect.MODE,)
     if aspects:
         yield Change(old[i], new[j], aspects)
 

@@ -25,8 +25,8 @@ def link(path: str, target: str) -> Entry:
     return Entry(path, EntryKind.SYMLINK, target=target, mode=0o777)
 
 
-def directory(path: str) -> Entry:
-    return Entry(path, EntryKind.DIRECTORY, mode=0o755)
+def directory(path: str, mode: int = 0o755) -> Entry:
+    return Entry(path, EntryKind.DIRECTORY, mode=mode)
 
 
 @st.composite
@@ -46,7 +46,7 @@ def manifests(draw: st.DrawFn, digests: bool = True) -> Manifest:
             if digests is False and draw(st.booleans()):
                 entries[path] = entries[path]._replace(digest=None)
         else:
-            entries[path] = directory(path) if kind is EntryKind.DIRECTORY else link(path, draw(PARTS))
+            entries[path] = directory(path, mode) if kind is EntryKind.DIRECTORY else link(path, draw(PARTS))
     return Manifest(entries.values())
 
 
@@ -73,12 +73,15 @@ def model(old: Manifest, new: Manifest) -> tuple[set[str], set[str], dict[str, s
             aspects.add(Aspect.CONTENT)
         elif a.size_bytes and not (a.digest and b.digest):
             uncertain.add(path)
-        if a.kind is EntryKind.FILE and a.executable != b.executable:
-            aspects.add(Aspect.EXECUTABLE)
         if a.target != b.target:
             aspects.add(Aspect.TARGET)
         if aspects:
             changed[path] = aspects
+    # Permissions count for whatever both list, also for directories that hold something.
+    for a in old:
+        b = new.find(a.path)
+        if b is not None and a.kind is b.kind is not EntryKind.SYMLINK and a.mode != b.mode:
+            changed.setdefault(a.path, set()).add(Aspect.MODE)
 
     def only(mine: dict[str, Entry], theirs: dict[str, Entry], other: Manifest) -> set[str]:
         return {
@@ -109,7 +112,8 @@ def check(old: Manifest, new: Manifest) -> Diff:
 
 @given(manifests(), manifests())
 def test_as_the_model_and_the_content_digest_say(old: Manifest, new: Manifest):
-    assert bool(check(old, new)) == (old.content_digest() != new.content_digest())
+    same = old.content_digest() == new.content_digest() and old.has_modes_of(new)
+    assert bool(check(old, new)) == (not same)
     assert not diff(new, new)
 
 
@@ -140,11 +144,13 @@ def test_directories_count_only_while_they_are_empty():
     assert diff(empty, Manifest([file("d")])).changed[0].aspects == (Aspect.KIND,)
 
 
-def test_permissions_and_times_are_no_difference():
-    old = Manifest([file("f", mode=0o644, mtime_ns=1), file("x", mode=0o644)])
-    new = Manifest([file("f", mode=0o600, mtime_ns=2), file("x", mode=0o744)])
-    (change,) = diff(old, new).changed
-    assert (change.path, change.aspects) == ("x", (Aspect.EXECUTABLE,))
+def test_permissions_are_a_difference_and_times_are_none():
+    old = Manifest([directory("d"), file("d/f", mtime_ns=1), file("x", mode=0o644)])
+    new = Manifest([directory("d", 0o700), file("d/f", mtime_ns=2), file("x", mode=0o640)])
+    assert [(change.path, change.aspects) for change in diff(old, new).changed] == [
+        ("d", (Aspect.MODE,)),
+        ("x", (Aspect.MODE,)),
+    ]
 
 
 def test_digests_of_two_algorithms_are_not_compared():

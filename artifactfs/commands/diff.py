@@ -37,14 +37,14 @@ def diff(store: StoreChoice, old: Address, new: Address | None, as_json: bool) -
     """Show what was added (+), removed (-) and changed (~) from version OLD to version NEW.
 
     OLD and NEW are collection/artifact@version; NEW may be a version alone, of the same artifact. With one version, it
-    is compared with the one it followed. What counts is content: bytes, executable bits, symlinks, empty directories.
+    is compared with the one it followed. What counts is bytes, permissions, symlinks and empty directories, not times.
 
     The exit status is that of diff: 0 the same, 1 different, 2 trouble.
 
     \b
     --json prints one object: old and new (collection, artifact, version; old is null before the first version),
     added and removed (arrays with the fields of 'ls'), changed (an array of path, aspects (kind, content,
-    executable, target), old, new), uncertain (files of equal size whose digests are not known).
+    mode, target), old, new), uncertain (files of equal size whose digests are not known).
     """
     with answering():
         manager = store.connect()
@@ -130,7 +130,7 @@ def _size(entry: Entry) -> str:
 
 
 def _how(change: Change) -> str:
-    """``4.8 MiB to 4.9 MiB, executable``."""
+    """``4.8 MiB to 4.9 MiB, mode 644 to 755``."""
     from artifactfs.diff import Aspect
 
     old, new = change.old, change.new
@@ -139,8 +139,8 @@ def _how(change: Change) -> str:
         notes.append(f"{old.kind.name.lower()} to {new.kind.name.lower()}")
     if Aspect.CONTENT in change.aspects:
         notes.append(f"{show.size(old.size_bytes)} to {show.size(new.size_bytes)}")
-    if Aspect.EXECUTABLE in change.aspects:
-        notes.append("executable" if new.executable else "not executable any more")
+    if Aspect.MODE in change.aspects:
+        notes.append(f"mode {old.mode:o} to {new.mode:o}")
     if Aspect.TARGET in change.aspects:
         notes.append(f"-> {show.name(old.target or '')} to -> {show.name(new.target or '')}")
     return ", ".join(notes)

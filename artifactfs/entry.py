@@ -5,6 +5,9 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple
 
+# A version keeps times as 64-bit numbers of nanoseconds: from 1677-09-21 to 2262-04-11.
+_EARLIEST_NS, _LATEST_NS = -(1 << 63), (1 << 63) - 1
+
 
 class EntryKind(enum.IntEnum):
     """The kinds of entries in a manifest."""
@@ -37,3 +40,8 @@ class Entry(NamedTuple):
     def executable(self) -> bool:
         """Tell whether the owner may execute the file."""
         return bool(self.mode & 0o100)
+
+
+def nearest_time_ns(time_ns: int) -> int:
+    """The time itself where a version can keep it, else the nearest that it can."""
+    return max(_EARLIEST_NS, min(time_ns, _LATEST_NS))

@@ -12,16 +12,14 @@ from operator import lt
 
 from artifactfs import names
 from artifactfs.columns import MAX_SIZE, NO_OBJECT, Rows, has_bad_part, has_long_name
-from artifactfs.entry import Entry, EntryKind
+from artifactfs.entry import Entry, EntryKind, nearest_time_ns
 from artifactfs.errors import InvalidName
-
-_LATEST_NS = (1 << 63) - 1
 
 
 class ManifestBuilder:
     """The columns of a manifest that is being made, one row per entry, in any order.
 
-    Costs about what the manifest does. Not thread-safe. Paths are not checked before :meth:`build`.
+    Costs about what the manifest does. Not thread-safe. Paths are not checked before :meth:`rows`.
     """
 
     def __init__(self, algorithm: str = "blake3") -> None:
@@ -67,7 +65,7 @@ class ManifestBuilder:
             self.mtimes.append(mtime_ns)
         except OverflowError:
             # Disks and stores hold times that a nanosecond clock of 64 bits cannot tell.
-            self.mtimes.append(_LATEST_NS if mtime_ns > 0 else -_LATEST_NS)
+            self.mtimes.append(nearest_time_ns(mtime_ns))
         self.modes.append(mode & 0o777)
         self._offsets.append(0)
         self._object_index.append(NO_OBJECT)

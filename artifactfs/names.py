@@ -83,12 +83,26 @@ def check_alias(name: str) -> str:
     return name
 
 
+def check_name(name: str) -> str:
+    """Return `name`, that of something in a directory; raises InvalidName when no directory can hold it.
+
+    Not every caller has a kernel behind it that refuses such names.
+    """
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise InvalidName(f"invalid name {name!r}: must not be empty, '.' or '..', nor have '/' or NUL in it")
+    return name
+
+
+def is_clean_path(path: str) -> bool:
+    """Tell whether a path leads to a place below: it is relative, without empty parts, '.', '..' and NUL."""
+    return "\0" not in path and not any(part in ("", ".", "..") for part in path.split("/"))
+
+
 def check_path(path: str) -> str:
-    """Return `path`, a file's path in a version; raises InvalidName unless it is relative, clean and stays inside."""
-    parts = path.split("/")
-    if "\0" in path or any(part in ("", ".", "..") for part in parts):
+    """Return `path`, of a file in a version; raises InvalidName unless it is clean and no part of it is too long."""
+    if not is_clean_path(path):
         raise InvalidName(f"invalid path {path!r}: must be relative, without empty parts, '.', '..' or NUL")
-    if len(path) > MAX_NAME_BYTES // 4 and any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in parts):
+    if len(path) > MAX_NAME_BYTES // 4 and any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in path.split("/")):
         raise InvalidName(f"invalid path {path[:MAX_NAME_BYTES]!r}…: no part may have more than {MAX_NAME_BYTES} bytes")
     return path
 

@@ -36,7 +36,6 @@ from mount.tree import (
     Root,
     StagedNode,
     VersionNode,
-    checked_name,
     ino_of,
 )
 
@@ -73,7 +72,7 @@ class Finder:
         node: Node = self._collection(parts[0])
         if isinstance(node, StagedNode):
             for name in (below := "/".join(parts[1:])).split("/") if len(parts) > 1 else ():
-                checked_name(name)
+                names.check_name(name)
             return self._below(node, below) if len(parts) > 1 else node
         if len(parts) > 1:
             node = self._artifact(parts[0], parts[1])
@@ -81,7 +80,7 @@ class Finder:
             node = self._in_artifact(Artifact(parts[0], parts[1]), parts[2])
         if len(parts) > 3:
             for name in parts[3].split("/"):
-                checked_name(name)
+                names.check_name(name)
             node = self._below(node, parts[3])
         return node
 
@@ -93,7 +92,7 @@ class Finder:
             return self._artifact(parent.name, name)
         if isinstance(parent, Artifact):
             return self._in_artifact(parent, name)
-        return self._below(parent, checked_name(name))
+        return self._below(parent, names.check_name(name))
 
     def _below(self, node: Node, path: str) -> Node:
         if isinstance(node, StagedNode):

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from artifactfs.beneath import DIRECTORY, open_directory_beneath
+from artifactfs.names import check_name
 from mount.descriptors import OwnedFd
-from mount.tree import checked_name
 
 # Of the whole process: a drive may have thousands of trees, and no more than a thousand descriptors.
 _HELD_DIRECTORIES = 32
@@ -59,7 +59,7 @@ class Places:
             # By its name: whoever closes it to themselves must find it again, and "." in it is closed then.
             return Place(OwnedFd(os.open(os.path.dirname(self.root), DIRECTORY)), os.path.basename(self.root))
         directory, _, name = path.rpartition("/")
-        return Place(self.directory(directory), checked_name(name))
+        return Place(self.directory(directory), check_name(name))
 
     def directory(self, path: str) -> OwnedFd:
         """Hold a directory of the tree, '' for its top. Raises OSError, InvalidName."""

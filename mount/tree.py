@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
-from artifactfs.errors import InvalidName
 from artifactfs.manifest import EntryKind, Manifest
+from artifactfs.names import check_name
 
 if TYPE_CHECKING:
     from artifactfs.managers.base import VersionInfo
@@ -151,13 +151,6 @@ def ino_at(base: int, position: int) -> int:
     return _INO_FLAG | ((base + position + 1) & _INO_MASK)
 
 
-def checked_name(name: str) -> str:
-    """A name as it may stand in a directory. Raises InvalidName: not every driver has a kernel that refuses others."""
-    if name in ("", ".", "..") or "/" in name or "\0" in name:
-        raise InvalidName(f"invalid name {name!r}: must not be empty, '.' or '..', nor have '/' or NUL in it")
-    return name
-
-
 def join(directory: str, name: str) -> str:
     """The path of `name` in `directory`, where '' is the top. Raises InvalidName."""
-    return f"{directory}/{checked_name(name)}" if directory else checked_name(name)
+    return f"{directory}/{check_name(name)}" if directory else check_name(name)

@@ -286,11 +286,6 @@ def is_temporary(key: str) -> bool:
     return key.rpartition("/")[2].startswith(TEMPORARY_PREFIX)
 
 
-def is_clean(key: str) -> bool:
-    """Tell whether a listed key or name is one that leads to a place below: without empty parts, '.', '..' and NUL."""
-    return "\0" not in key and not any(part in ("", ".", "..") for part in key.split("/"))
-
-
 def stored_collection(shown: str) -> str:
     """The name in the store of a collection as listings show it. Raises InvalidName."""
     return shown if names.is_collection(shown) else _foreign(shown, names.check_collection)

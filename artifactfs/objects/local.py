@@ -30,6 +30,7 @@ from typing import NamedTuple
 from artifactfs.beneath import NotRegular, not_regular, open_directory_beneath, open_regular
 from artifactfs.durable import sync_directory, sync_file
 from artifactfs.errors import ArtifactError, IntegrityError, UnsafeStore
+from artifactfs.objects.bounds import MOST_WHOLE_BYTES
 from artifactfs.objects.disk import (
     READ_ONLY,
     TemporaryName,
@@ -57,8 +58,6 @@ from artifactfs.objects.unflushed import Unflushed
 # Above this many objects one syncfs costs less than a fsync each (10,000 on btrfs: 1 s against 19.5 s).
 SYNC_EACH_LIMIT = 32
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
-# No manifest comes near it. What is read whole is bounded before memory is taken.
-_MOST_WHOLE_BYTES = 1 << 30
 
 
 class _Place(NamedTuple):
@@ -129,9 +128,9 @@ class LocalStore(ObjectStore):
         try:
             fd = self._open(key)
             try:
-                if os.fstat(fd).st_size > _MOST_WHOLE_BYTES:
+                if os.fstat(fd).st_size > MOST_WHOLE_BYTES:
                     raise IntegrityError(f"{key} of {self.url} is larger than anything that is read whole")
-                return read_all(fd, _MOST_WHOLE_BYTES)
+                return read_all(fd, MOST_WHOLE_BYTES)
             finally:
                 os.close(fd)
         except ArtifactError:

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from artifactfs.errors import FormatError
+from artifactfs.names import is_clean_path
 from artifactfs.objects.bounds import MOST_PAGES
-from artifactfs.objects.layout import TEMPORARY_PREFIX, is_clean
+from artifactfs.objects.layout import TEMPORARY_PREFIX
 from artifactfs.objects.store import Listing, ObjectStore, StoredFile
 
 
@@ -40,7 +41,7 @@ class PagedStore(ObjectStore):
         for page in self._bounded_pages(prefix, "/"):
             names = (file.key[skip:] for file in page.files)
             files += (name for name in names if "/" not in name and not name.startswith(TEMPORARY_PREFIX))
-            directories |= dict.fromkeys(name for name in page.directories if is_clean(name))
+            directories |= dict.fromkeys(name for name in page.directories if is_clean_path(name))
         return Listing(files, list(directories))
 
     def walk(self, prefix: str) -> Iterator[StoredFile]:
@@ -60,5 +61,5 @@ class PagedStore(ObjectStore):
             if same or number == MOST_PAGES:
                 raise FormatError(f"the listing of {prefix or 'the top'} of {self.url} does not end")
             before = page.files, page.directories
-            files = [file for file in page.files if file.key.startswith(below) and is_clean(file.key)]
+            files = [file for file in page.files if file.key.startswith(below) and is_clean_path(file.key)]
             yield page._replace(files=files)

@@ -32,10 +32,11 @@ from fsspec.asyn import AsyncFileSystem, sync
 
 from artifactfs.errors import ArtifactError, NotFound
 from artifactfs.longpaths import reach
+from artifactfs.names import is_clean_path
 from artifactfs.objects import bounds
 from artifactfs.objects.clients import try_once, tuned_options
 from artifactfs.objects.hashing import HashedFile
-from artifactfs.objects.layout import TEMPORARY_PREFIX, is_clean
+from artifactfs.objects.layout import TEMPORARY_PREFIX
 from artifactfs.objects.patience import create_and_read_back, patiently
 from artifactfs.objects.replies import TooMuch, asking
 from artifactfs.objects.store import Buffer, Listing, ObjectStore, Outcome, StoredFile, changed_ns, translate
@@ -173,7 +174,7 @@ class FsspecStore(ObjectStore):
             path = str(item["name"]).rstrip("/")
             name = path.rpartition("/")[2]
             # Object stores list a folder's own marker among what is in it.
-            if name and is_clean(name) and path.lstrip("/") != top.strip("/"):
+            if name and is_clean_path(name) and path.lstrip("/") != top.strip("/"):
                 yield name, item
 
     def _require_bucket(self, fs: Any, path: str, bound: dict[str, float]) -> None:
@@ -200,7 +201,7 @@ class FsspecStore(ObjectStore):
         root, items = found
         for path, item in items.items():
             key = path.lstrip("/")[len(root) :].lstrip("/")
-            if not key.startswith(f"{prefix}/" if prefix else "") or not is_clean(key):
+            if not key.startswith(f"{prefix}/" if prefix else "") or not is_clean_path(key):
                 continue
             yield StoredFile(key, int(item.get("size") or 0), changed_ns(item))
 

@@ -14,15 +14,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from artifactfs import names
-from artifactfs.entry import EntryKind
+from artifactfs.entry import EntryKind, nearest_time_ns
 from artifactfs.errors import UnsupportedTree
 from artifactfs.longpaths import reach
 from artifactfs.manifest_builder import ManifestBuilder
 from artifactfs.objects.hashing import unreadable
 from artifactfs.symlinks import leading_out
-
-# Versions keep times as 64-bit numbers of nanoseconds: from 1677-09-21 to 2262-04-11.
-_EARLIEST_NS, _LATEST_NS = -(1 << 63), (1 << 63) - 1
 
 
 class Scan(NamedTuple):
@@ -46,8 +43,8 @@ class Scan(NamedTuple):
 
 
 def kept_mtime_ns(status: os.stat_result) -> int:
-    """The modification time as a version keeps it: the nearest there is to one that is too early or too late."""
-    return max(_EARLIEST_NS, min(status.st_mtime_ns, _LATEST_NS))
+    """The modification time as a version keeps it."""
+    return nearest_time_ns(status.st_mtime_ns)
 
 
 def scan_tree(tree: str, below: str = "") -> Scan:

@@ -37,8 +37,6 @@ _MAX_RATIO_SLACK_BYTES = 1 << 20
 _LARGE_BYTES = 128 << 20
 _MAX_RATIO_OF_LARGE = 64
 _COMPRESSION_LEVEL = 3
-
-
 _BAD_PARTS = tuple(
     left + part + right for left in (b"\0", b"/") for part in (b"", b".", b"..") for right in (b"\0", b"/")
 )

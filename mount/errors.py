@@ -59,7 +59,7 @@ class Held(DriveError):
 
 
 class NoRoom(DriveError):
-    """Writing would leave less free on the staging disk than the mount was told to keep. It may be made."""
+    """Writing would leave less free on the staging disk than the mount is to keep. Transient: room may be made."""
 
     transient = True
 

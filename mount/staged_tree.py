@@ -412,7 +412,7 @@ class StagedTree:
 
     def rename_into(self, other: StagedTree, path: str, new_path: str, flags: int) -> None:
         """rename(2) from this tree to another on the same disk, such as the trash. Raises OSError."""
-        # Both ways may be gone at once: the locks are taken in one order.
+        # Two files may go in opposite directions at once, so every thread takes the locks in the same order.
         first, second = sorted((self, other), key=lambda tree: str(tree.root))
         with first._changing(), second._changing():
             disk.rename(*self._places.at(path), *other._places.at(new_path), flags)

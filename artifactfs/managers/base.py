@@ -329,11 +329,11 @@ class ArtifactManager(ABC):
         aliases: Sequence[str] = (),
         progress: Progress | None = None,
     ) -> CatalogSource:
-        """Log a folder's files, or one file under its own name, as the next version of `artifact_name`.
+        """Log a folder's files, or one file, as the next version of `artifact_name`.
 
         `artifact_path` is where in the version they go: the directory that gets the folder's files, or the path of the
-        one file. `metadata` is a JSON object. Returns the version's
-        source: that of the latest version when the content is the same.
+        one file; without it they go to the top, where a file keeps its own name. `metadata` is a JSON object. Returns
+        the version's source: that of the latest version when the content is the same.
         Raises NotFound (no such `local_path`), UnsupportedTree, InvalidName, SerializationError (metadata that is no
         JSON), UnsafeStore, StoreFull, StoreUnreachable, AccessDenied.
 

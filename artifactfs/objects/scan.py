@@ -51,8 +51,7 @@ def scan_tree(tree: str, below: str = "") -> Scan:
     """List the directory `tree`, or the single regular file `tree`.
 
     `below` is where in the version it goes, '' the top, where a file keeps its name. Raises UnsupportedTree (naming the
-    path), AccessDenied,
-    InvalidName (`below` breaks the rules).
+    path), AccessDenied, InvalidName (`below` breaks the rules).
     """
     root = os.fsencode(os.path.abspath(tree))
     top = os.fsencode(names.check_path(below)) if below else b""

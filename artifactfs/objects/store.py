@@ -306,7 +306,7 @@ _TRANSIENT_STATUSES = frozenset({408, 409, 429})
 _INSUFFICIENT_STORAGE = 507
 
 
-# What a server may say of a reason, in an error's text.
+# The characters of a server's reason that an error repeats.
 _MOST_SAID = 1000
 
 

@@ -87,7 +87,7 @@ def mount(url: str, mountpoint: str, foreground: bool, **given: Any) -> None:
     Versions are below <collection>/<artifact>; what is copied into the directory staging there becomes the next one.
     """
     from artifactfs.redaction import redact
-    from mount import client, launch, preflight
+    from mount import launch, preflight
 
     settings = make_settings(url, mountpoint, given)
     cleared = preflight.check(settings)
@@ -99,7 +99,7 @@ def mount(url: str, mountpoint: str, foreground: bool, **given: Any) -> None:
     for fault in status.faults:
         click.echo(f"artifactfs: {fault}", err=True)
     click.echo(f"mounted {redact(settings.url)} on {settings.mountpoint}")
-    for waiting in client.read_status(settings.mountpoint).waiting:
+    for waiting in status.waiting:
         click.echo(f"artifactfs: {waiting}", err=True)
 
 

@@ -25,7 +25,7 @@ import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from artifactfs.beneath import NotRegular, not_regular, open_directory_beneath, open_regular
 from artifactfs.durable import sync_directory, sync_file
@@ -57,6 +57,7 @@ from artifactfs.objects.unflushed import Unflushed
 
 # Above this many objects one syncfs costs less than a fsync each (10,000 on btrfs: 1 s against 19.5 s).
 SYNC_EACH_LIMIT = 32
+T = TypeVar("T")
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
 
 
@@ -109,16 +110,23 @@ class LocalStore(ObjectStore):
 
     def _open(self, key: str) -> int:
         """Open a file, which never changes, wherever the store is by now. Raises OSError, StoreUnreachable."""
+        return self._asked(key, lambda root: open_regular(key, beneath=root))
+
+    def _status(self, key: str) -> os.stat_result:
+        """lstat(2), wherever the store is by now. Raises OSError, StoreUnreachable."""
+        return self._asked(key, lambda root: lstat_beneath(root, key))
+
+    def _asked(self, key: str, call: Callable[[int], T]) -> T:
+        """Make a system call beneath the directory that is held; an error counts only where the store still is."""
         held = self.root.current()
         while True:
             try:
                 if held is None:
                     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.local_path(key))
-                return open_regular(key, beneath=held.fd)
+                return call(held.fd)
             except NotRegular:
                 raise
             except OSError:
-                # That it is not there counts only where the store is.
                 now = self.root.look()
                 if now is held:
                     raise
@@ -249,20 +257,6 @@ class LocalStore(ObjectStore):
         except OSError as error:
             raise self._error(error, "cannot look for", key) from error
         return True
-
-    def _status(self, key: str) -> os.stat_result:
-        """lstat(2), wherever the store is by now. Raises OSError, StoreUnreachable."""
-        held = self.root.current()
-        while True:
-            try:
-                if held is None:
-                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.local_path(key))
-                return lstat_beneath(held.fd, key)
-            except OSError:
-                now = self.root.look()
-                if now is held:
-                    raise
-                held = now
 
     def renew(self, key: str) -> bool:
         try:

@@ -340,7 +340,7 @@ def test_a_size_that_no_version_can_hold_is_refused(size_bytes: int):
         Manifest([Entry("a"), Entry("big", size_bytes=size_bytes)])
 
 
-@pytest.mark.parametrize(("mtime_ns", "kept"), [(10**30, 2**63 - 1), (-(10**30), -(2**63) + 1), (-5, -5)])
+@pytest.mark.parametrize(("mtime_ns", "kept"), [(10**30, 2**63 - 1), (-(10**30), -(2**63)), (-5, -5)])
 def test_an_mtime_out_of_range_becomes_the_nearest_in_it(mtime_ns: int, kept: int):
     assert Manifest.decode(Manifest([Entry("a", mtime_ns=mtime_ns)]).encode())[0].mtime_ns == kept
 

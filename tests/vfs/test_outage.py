@@ -98,7 +98,7 @@ def test_one_warning_for_an_outage(known: DirectDrive, outage: Outage, caplog: p
     assert [("does not answer" in m, "answers again" in m) for m in messages] == [(True, False), (False, True)]
 
 
-@pytest.mark.parametrize("error", [*ERRORS, StoreFull("quota"), OSError(errno.EIO, "disk"), ZeroDivisionError()])
+@pytest.mark.parametrize("error", [*ERRORS, StoreFull("quota"), OSError(errno.EIO, "disk")])
 def test_passing_failures_are_tried_again(
     make_drive: MakeDrive, outage: Outage, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,7 +116,7 @@ def test_passing_failures_are_tried_again(
             (p for p in drive.state("c/a").pending if p.state is CommitState.RETRYING and p.attempts > 1), None
         )
     )
-    assert pending.error == (str(error) or type(error).__name__)
+    assert pending.error == error.args[-1]
     assert pending.next_retry is not None
     assert drive.read("c/a/pending.1/f") == b"x"
     outage.error = None

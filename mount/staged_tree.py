@@ -15,31 +15,24 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from artifactfs import durable
 from artifactfs.beneath import open_regular
-from artifactfs.longpaths import reach, walk
+from artifactfs.longpaths import reach
 from artifactfs.manifest import Entry
 from mount import disk
 from mount.control import Hold
 from mount.descriptors import CLOSED, OwnedFd
-from mount.errno_map import is_attribute_too_long, is_no_attribute, is_too_long, unsupported
+from mount.errno_map import is_attribute_too_long, is_no_attribute, unsupported
 from mount.errors import Stale
+from mount.forced_seal import OpenFiles, copy_open, exchange, path_of
 from mount.handles import IS_ROOT, StagedFile, set_times
 from mount.places import Place, Places
 from mount.references import Reference, References, referred_entry
 from mount.room import DiskRoom
-from mount.tree import Caller, Dirent, join
+from mount.tree import Caller, Dirent
 
 PERMISSIONS = 0o7777
-
-
-class OpenFiles(NamedTuple):
-    """The files of a tree that are open for writing: copies by path, and the paths at which the files go on."""
-
-    copies: dict[str, str]
-    kept: set[str]
 
 
 class StagedTree:
@@ -122,88 +115,23 @@ class StagedTree:
     def copy_open(self, directory: Path) -> OpenFiles:
         """Before a forced seal: copy the files that are open for writing to `directory`, once for each of their names.
 
-        The store may take a sealed file as it is, and must not be written to through a hard link that stayed open.
         Called with the lock held. Raises OSError.
         """
-        opened: dict[tuple[int, int], set[str]] = {}
-        linked = set()
-        for handle in self._handles:
-            found = os.fstat(handle.fd)
-            if not handle.writable or found.st_nlink == 0:
-                continue
-            inode = found.st_dev, found.st_ino
-            path = self._path_of(handle)
-            opened.setdefault(inode, set()).update([path] if path is not None else [])
-            if path is None or found.st_nlink > 1:
-                linked.add(inode)
-        names = self._names_of(linked) if linked else {}
-        for inode, paths in opened.items():
-            if not paths:
-                # The name it was opened by is gone, others are not.
-                paths.add(min(names[inode]))
-        kept = set().union(*opened.values())
-        every = kept.union(*names.values())
-        copies = {path: str(directory / f"open.{number}") for number, path in enumerate(sorted(every))}
-        for path, copy in copies.items():
-            with reach(self.disk_path(path)) as place:
-                disk.copy(place, copy)
-        return OpenFiles(copies, kept)
-
-    def _path_of(self, handle: StagedFile) -> str | None:
-        """The path by which the file was opened; None when it is not the file's any more, or too long to be told."""
-        try:
-            fd, top = handle.fd, self._places.directory("")
-            # Told of the same disk, and so alike where that is not in its place any more.
-            where, above = os.readlink(f"/proc/self/fd/{fd}"), os.readlink(f"/proc/self/fd/{top}")
-            if not where.startswith(f"{above}/"):
-                return None
-            path = where[len(above) + 1 :]
-            place = self._places.at(path)
-            is_same = os.path.samestat(os.lstat(place.name, dir_fd=place.directory), os.fstat(fd))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            if not is_too_long(error):
-                raise
-            return None
-        return path if is_same else None
-
-    def _names_of(self, inodes: set[tuple[int, int]]) -> dict[tuple[int, int], set[str]]:
-        """All paths of these files (device, inode) in the tree. Raises OSError."""
-        names: dict[tuple[int, int], set[str]] = {inode: set() for inode in inodes}
-        for directory, _, files in walk(str(self.root)):
-            with reach(directory) as near:
-                for name in files:
-                    found = os.lstat(f"{near}/{name}")
-                    if (found.st_dev, found.st_ino) in names:
-                        names[found.st_dev, found.st_ino].add(f"{directory}/{name}"[len(str(self.root)) + 1 :])
-        return names
+        return copy_open(self._places, [handle.fd for handle in self._handles if handle.writable], directory)
 
     def keep_writing(self, into: StagedTree, files: OpenFiles) -> None:
         """After a forced seal: give the files that are open for writing to the tree `into`, and put their copies here.
 
-        So what programs write from here on is staged there, and what they had written is sealed here. Every step is a
-        rename: killed in between, a file is whole in one of the two. Called with the lock held. Raises OSError.
+        So what programs write from here on is staged there, and what they had written is sealed here. Called with the
+        lock held. Raises OSError.
         """
         for handle in [handle for handle in self._handles if handle.writable]:
             self._handles.discard(handle)
             handle.tree = into
             into._handles.add(handle)
-        # The other names of such files first: once a file is staged, none of them leads to it.
-        for path in sorted(files.copies, key=lambda path: path in files.kept):
-            if path in files.kept:
-                into._make_parents(path)
-                disk.rename(*self._places.at(path), *into._places.at(path))
-                into.touch()
-            place = self._places.at(path)
-            os.rename(files.copies[path], place.name, dst_dir_fd=place.directory)
-
-    def _make_parents(self, path: str) -> None:
-        directory = ""
-        for name in ["", *path.split("/")[:-1]]:
-            directory = join(directory, name) if name else directory
-            with reach(self.disk_path(directory)) as place, suppress(FileExistsError):
-                os.mkdir(place)
+        if files.kept:
+            into.touch()
+        exchange(self._places, into._places, files)
 
     def usage(self) -> tuple[int, int]:
         """(files, bytes) in the tree; counted again only after a change."""
@@ -215,7 +143,7 @@ class StagedTree:
     def open_for_writing(self) -> list[str]:
         """The files that are open for writing and still have a name. Called with the lock held."""
         return [
-            self._path_of(handle) or "one whose name cannot be told"
+            path_of(self._places, handle.fd) or "one whose name cannot be told"
             for handle in self._handles
             if handle.writable and os.fstat(handle.fd).st_nlink > 0
         ]

@@ -118,6 +118,7 @@ class Daemon:
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._failure: BaseException | None = None
         self._entry: mounts.MountEntry | None = None
+        self._end_fd: int | None = None
         self._is_serving = False
 
     def stop(self, _number: int, _frame: FrameType | None = None) -> None:
@@ -213,6 +214,8 @@ class Daemon:
     def _announce(self) -> None:
         settings = self._settings
         self._entry = mounts.entry_at(settings.mountpoint)
+        # Kept for as long as this process lives: once unmounted, the connection cannot be found by its number.
+        self._end_fd = mounts.open_end(self._entry) if self._entry is not None else None
         daemon = Process.of(os.getpid())
         assert daemon is not None
         log_file = str(logs.log_file(settings.state_dir, settings.mountpoint))
@@ -242,12 +245,24 @@ class Daemon:
                     return False
             if time.monotonic() < deadline:
                 continue
-            if not aborted and self._entry is not None and mounts.abort(self._entry):
+            if not aborted and self._abort():
                 logger.info("something still holds the connection: aborted it")
                 aborted, deadline = True, time.monotonic() + SERVE_END_S
                 continue
             logger.info("something still holds the connection; it ends with this process")
             return False
+
+    def _abort(self) -> bool:
+        """End the connection of this mount, whoever holds on to it; False where that cannot be done."""
+        if self._entry is None:
+            return False
+        if self._end_fd is None:
+            return mounts.abort(self._entry)
+        try:
+            os.write(self._end_fd, mounts.END)
+        except OSError:
+            return False
+        return True
 
     def _unmount_own(self) -> None:
         """Take the mountpoint out of sight, if it is this mount that is there."""

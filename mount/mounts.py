@@ -31,6 +31,8 @@ SOURCE_PREFIX = "artifactfs:"
 TABLE = Path("/proc/self/mountinfo")
 FUSE_CONNECTIONS = "/sys/fs/fuse/connections"
 
+END = b"1\n"
+"""What ends a connection when it is written to the descriptor of `open_end`."""
 _MNT_FORCE = 1
 _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
@@ -224,12 +226,15 @@ def abort(entry: MountEntry) -> bool:
     It takes root, or the control file system of FUSE, which is not mounted in most containers. Else it returns False,
     and the connection ends with the daemon's process.
     """
-    try:
-        abort_file(entry).write_text("1\n")
-    except OSError:
-        # Root can do without: it ends the connection before it looks whether the mount is in use.
-        return _umount2(entry.mountpoint, _UMOUNT_NOFOLLOW | _MNT_FORCE) in (0, errno.EBUSY)
-    return True
+    end = open_end(entry)
+    if end is not None:
+        with os.fdopen(end, "wb", buffering=0) as file, contextlib.suppress(OSError):
+            file.write(END)
+            return True
+    if entry_at(entry.mountpoint) != entry:
+        return False
+    # Root can do without: it ends the connection before it looks whether the mount is in use.
+    return _umount2(entry.mountpoint, _UMOUNT_NOFOLLOW | _MNT_FORCE) in (0, errno.EBUSY)
 
 
 def take_away(entry: MountEntry) -> None:
@@ -239,9 +244,20 @@ def take_away(entry: MountEntry) -> None:
         unmount(entry.mountpoint, lazy=True)
 
 
-def abort_file(entry: MountEntry) -> Path:
-    """The file that ends the connection behind a mount when it is written to."""
-    return Path(FUSE_CONNECTIONS, entry.device.partition(":")[2], "abort")
+def open_end(entry: MountEntry) -> int | None:
+    """A descriptor to which `END` is written to end the connection behind a mount; None where there is none.
+
+    It stands for this connection alone, also when that has ended and another has its number, which happens at once.
+    """
+    try:
+        end = os.open(Path(FUSE_CONNECTIONS, entry.device.partition(":")[2], "abort"), os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    if entry in mount_table():
+        return end
+    # The number may have been another's by then.
+    os.close(end)
+    return None
 
 
 def _umount2(mountpoint: Path, flags: int) -> int:

@@ -121,3 +121,59 @@ def test_it_tells_what_the_kernel_says(mountpoint: Path) -> None:
     with pytest.raises(OSError, match="Bad file descriptor"):
         herald.send(known)
     channel.close()
+
+
+@pytest.fixture
+def control(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The control file system of FUSE, which few containers have where it belongs."""
+    path = tmp_path / "connections"
+    path.mkdir()
+    subprocess.run(["mount", "-t", "fusectl", "fusectl", path], check=True)
+    monkeypatch.setattr(mounts, "FUSE_CONNECTIONS", str(path))
+    yield
+    subprocess.run(["umount", path], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts the control file system of FUSE")
+def test_it_ends_the_connection_where_there_is_a_file_for_that(mountpoint: Path, control: None) -> None:
+    """D9: nobody has to be failed one by one."""
+    channel = mount(mountpoint)
+    herald = Herald(channel, mountpoint)
+    herald.close()
+    assert herald._process.wait(DIES_WITHIN_S) == 0
+    assert channel.receive([bytearray(BUFFER_BYTES)]) == 0
+    channel.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts the control file system of FUSE")
+def test_it_ends_no_connection_but_its_own(mountpoint: Path, tmp_path: Path, control: None) -> None:
+    """D9: once unmounted, the number of a mount is given to the next one, and the process may end after that."""
+    channel = mount(mountpoint)
+    herald = Herald(channel, mountpoint)
+    ended = mounts.entry_at(mountpoint)
+    assert ended is not None
+    mounts.unmount(mountpoint)
+    channel.close()
+    others = []
+    try:
+        for number in range(8):
+            (tmp_path / f"other{number}" / "mnt").mkdir(parents=True)
+            others.append(tmp_path / f"other{number}" / "mnt")
+            last = mount(others[-1])
+            entry = mounts.entry_at(others[-1])
+            assert entry is not None
+            if entry.device == ended.device:
+                break
+            last.close()
+        else:
+            pytest.skip("the number went to a mount of somebody else")
+        herald.close()
+        assert herald._process.wait(DIES_WITHIN_S) == 0
+        asking = subprocess.Popen(["stat", others[-1] / "name"], stderr=subprocess.DEVNULL)
+        await_lookup(last)
+        last.close()
+        assert asking.wait(DIES_WITHIN_S) != 0
+    finally:
+        for other in others:
+            while mounts.entry_at(other) is not None:
+                mounts.unmount(other, lazy=True)

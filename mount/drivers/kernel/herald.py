@@ -1,8 +1,8 @@
 """The process that sends notifications which may have to wait, and ends the connection when the daemon is gone.
 
-Run as a program by `notifier`, with the standard library alone: ``herald.py DEVICE ORDERS ABORT``, two descriptors and
-the path of the file that aborts the connection. Each message from the socket ORDERS is written to the connection
-DEVICE, and answered by the errno of that, in four bytes.
+Run as a program by `notifier`, with the standard library alone: ``herald.py DEVICE ORDERS END``, three descriptors.
+Each message from the socket ORDERS is written to the connection DEVICE, and answered by the errno of that, in four
+bytes. END is the descriptor of `mounts.open_end`, or empty.
 
 To take a name out of the kernel's caches is to wait for the lock of its directory, and a program may hold that while it
 waits for an answer of the daemon. A thread of the daemon that waits so cannot be killed: it would keep the daemon's
@@ -34,7 +34,7 @@ _reply = struct.Struct("=IiQ")
 _LOOK_AGAIN_S = 0.1
 
 
-def main(device: int, orders: socket.socket, abort: str) -> None:
+def main(device: int, orders: socket.socket, end: int | None) -> None:
     """Send until the daemon closes its end of `orders`, then end the connection."""
     messages: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
     writer = threading.Thread(target=_write, args=(device, messages, orders), daemon=True)
@@ -43,8 +43,9 @@ def main(device: int, orders: socket.socket, abort: str) -> None:
         while message := orders.recv(_BUFFER_BYTES):
             messages.put(message)
     messages.put(None)
-    with contextlib.suppress(OSError), open(abort, "w") as file:
-        file.write("1\n")
+    if end is not None:
+        with contextlib.suppress(OSError):
+            os.write(end, b"1\n")
     _fail_requests(device, writer)
 
 
@@ -83,6 +84,6 @@ if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # Meant for the daemon, which ends in order; this process ends with it.
         signal.signal(number, signal.SIG_IGN)
-    main(int(sys.argv[1]), socket.socket(fileno=int(sys.argv[2])), sys.argv[3])
+    main(int(sys.argv[1]), socket.socket(fileno=int(sys.argv[2])), int(sys.argv[3]) if sys.argv[3] else None)
     # Not waiting for a thread that cannot be woken.
     os._exit(0)

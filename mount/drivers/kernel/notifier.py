@@ -40,14 +40,16 @@ class Herald:
     def __init__(self, channel: Channel, mountpoint: Path) -> None:
         """Raises OSError where the connection cannot be shared, or no process be started."""
         entry = mounts.entry_at(mountpoint)
-        abort = str(mounts.abort_file(entry)) if entry is not None else os.devnull
-        device = channel.clone()
+        end = mounts.open_end(entry) if entry is not None else None
+        inherited = [] if end is None else [end]
         try:
+            inherited.append(device := channel.clone())
             self._orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with theirs:
+                descriptors = str(device), str(theirs.fileno()), "" if end is None else str(end)
                 self._process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", herald.__file__, str(device), str(theirs.fileno()), abort],
-                    pass_fds=(device, theirs.fileno()),
+                    [sys.executable, "-I", "-S", herald.__file__, *descriptors],
+                    pass_fds=(*inherited, theirs.fileno()),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
@@ -55,7 +57,8 @@ class Herald:
                     start_new_session=True,
                 )
         finally:
-            os.close(device)
+            for descriptor in inherited:
+                os.close(descriptor)
 
     def send(self, message: bytes) -> int:
         """Have one notification sent, however long that takes; its errno. Raises OSError when the process is gone."""

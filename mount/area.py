@@ -144,7 +144,7 @@ class StagingArea:
         try:
             self._disk.sync()
         except OSError as error:
-            # Without the lock, which comes before that of an artifact: its seal may be what asked.
+            # Without the lock, which an artifact's comes before.
             for staging in list(self._artifacts.values()):
                 staging.hold_lost(error)
             raise
@@ -231,7 +231,7 @@ class StagingArea:
     def remove_artifact(self, collection: str, artifact: str) -> None:
         """Undo `make_artifact`. Raises OSError (ENOTEMPTY) while anything is staged or pending."""
         staging = self.artifact(collection, artifact)
-        with self._lock, staging.lock:
+        with staging.lock, self._lock:
             if staging.staged.exists():
                 staging.staged.root.rmdir()
             staging.directory.rmdir()

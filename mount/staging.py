@@ -13,7 +13,7 @@ Sealing writes ``commit.json`` first, puts all that is staged on disk, and then 
 removed at the next start. So what has been written is at every moment in exactly one place, whatever dies.
 
 Neighbours: `area` finds and makes these, the vfs reads and writes trees, the committer seals them and takes them away.
-Threading: safe from any thread. Lock order: `StagingArea._lock` → `ArtifactStaging.lock` (also the lock of its trees) →
+Threading: safe from any thread. Lock order: `ArtifactStaging.lock` (also the lock of its trees) → `StagingArea._lock` →
 `StagingArea._dirty_lock`; none is held across a backend call, only across system calls on the local disk.
 """
 

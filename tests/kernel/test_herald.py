@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -68,6 +69,11 @@ def await_lookup(channel: Channel) -> None:
         channel.reply(request[1], attr_out(ROOT, FOREVER))
 
 
+def die(herald: Herald) -> None:
+    """As the kernel does for a daemon that is killed."""
+    herald._orders.shutdown(socket.SHUT_RDWR)
+
+
 def waits_for_good(process: int) -> bool:
     """Whether a thread of a process waits in a way that nothing interrupts."""
     states = [path.read_text().rpartition(")")[2].split()[0] for path in Path(f"/proc/{process}/task").glob("*/stat")]
@@ -77,7 +83,7 @@ def waits_for_good(process: int) -> bool:
 def test_programs_get_an_error_when_the_daemon_dies(mountpoint: Path) -> None:
     """D9: one whose request was read holds a directory's lock, and so does one whose request nobody has read."""
     channel = mount(mountpoint)
-    herald = Herald(channel, mountpoint)
+    herald = Herald(channel, mounts.entry_at(mountpoint))
     programs = [subprocess.Popen(["stat", mountpoint / "read"], stderr=subprocess.DEVNULL)]
     await_lookup(channel)
     programs.append(subprocess.Popen(["stat", mountpoint / "unread"], stderr=subprocess.DEVNULL))
@@ -96,11 +102,12 @@ def test_programs_get_an_error_when_the_daemon_dies(mountpoint: Path) -> None:
     eventually(lambda: waits_for_good(herald._process.pid), what="the notification to wait for the lock")
     # As the kernel does for a process that is killed.
     channel.close()
-    herald.close()
+    die(herald)
     telling.join(DIES_WITHIN_S)
     assert not telling.is_alive()
     assert all(program.wait(DIES_WITHIN_S) > 0 for program in programs)
     herald._process.wait(DIES_WITHIN_S)
+    herald.close()
     done = subprocess.run(
         ["stat", "-f", mountpoint], capture_output=True, text=True, timeout=DIES_WITHIN_S, check=False
     )
@@ -110,7 +117,7 @@ def test_programs_get_an_error_when_the_daemon_dies(mountpoint: Path) -> None:
 def test_it_tells_what_the_kernel_says(mountpoint: Path) -> None:
     """D9: a message that makes no sense is told apart from one about nothing cached, and the next one is sent."""
     channel = mount(mountpoint)
-    herald = Herald(channel, mountpoint)
+    herald = Herald(channel, mounts.entry_at(mountpoint))
     absent = protocol.fuse_notify_inval_entry_out.pack(protocol.FUSE_ROOT_ID, 4, 0)
     known = channel.notification(protocol.FUSE_NOTIFY_INVAL_ENTRY, absent, b"name\0")
     for _ in range(2):
@@ -138,18 +145,19 @@ def control(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_it_ends_the_connection_where_there_is_a_file_for_that(mountpoint: Path, control: None) -> None:
     """D9: nobody has to be failed one by one."""
     channel = mount(mountpoint)
-    herald = Herald(channel, mountpoint)
-    herald.close()
+    herald = Herald(channel, mounts.entry_at(mountpoint))
+    die(herald)
     assert herald._process.wait(DIES_WITHIN_S) == 0
     assert channel.receive([bytearray(BUFFER_BYTES)]) == 0
     channel.close()
+    herald.close()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts the control file system of FUSE")
 def test_it_ends_no_connection_but_its_own(mountpoint: Path, tmp_path: Path, control: None) -> None:
     """D9: once unmounted, the number of a mount is given to the next one, and the process may end after that."""
     channel = mount(mountpoint)
-    herald = Herald(channel, mountpoint)
+    herald = Herald(channel, mounts.entry_at(mountpoint))
     ended = mounts.entry_at(mountpoint)
     assert ended is not None
     mounts.unmount(mountpoint)
@@ -167,8 +175,9 @@ def test_it_ends_no_connection_but_its_own(mountpoint: Path, tmp_path: Path, con
             last.close()
         else:
             pytest.skip("the number went to a mount of somebody else")
-        herald.close()
+        die(herald)
         assert herald._process.wait(DIES_WITHIN_S) == 0
+        herald.close()
         asking = subprocess.Popen(["stat", others[-1] / "name"], stderr=subprocess.DEVNULL)
         await_lookup(last)
         last.close()
@@ -177,3 +186,16 @@ def test_it_ends_no_connection_but_its_own(mountpoint: Path, tmp_path: Path, con
         for other in others:
             while mounts.entry_at(other) is not None:
                 mounts.unmount(other, lazy=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts the control file system of FUSE")
+def test_it_leaves_the_connection_when_it_is_told_to_end(mountpoint: Path, control: None) -> None:
+    """D9: one that failed gives way to another while the mount lives."""
+    channel = mount(mountpoint)
+    herald = Herald(channel, mounts.entry_at(mountpoint))
+    herald.close()
+    assert herald._process.returncode == 0
+    asking = subprocess.Popen(["stat", mountpoint / "name"], stderr=subprocess.DEVNULL)
+    await_lookup(channel)
+    channel.close()
+    assert asking.wait(DIES_WITHIN_S) != 0

@@ -2,7 +2,8 @@
 
 Run as a program by `notifier`, with the standard library alone: ``herald.py DEVICE ORDERS END``, three descriptors.
 Each message from the socket ORDERS is written to the connection DEVICE, and answered by the errno of that, in four
-bytes. END is the descriptor of `mounts.open_end`, or empty.
+bytes. END is the descriptor of `mounts.open_end`, or empty. After the message LEAVE this process ends when it has
+written what came before, and the connection lives on; when ORDERS is closed, the daemon is dead.
 
 To take a name out of the kernel's caches is to wait for the lock of its directory, and a program may hold that while it
 waits for an answer of the daemon. A thread of the daemon that waits so cannot be killed: it would keep the daemon's
@@ -32,16 +33,17 @@ _BUFFER_BYTES = (1 << 20) + 4096
 _request = struct.Struct("=IIQ")
 _reply = struct.Struct("=IiQ")
 _LOOK_AGAIN_S = 0.1
+LEAVE = b"leave"
 
 
 def main(device: int, orders: socket.socket, end: int | None) -> None:
-    """Send until the daemon closes its end of `orders`, then end the connection."""
+    """Send until told to leave, or until the daemon is dead; then end the connection."""
     messages: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
     writer = threading.Thread(target=_write, args=(device, messages, orders), daemon=True)
     writer.start()
     with contextlib.suppress(OSError):
         while message := orders.recv(_BUFFER_BYTES):
-            messages.put(message)
+            messages.put(None if message == LEAVE else message)
     messages.put(None)
     if end is not None:
         with contextlib.suppress(OSError):
@@ -58,6 +60,8 @@ def _write(device: int, messages: queue.SimpleQueue[bytes | None], orders: socke
             number = error.errno or errno.EIO
         with contextlib.suppress(OSError):
             orders.send(number.to_bytes(4, "little"))
+    # The main thread waits for orders, or answers in the place of the daemon, which nobody needs now.
+    os._exit(0)
 
 
 def _fail_requests(device: int, writer: threading.Thread) -> None:

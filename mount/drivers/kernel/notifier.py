@@ -37,9 +37,8 @@ _Job = tuple[int, str] | threading.Event | None
 class Herald:
     """A process as of `herald`."""
 
-    def __init__(self, channel: Channel, mountpoint: Path) -> None:
-        """Raises OSError where the connection cannot be shared, or no process be started."""
-        entry = mounts.entry_at(mountpoint)
+    def __init__(self, channel: Channel, entry: mounts.MountEntry | None) -> None:
+        """`entry` is the mount of that connection. Raises OSError where it cannot be shared, or no process started."""
         end = mounts.open_end(entry) if entry is not None else None
         inherited = [] if end is None else [end]
         try:
@@ -69,12 +68,16 @@ class Herald:
         return int.from_bytes(answer, "little")
 
     def close(self) -> None:
-        """Let it end, also while it waits."""
+        """Let it end, and leave the connection as it is. While it waits for a lock, it stays until that is free."""
         with contextlib.suppress(OSError):
-            self._orders.shutdown(socket.SHUT_RDWR)
-        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._orders.sendall(herald.LEAVE)
+        try:
             self._process.wait(_END_S)
-        self._orders.close()
+        except subprocess.TimeoutExpired:
+            # Left open, so that it hears of the end of this process.
+            self._orders.detach()
+        else:
+            self._orders.close()
 
 
 class Notifier:
@@ -83,6 +86,7 @@ class Notifier:
     def __init__(self, channel: Channel, mountpoint: Path) -> None:
         self._channel = channel
         self._mountpoint = mountpoint
+        self._entry: mounts.MountEntry | None = None
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="notifier", daemon=True)
         self._flags = 0
@@ -93,6 +97,8 @@ class Notifier:
     def start(self, *, can_expire: bool) -> None:
         """Begin. `can_expire`: names may be told to be looked at anew, which spares what is in use below them."""
         self._flags = protocol.FUSE_EXPIRE_ONLY if can_expire else 0
+        # Now: later, something else may be mounted over it.
+        self._entry = mounts.entry_at(self._mountpoint)
         self._thread.start()
 
     def stop(self) -> None:
@@ -155,7 +161,7 @@ class Notifier:
         """The process, started if needed; None where none can be had, and this one may hang when it is killed."""
         if self._herald is None and self._may_start:
             try:
-                self._herald = Herald(self._channel, self._mountpoint)
+                self._herald = Herald(self._channel, self._entry)
             except OSError as error:
                 self._may_start = False
                 logger.info("no process of its own for what the kernel is told: %s", error)

@@ -12,6 +12,8 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 # No name is longer (NAME_MAX).
@@ -19,6 +21,7 @@ _LONGEST_NAME = 255
 _SLASH = b"/"
 _ESCAPED_SLASH = b"\\/"
 _STAR = b"*"
+_BYTES = frozenset(range(256))
 _SPECIAL = re.compile(rb"[*?\[\\]")
 _IS_IN: dict[bytes, Callable[[int], bool]] = {
     b"alpha": lambda c: chr(c).isalpha(),
@@ -85,6 +88,18 @@ def _without_trailing_spaces(line: bytes) -> bytes:
 # -- names -------------------------------------------------------------------------------------------------------------
 
 
+class _Piece:
+    """A pattern for so many bytes. It is compiled when it is first needed: most pieces of most lines never are."""
+
+    def __init__(self, tokens: list[bytes]) -> None:
+        self._tokens = tokens
+        self.length = len(tokens)
+
+    @cached_property
+    def regex(self) -> re.Pattern[bytes]:
+        return re.compile(b"".join(self._tokens), re.DOTALL)
+
+
 class _Name:
     """A pattern for one name: fixed pieces with stars between them."""
 
@@ -100,23 +115,20 @@ class _Name:
         self._least = sum(map(len, pieces))
         if self._least > _LONGEST_NAME:
             raise Unmatchable
-        first, *middle = [re.compile(b"".join(piece), re.DOTALL) for piece in pieces]
-        self._first, self._first_length = first, len(pieces[0])
-        self._last = middle.pop() if middle else None
-        self._last_length = len(pieces[-1])
-        self._middle = middle
+        self._first, *self._middle = map(_Piece, pieces)
+        self._last = self._middle.pop() if self._middle else None
 
     def matches(self, name: bytes) -> bool:
         """Tell whether the whole name matches."""
         length = len(name)
         if self._last is None:
-            return length == self._least and self._first.match(name) is not None
-        end = length - self._last_length
-        if length < self._least or not self._first.match(name) or not self._last.match(name, end):
+            return length == self._least and self._first.regex.match(name) is not None
+        end = length - self._last.length
+        if length < self._least or not self._first.regex.match(name) or not self._last.regex.match(name, end):
             return False
-        at = self._first_length
+        at = self._first.length
         for piece in self._middle:
-            found = piece.search(name, at, end)
+            found = piece.regex.search(name, at, end)
             if found is None:
                 return False
             at = found.end()
@@ -232,10 +244,17 @@ def _bracket(pattern: bytes, at: int) -> tuple[bytes, int]:
         at += 1
         if byte_at(at) == ord("]"):
             break
-    matching = wanted ^ set(range(256)) if negated else wanted
+    return _one_of(_BYTES - wanted if negated else frozenset(wanted)), at + 1
+
+
+@lru_cache(256)
+def _one_of(wanted: frozenset[int]) -> bytes:
+    """A regular expression for these bytes, no longer than the bracket that names them needs: made of ranges."""
+    # Where wanted bytes begin, and where they end, by turns.
+    edges = [byte for byte in range(257) if (byte in wanted) != (byte - 1 in wanted)]
+    inside = b"".join(b"\\x%02x-\\x%02x" % (begin, end - 1) for begin, end in pairwise(edges) if begin in wanted)
     # An empty set is written as what no byte is.
-    inside = b"".join(b"\\x%02x" % byte for byte in sorted(matching))
-    return (b"[%s]" % inside if inside else b"[^\\x00-\\xff]"), at + 1
+    return b"[%s]" % inside if inside else b"[^\\x00-\\xff]"
 
 
 def _path(pattern: bytes) -> _Path:
@@ -320,17 +339,17 @@ class _Lines:
 
 
 class TooMany(ValueError):
-    """More lines have to be tried one by one than was allowed."""
+    """Lines that have to be tried one by one are more than was allowed, or longer."""
 
 
 class Rules:
     """The lines of a file; the last one that matches a path decides."""
 
-    def __init__(self, lines: Iterable[Line], most: int) -> None:
-        """Raises TooMany when more than `most` lines cannot be looked up at once."""
+    def __init__(self, lines: Iterable[Line], most: int, most_bytes: int) -> None:
+        """Raises TooMany when more than `most` lines, or `most_bytes` of them, cannot be looked up at once."""
         # Lines between two changes from taking away to taking back are one group. Of equal ones the first counts.
         groups: list[tuple[bool, dict[bytes, None], dict[bytes, None]]] = []
-        odd = 0
+        odd = odd_bytes = 0
         for line in lines:
             if not groups or groups[-1][0] != line.takes_back:
                 groups.append((line.takes_back, {}, {}))
@@ -339,9 +358,13 @@ class Rules:
             patterns = of_directories if line.directories_only else of_all
             if line.pattern not in patterns:
                 patterns[line.pattern] = None
-                odd += not _is_literal(line.pattern)
+                if not _is_literal(line.pattern):
+                    odd += 1
+                    odd_bytes += len(line.pattern)
             if odd > most:
-                raise TooMany
+                raise TooMany(f"more than {most:,} lines with wildcards")
+            if odd_bytes > most_bytes:
+                raise TooMany(f"more than {most_bytes:,} bytes in lines with wildcards")
         self._groups = [
             (takes_back, _Lines(of_all), _Lines(of_directories)) for takes_back, of_all, of_directories in groups[::-1]
         ]

@@ -23,6 +23,8 @@ IGNORE_FILE = ".artifactignore"
 MAX_BYTES = 1 << 20
 # As many lines with wildcards; names and paths without any are looked up, however many there are.
 MAX_PATTERNS = 2000
+# And so long altogether, which bounds what reading and compiling them takes.
+MAX_PATTERN_BYTES = 100_000
 # Of this thread's time, altogether and for each file. With twenty patterns a file takes a hundredth of it.
 _MOST_S = 30.0
 _MOST_S_A_FILE = 0.002
@@ -54,9 +56,10 @@ def rules_of(root: Path) -> Ignores:
     """
     place = root / IGNORE_FILE
     try:
-        rules = Rules(parse_lines(b"\n".join([*JUNK, b""])) + parse_lines(_read(place)), MAX_PATTERNS)
+        lines = parse_lines(b"\n".join([*JUNK, b""])) + parse_lines(_read(place))
+        rules = Rules(lines, MAX_PATTERNS, MAX_PATTERN_BYTES)
     except TooMany as error:
-        raise UnsupportedTree(f"{place} has more than {MAX_PATTERNS:,} lines with wildcards: use fewer") from error
+        raise UnsupportedTree(f"{place} has {error}: use fewer") from error
     spent_s, files = 0.0, 0
 
     def ignores(path: str, is_directory: bool) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -166,7 +167,7 @@ class World:
 
     def by_rules(self, lines: bytes) -> set[bytes]:
         """What the drive ignores."""
-        rules = Rules(parse_lines(lines), most=10**9)
+        rules = Rules(parse_lines(lines), most=10**9, most_bytes=10**9)
         ignored: set[bytes] = set()
         for path in self.paths:
             is_directory = os.path.isdir(self.root + b"/" + path)
@@ -229,9 +230,33 @@ def explosive() -> Iterable[tuple[bytes, bytes]]:
 @pytest.mark.parametrize(("line", "path"), list(explosive()), ids=lambda value: value[:12])
 def test_no_line_takes_long(line: bytes, path: bytes) -> None:
     """C9: what a data set brings along cannot hold up the drive."""
-    rules = Rules(parse_lines(line), most=10)
+    rules = Rules(parse_lines(line), most=10, most_bytes=10**9)
     started = time.thread_time()
     assert not rules.ignore(path, is_directory=False)
+    assert time.thread_time() - started < 2.0
+
+
+LONG = {
+    "brackets in one line": b"/".join([b"[!a]" * 200 + b"x"] * 1300),
+    "names in one line": b"/".join(b"a%x*b" % number for number in range(130_000)),
+    "brackets in many lines": b"\n".join(b"[!a%d]%d*/" % (n % 10, n % 7) * 40 + b"%d" % n for n in range(1900)),
+    "long names in many lines": b"\n".join(b"[!a-z]" * 85 + b"%d*x" % number for number in range(1900)),
+    "names of many pieces": b"\n".join(b"*?".join(b"%x" % (n + k) for k in range(60)) for n in range(1900)),
+    "classes": b"\n".join(b"[![:alpha:][:digit:]-]" * 20 + b"%d" % number for number in range(1900)),
+    "long names in one line": b"*/".join([b"[!a]" * 200] * 1300),
+}
+
+
+@pytest.mark.parametrize("length", [ignore.MAX_BYTES, ignore.MAX_PATTERN_BYTES - 200], ids=["longest", "allowed"])
+@pytest.mark.parametrize("lines", LONG.values(), ids=LONG)
+def test_no_file_takes_long(tmp_path: Path, lines: bytes, length: int) -> None:
+    """C9: a file within the bounds is read, and applied for the first time, in little time; others are refused so."""
+    (tmp_path / IGNORE_FILE).write_bytes(lines[:length])
+    started = time.thread_time()
+    with pytest.raises(UnsupportedTree) if length > ignore.MAX_PATTERN_BYTES else contextlib.nullcontext():
+        ignores = ignore.rules_of(tmp_path)
+        for path in ("~" * 255, "/".join(["~" * 200] * 20), "a1b/a2b/a3b"):
+            assert not ignores(path, False)
     assert time.thread_time() - started < 2.0
 
 
@@ -241,8 +266,9 @@ def test_no_line_takes_long(line: bytes, path: bytes) -> None:
         (b"x" * (ignore.MAX_BYTES + 1), "is larger than 1 MiB"),
         (b"".join(b"a%d*b\n" % number for number in range(ignore.MAX_PATTERNS + 1)), "more than 2,000 lines"),
         (b"a\n!a\n" * ignore.MAX_PATTERNS, "more than 2,000 lines"),
+        (b"*a*" * (ignore.MAX_PATTERN_BYTES // 3 + 1), "more than 100,000 bytes in lines"),
     ],
-    ids=["bytes", "wildcards", "changes of mind"],
+    ids=["bytes", "wildcards", "changes of mind", "bytes in wildcards"],
 )
 def test_too_much_is_refused(tmp_path: Path, lines: bytes, reason: str) -> None:
     """C9: with the file's name."""

@@ -44,10 +44,10 @@ def main(device: int, orders: socket.socket, end: int | None) -> None:
     with contextlib.suppress(OSError):
         while message := orders.recv(_BUFFER_BYTES):
             messages.put(None if message == LEAVE else message)
-    messages.put(None)
     if end is not None:
         with contextlib.suppress(OSError):
             os.write(end, b"1\n")
+    messages.put(None)
     _fail_requests(device, writer)
 
 

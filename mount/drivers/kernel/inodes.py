@@ -24,7 +24,7 @@ from typing import NamedTuple
 from mount.drivers.kernel.protocol import FUSE_ROOT_ID
 from mount.drivers.kernel.staged_inodes import Anchor, StagedInodes
 from mount.errors import Stale
-from mount.tree import Alias, Artifact, LoadedVersion, Node, Root, StagedNode, VersionNode
+from mount.tree import Alias, Artifact, Collection, LoadedVersion, Node, Root, StagedNode, VersionNode
 
 FIRST_STAGED = 1 << 32
 VERSION_BITS = 34
@@ -94,7 +94,7 @@ class Inodes:
     # -- from node ids to nodes ----------------------------------------------------------------------------------------
 
     def node(self, nodeid: int) -> Node:
-        """The node that the kernel means. Raises Stale when it was never told of it."""
+        """The node that the kernel means. Raises Stale when it was never told of it, or that staging is removed."""
         if nodeid >= FIRST_VERSION:
             return self._version_node(nodeid)
         if nodeid >= FIRST_STAGED:
@@ -104,7 +104,11 @@ class Inodes:
         except KeyError:
             raise Stale(f"no inode {nodeid}") from None
         key = place.key
-        return self._staging(key.artifact) if isinstance(key, TreeTop) and key.pending is None else place.node
+        if not isinstance(key, TreeTop) or key.pending is not None:
+            return place.node
+        if self._by_key.get(key) is not place:
+            raise Stale(f"{key.artifact.label} has been removed")
+        return self._staging(key.artifact)
 
     def _version_node(self, nodeid: int) -> VersionNode:
         loaded, path = self.directory(nodeid)
@@ -149,6 +153,15 @@ class Inodes:
             if anchor is None or anchor.tree is not top.tree:
                 anchor = self._anchors[key] = Anchor(top)
             return anchor
+
+    def removed(self, node: Collection | Artifact) -> None:
+        """Give a directory made under the same name, and all in it, ids of their own.
+
+        To the kernel the inode of a removed directory stays dead for as long as any program holds it.
+        """
+        with self._lock:
+            for key in [key for key in self._by_key if _lies_in(key, node)]:
+                self._drop_key(key)
 
     # -- lookups -------------------------------------------------------------------------------------------------------
 
@@ -227,9 +240,15 @@ class Inodes:
                 return
             place.lookups -= count
             if place.lookups <= 0:
-                del self._places[nodeid], self._by_key[place.key]
-                if isinstance(place.key, TreeTop):
-                    self._anchors.pop(place.key, None)
+                del self._places[nodeid]
+                # Since a removal the key may be that of another place.
+                if self._by_key.get(place.key) is place:
+                    self._drop_key(place.key)
+
+    def _drop_key(self, key: Hashable) -> None:
+        del self._by_key[key]
+        if isinstance(key, TreeTop):
+            self._anchors.pop(key, None)
 
     def _forget_version(self, nodeid: int, count: int) -> None:
         number = nodeid >> VERSION_BITS
@@ -264,3 +283,11 @@ def _bit_of(nodeid: int) -> tuple[int, int]:
 
 def _key(node: Node) -> Hashable:
     return TreeTop(node.artifact, node.pending) if isinstance(node, StagedNode) else node
+
+
+def _lies_in(key: Hashable, node: Collection | Artifact) -> bool:
+    """Tell whether a key is that of a collection or artifact, or of anything below."""
+    artifact = key.artifact if isinstance(key, (TreeTop, Alias)) else key
+    if isinstance(node, Collection) and isinstance(artifact, Artifact):
+        return artifact.collection == node.name
+    return artifact == node

@@ -17,7 +17,7 @@ from mount.drivers.kernel.inodes import FIRST_VERSION
 from mount.drivers.kernel.replies import FOREVER, negative_entry
 from mount.drivers.kernel.staged_inodes import StagedInode
 from mount.errors import CrossTree
-from mount.tree import Node, StagedNode, join
+from mount.tree import Artifact, Collection, Node, Root, StagedNode, join
 
 RENAME_EXCHANGE = 2
 
@@ -125,6 +125,10 @@ class Names:
         parent = self._inodes.node(request.nodeid)
         if not isinstance(parent, StagedNode):
             remove(parent, name)
+            if isinstance(parent, Root):
+                self._inodes.removed(Collection(name))
+            elif isinstance(parent, Collection):
+                self._inodes.removed(Artifact(parent.name, name))
             return b""
         with parent.tree.lock:
             spot = context.spot(request.nodeid)

@@ -113,6 +113,13 @@ class FormatError(ArtifactError, ValueError):
     """Metadata that is damaged, not written by artifactfs, or written by a newer one."""
 
 
+RECORD_FAULTS = (AccessDenied, FormatError, IntegrityError)
+"""Errors that say what is wrong with one record, manifest or directory, and nothing of its neighbours.
+
+Whoever goes through many passes over the one that has such an error. A store that does not answer is never among them.
+"""
+
+
 class UnsupportedTree(ArtifactError, ValueError):
     """A tree to be logged holds something a version cannot keep; the message names the path."""
 

@@ -66,14 +66,24 @@ def _collections(manager: ArtifactManager, long: bool, as_json: bool) -> None:
     if as_json:
         show.json_array(found)
     elif long:
-        rows = [(show.styled(f["collection"], fg="blue"), show.count(f["artifacts"], "artifact")) for f in found]
+        rows = [(show.styled(f["collection"], fg="blue"), _artifact_count(f["artifacts"])) for f in found]
         show.lines(show.table(rows))
     else:
         show.lines(show.styled(fields["collection"], fg="blue") for fields in found)
 
 
-def _artifacts_of(manager: ArtifactManager, fields: dict[str, Any]) -> int:
-    return len(manager.list_artifacts(fields["collection"]))
+def _artifacts_of(manager: ArtifactManager, fields: dict[str, Any]) -> int | None:
+    from artifactfs.errors import RECORD_FAULTS
+
+    try:
+        return len(manager.list_artifacts(fields["collection"]))
+    except RECORD_FAULTS as error:
+        click.echo(f"{fields['collection']}: {error}", err=True)
+        return None
+
+
+def _artifact_count(count: int | None) -> str:
+    return "cannot be read" if count is None else show.count(count, "artifact")
 
 
 def _artifacts(manager: ArtifactManager, collection: str, long: bool, as_json: bool) -> None:
@@ -100,8 +110,12 @@ def _artifacts(manager: ArtifactManager, collection: str, long: bool, as_json: b
 
 
 def _about_artifact(manager: ArtifactManager, fields: dict[str, Any]) -> dict[str, Any] | None:
-    """The artifact's latest version and how many there are; None when the last one was deleted meanwhile."""
-    from artifactfs.errors import NotFound
+    """The artifact's latest version and how many there are; None when the last one was deleted meanwhile.
+
+    Of one that cannot be read the name, with the reason as its message.
+    """
+    from artifactfs.errors import RECORD_FAULTS, NotFound
+    from artifactfs.managers.base import VersionInfo
 
     collection, artifact = fields["collection"], fields["artifact"]
     try:
@@ -112,6 +126,9 @@ def _about_artifact(manager: ArtifactManager, fields: dict[str, Any]) -> dict[st
         aliases = manager.aliases(artifact, collection)
     except NotFound:
         return None
+    except RECORD_FAULTS as error:
+        unknown = VersionInfo(collection, artifact, "", 0, 0, 0, message=f"cannot be read: {error}")
+        return {"versions": 0, **show.version_fields(unknown, {})}
     return {"versions": len(versions), **show.version_fields(info, aliases)}
 
 

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 def info_of(manager: ArtifactManager, artifact: str, collection: str, version: str) -> VersionInfo:
     """The facts of a version; of one whose record cannot be read the name alone, with the reason as its message."""
-    from artifactfs.errors import FormatError, IntegrityError
+    from artifactfs.errors import RECORD_FAULTS
     from artifactfs.managers.base import VersionInfo
 
     try:
         return manager.version_info(artifact, collection, version)
-    except (FormatError, IntegrityError) as error:
+    except RECORD_FAULTS as error:
         if not names.is_version(version):
             raise
         return VersionInfo(collection, artifact, version, 0, 0, 0, message=f"cannot be read: {error}")

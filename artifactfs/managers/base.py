@@ -14,6 +14,7 @@ Nothing network-like is built before the first call, so a manager may be made be
 from __future__ import annotations
 
 import functools
+import logging
 import sys
 import tempfile
 from abc import ABC, abstractmethod
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from artifactfs import names
 from artifactfs.beneath import open_regular
-from artifactfs.errors import ArtifactNotFound, Unsupported, VersionNotFound
+from artifactfs.errors import RECORD_FAULTS, ArtifactNotFound, Unsupported, VersionNotFound
 from artifactfs.managers import arguments
 from artifactfs.manifest import Entry, Manifest
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from artifactfs.objects.gc import GcReport
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
+_log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, files done) as a transfer goes on, from any thread, and at least once at its end."""
@@ -409,12 +411,20 @@ class ArtifactManager(ABC):
         return CatalogSource(versions[number], key, Catalog() if catalog is None else catalog, number)
 
     def store_to_catalog(self) -> Catalog:
-        """Every live version of every collection. Raises StoreUnreachable, AccessDenied."""
+        """Every live version of every collection. Raises StoreUnreachable, AccessDenied.
+
+        A collection or artifact that cannot be read is left out, with a warning.
+        """
         from artifactfs.catalog import Catalog
 
         catalog = Catalog()
         for collection in self.list_collection_names():
-            for source in self.collection_to_catalog(collection).all_versions():
+            try:
+                found = self.collection_to_catalog(collection)
+            except RECORD_FAULTS as error:
+                _log.warning("the catalog leaves out the collection %s: %s", collection, error)
+                continue
+            for source in found.all_versions():
                 catalog[source.identifier, source.version] = source
         return catalog
 

@@ -7,6 +7,7 @@ downloading follow from it. Threading: as `managers.base` demands; nothing here 
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import tempfile
 from abc import abstractmethod
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from artifactfs import names
 from artifactfs.catalog import Catalog, CatalogSource, catalog_key, source_of
-from artifactfs.errors import CollectionNotFound, NotFound, PathNotFound
+from artifactfs.errors import RECORD_FAULTS, CollectionNotFound, NotFound, PathNotFound
 from artifactfs.managers import arguments
 from artifactfs.managers.base import (
     ArtifactManager,
@@ -36,6 +37,8 @@ from artifactfs.redaction import redact
 
 if TYPE_CHECKING:
     from artifactfs.objects.store import ObjectStore
+
+_log = logging.getLogger(__name__)
 
 
 class BrowsableManager(ArtifactManager):
@@ -109,13 +112,19 @@ class BrowsableManager(ArtifactManager):
     def collection_to_catalog(self, collection: str | None = None) -> Catalog:
         """Every live version in a collection, under identifiers ``collection/artifact``; v0 is catalog version 1.
 
+        An artifact that cannot be read is left out, with a warning.
         Raises CollectionNotFound, StoreUnreachable, AccessDenied.
         """
         collection = collection or self.active_collection
         catalog = Catalog()
         for artifact in self.list_artifacts(collection):
-            aliases = self.aliases(artifact, collection)
-            for info in self.list_versions(artifact, collection):
+            try:
+                aliases = self.aliases(artifact, collection)
+                infos = self.list_versions(artifact, collection)
+            except RECORD_FAULTS as error:
+                _log.warning("the catalog leaves out %s/%s: %s", collection, artifact, error)
+                continue
+            for info in infos:
                 catalog[catalog_key(info)] = self._source(info, aliases)
         return catalog
 

@@ -22,6 +22,7 @@ from cachetools import LRUCache
 
 from artifactfs import names
 from artifactfs.errors import (
+    RECORD_FAULTS,
     ArtifactNotFound,
     CollectionNotFound,
     FormatError,
@@ -238,7 +239,7 @@ class FileSystemArtifactManager(StoredManager):
         collection = collection or self.active_collection
         try:
             record = self._known(artifact, collection, version).record
-        except (FormatError, IntegrityError):
+        except RECORD_FAULTS:
             # One that cannot be read is deleted like any other.
             record = layout.unreadable_record(self._history.resolve(collection, artifact, version))
         self._marker.require_exclusive()

@@ -29,10 +29,10 @@ from typing import Any
 from artifactfs import names
 from artifactfs.catalog.source import Source
 from artifactfs.errors import (
+    RECORD_FAULTS,
     ArtifactError,
     CollectionNotFound,
     FormatError,
-    IntegrityError,
     InvalidName,
     NotFound,
     PathNotFound,
@@ -189,7 +189,13 @@ class PlainArtifactManager(StoredManager):
         collection = collection or self.active_collection
         live = self._history.existing_numbers(collection, artifact).live
         found = self._history.found(collection, artifact, live)
-        return [self._contents.info(collection, artifact, number, known) for number, known in found.items()]
+        infos: list[VersionInfo] = []
+        for number, known in found.items():
+            try:
+                infos.append(self._contents.info(collection, artifact, number, known))
+            except RECORD_FAULTS as error:
+                self._history.tell(layout.version_key(collection, artifact, number), error)
+        return infos
 
     def version_info(self, artifact: str, collection: str | None = None, version: str | None = None) -> VersionInfo:
         """What is known of one version; `digest` is None where squirrel-core wrote it."""
@@ -260,7 +266,7 @@ class PlainArtifactManager(StoredManager):
         known, is_damaged = None, False
         try:
             known = self._history.find(collection, artifact, number)
-        except (FormatError, IntegrityError):
+        except RECORD_FAULTS:
             is_damaged = True  # it is deleted like any other
         name = names.version_name(number)
         prefix = self._history.prefix(collection, artifact)
@@ -344,7 +350,7 @@ class PlainArtifactManager(StoredManager):
     def _foreign_record(self, collection: str, artifact: str, number: int) -> Record:
         """What a tombstone says of a version that squirrel-core wrote."""
         info = None
-        with suppress(FormatError):  # what no version can hold may be deleted all the same
+        with suppress(*RECORD_FAULTS):  # what cannot be read may be deleted all the same
             info = self._contents.info(collection, artifact, number, None)
         return Record(
             version=names.version_name(number),

@@ -28,7 +28,14 @@ from typing import Any, NamedTuple
 from blake3 import blake3
 
 from artifactfs import names
-from artifactfs.errors import FormatError, IntegrityError, StoreUnreachable, UnsupportedTree
+from artifactfs.errors import (
+    RECORD_FAULTS,
+    ArtifactError,
+    FormatError,
+    IntegrityError,
+    StoreUnreachable,
+    UnsupportedTree,
+)
 from artifactfs.managers.base import Progress, ReferenceOf
 from artifactfs.managers.commit_id import commit_time_ns
 from artifactfs.manifest import Manifest
@@ -348,7 +355,7 @@ class Committer:
             if isinstance(manifest, Manifest):
                 known.add_manifest(manifest)
                 continue
-            # A damaged version must not stop new ones: their files are sent again.
+            # A version that cannot be read must not stop new ones: their files are sent again.
             _log.warning(
                 "%s of %s/%s cannot be used for deduplication: %s",
                 record.version,
@@ -358,13 +365,13 @@ class Committer:
             )
         return known
 
-    def _manifests(self, records: list[Record]) -> list[Manifest | IntegrityError | FormatError]:
+    def _manifests(self, records: list[Record]) -> list[Manifest | ArtifactError]:
         """The manifests of versions, together where the store takes that, or what is wrong with them."""
 
-        def load(record: Record) -> Manifest | IntegrityError | FormatError:
+        def load(record: Record) -> Manifest | ArtifactError:
             try:
                 return self._load_manifest(record.manifest)
-            except (IntegrityError, FormatError) as error:
+            except RECORD_FAULTS as error:
                 return error
 
         return self._store.at_once(load, records)

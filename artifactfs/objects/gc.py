@@ -48,7 +48,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from artifactfs.columns import DIGEST_SIZE_BYTES, decode_columns
-from artifactfs.errors import FormatError, IntegrityError, NotFound, StoreUnreachable, Unsupported
+from artifactfs.errors import (
+    RECORD_FAULTS,
+    AccessDenied,
+    FormatError,
+    IntegrityError,
+    NotFound,
+    StoreUnreachable,
+    Unsupported,
+)
 from artifactfs.objects import layout
 from artifactfs.objects.inventory import (
     Inventory,
@@ -75,6 +83,7 @@ GRACE_S = 86_400.0
 _NS = 1_000_000_000
 _LARGE_FILES = 100_000
 _ADVICE = "'verify' shows what is damaged; a version that cannot be mended can be deleted"
+_ADVICE_IF_DENIED = "gc needs a user who may read every version"
 _CLOCK_ATTEMPTS = 3
 
 
@@ -119,7 +128,7 @@ def collect(
     """One pass; the module docstring says what goes. `progress` is told of bytes and objects deleted.
 
     `grace_s` must be longer than any commit takes. Raises IntegrityError or FormatError, with nothing deleted, when a
-    record or manifest cannot be read; Unsupported, StoreUnreachable, AccessDenied.
+    record or manifest cannot be read, and so AccessDenied; Unsupported, StoreUnreachable.
     """
     if grace_s < 0:
         raise ValueError(f"a grace period of {grace_s} s: it cannot be negative")
@@ -225,9 +234,9 @@ class _Pass:
 
     def _mark(self) -> Inventory:
         """Find everything that versions need; returns the later of two listings."""
-        first = take_inventory(self._store)
+        first = self._listed()
         self._keep(first.records.values(), self._recent(first))
-        second = take_inventory(self._store)
+        second = self._listed()
         for link in [*first.lost, *second.lost]:
             raise IntegrityError(
                 f"nothing was deleted: {link.key} of {self._store.url} is a symlink, which is not followed"
@@ -237,6 +246,12 @@ class _Pass:
             (place for place in self._recent(second) if place.key not in first.tombstones),
         )
         return second
+
+    def _listed(self) -> Inventory:
+        try:
+            return take_inventory(self._store)
+        except RECORD_FAULTS as error:
+            raise type(error)(f"nothing was deleted: {error}. {_advice(error)}") from error
 
     def _recent(self, listed: Inventory) -> Iterator[Place]:
         """The tombstones of versions that a commit still running may have learned contents from."""
@@ -277,8 +292,8 @@ class _Pass:
     def _read(self, places: Iterable[Place]) -> Iterator[tuple[Place, bytes | None]]:
         try:
             yield from read_small(self._store, places)
-        except IntegrityError as error:
-            raise IntegrityError(f"nothing was deleted: {error}. {_ADVICE}") from error
+        except RECORD_FAULTS as error:
+            raise type(error)(f"nothing was deleted: {error}. {_advice(error)}") from error
 
     def _objects_of(self, wanted: _Wanted) -> tuple[bool, list[bytes]]:
         """Whether the version was deleted, and the raw names of its objects, that of its manifest included."""
@@ -291,7 +306,7 @@ class _Pass:
             if buried:
                 return buried, []  # a copied store has new tombstones of versions that were freed long ago
             raise IntegrityError(_refusal(place, f"manifest {manifest} is missing")) from error
-        except (IntegrityError, FormatError) as error:
+        except RECORD_FAULTS as error:
             raise type(error)(_refusal(place, error)) from error
         names = [packed[i : i + DIGEST_SIZE_BYTES] for i in range(0, len(packed), DIGEST_SIZE_BYTES)]
         return buried, [bytes.fromhex(manifest), *names]
@@ -385,4 +400,8 @@ def _write_list(
 
 
 def _refusal(place: Place, why: object) -> str:
-    return f"nothing was deleted, because what {place.label} needs cannot be told: {why}. {_ADVICE}"
+    return f"nothing was deleted, because what {place.label} needs cannot be told: {why}. {_advice(why)}"
+
+
+def _advice(why: object) -> str:
+    return _ADVICE_IF_DENIED if isinstance(why, AccessDenied) else _ADVICE

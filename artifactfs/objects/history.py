@@ -16,7 +16,7 @@ from typing import NamedTuple
 from cachetools import LRUCache
 
 from artifactfs import names
-from artifactfs.errors import AccessDenied, ArtifactNotFound, FormatError, IntegrityError, VersionNotFound
+from artifactfs.errors import RECORD_FAULTS, ArtifactError, ArtifactNotFound, FormatError, VersionNotFound
 from artifactfs.managers.base import ArtifactNames, VersionInfo
 from artifactfs.managers.commit_id import commit_time_ns
 from artifactfs.objects import layout
@@ -103,7 +103,7 @@ class History:
     def _has_version(self, prefix: str) -> bool:
         try:
             return bool(numbers_in(self._store.listing(prefix).files).live)
-        except (AccessDenied, IntegrityError):
+        except RECORD_FAULTS:
             return True  # shown, and an error to who looks into it: it hides none of its neighbours
 
     def _artifacts_walked(self, prefix: str) -> list[str] | None:
@@ -135,9 +135,9 @@ class History:
         return found
 
     def aliases(self, collection: str, artifact: str) -> dict[str, str]:
-        """Alias → version of an artifact; one whose version is gone is left out, and, with a warning, a damaged one.
+        """Alias → version of an artifact, without those whose version is gone.
 
-        Raises ArtifactNotFound.
+        One that cannot be read is left out with a warning. Raises ArtifactNotFound.
         """
         numbers = self.existing_numbers(collection, artifact)
         prefix = self.prefix(collection, artifact)
@@ -150,9 +150,9 @@ class History:
                     raise raw
                 if raw is not None and (version := layout.decode_alias(raw, key)) in live:
                     found[alias] = version
-            except (FormatError, IntegrityError) as error:
+            except RECORD_FAULTS as error:
                 # Asked for by its name it is an error, and so it is for verify.
-                self._tell(key, error)
+                self.tell(key, error)
         return found
 
     def records(self, collection: str, artifact: str, numbers: Iterable[int]) -> list[Known]:
@@ -169,7 +169,7 @@ class History:
         return {number: known for number, known in found.items() if not isinstance(known, Exception)}
 
     def record(self, collection: str, artifact: str, number: int) -> Known | None:
-        """The record of one version, None where there is none. Raises FormatError, IntegrityError."""
+        """The record of one version, None where there is none. Raises RECORD_FAULTS."""
         found = self._records_or_faults(collection, artifact, [number])[number]
         if isinstance(found, Exception):
             raise found
@@ -177,11 +177,11 @@ class History:
 
     def _records_or_faults(
         self, collection: str, artifact: str, wanted: list[int]
-    ) -> dict[int, Known | FormatError | IntegrityError | None]:
+    ) -> dict[int, Known | ArtifactError | None]:
         """For each number the record, what is wrong with it, or None where there is none."""
         prefix = self.prefix(collection, artifact)
         with self._lock:
-            found: dict[int, Known | FormatError | IntegrityError | None] = {
+            found: dict[int, Known | ArtifactError | None] = {
                 number: self._records.get((prefix, number)) for number in wanted
             }
         missing = [number for number, known in found.items() if known is None]
@@ -203,10 +203,10 @@ class History:
                     self._records[prefix, number] = fresh
         for number, fault in found.items():
             if isinstance(fault, Exception):
-                self._tell(self.record_key(prefix, number), fault)
+                self.tell(self.record_key(prefix, number), fault)
         return found
 
-    def _tell(self, key: str, error: Exception) -> None:
+    def tell(self, key: str, error: Exception) -> None:
         """Log once what is passed over."""
         with self._lock:
             is_told = self._told.get(key, False)
@@ -214,11 +214,11 @@ class History:
         if not is_told:
             _log.warning("passing over what cannot be read in %s: %s", self._store.url, error)
 
-    def _read_each(self, keys: list[str]) -> list[bytes | FormatError | IntegrityError | None]:
+    def _read_each(self, keys: list[str]) -> list[bytes | ArtifactError | None]:
         """The bytes of small files; for one that is no file that could be read, what is wrong with it."""
         try:
             return [*self._store.get_many(keys)]
-        except (FormatError, IntegrityError) as error:
+        except RECORD_FAULTS as error:
             return [error] if len(keys) == 1 else [found for key in keys for found in self._read_each([key])]
 
     def _read(self, key: str) -> bytes | None:
@@ -316,7 +316,7 @@ class History:
         try:
             return None if raw is None else layout.decode_tombstone(raw, key, number).record
         except FormatError as error:
-            self._tell(key, error)
+            self.tell(key, error)
             return None
 
     def latest_clock(self, collection: str, artifact: str, numbers: Numbers) -> int:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from blake3 import blake3
 
 from artifactfs import names
-from artifactfs.errors import FormatError, IntegrityError, NotFound
+from artifactfs.errors import RECORD_FAULTS, FormatError, NotFound
 from artifactfs.manifest import Manifest
 from artifactfs.objects import layout
 from artifactfs.objects.gc import grace_of
@@ -65,10 +65,10 @@ def read_back(store: ObjectStore, key: str, record: Record) -> Seen:
 
 
 def stored_manifest(store: ObjectStore, name: str) -> Manifest | None:
-    """A manifest as the store has it now; None where it is missing or damaged."""
+    """A manifest as the store has it now; None where it is missing, damaged or not to be read."""
     try:
         return Manifest.decode(read_checked(store, name))
-    except (NotFound, IntegrityError, FormatError):
+    except (NotFound, *RECORD_FAULTS):
         return None
 
 

@@ -20,6 +20,7 @@ from cachetools import LRUCache
 
 from artifactfs import names
 from artifactfs.errors import (
+    RECORD_FAULTS,
     ArtifactError,
     FormatError,
     IntegrityError,
@@ -109,7 +110,7 @@ class Contents:
             place = f"{version}/{layout.FILES}"
             sizes = {stored.key: stored.size_bytes for stored in self._store.walk(place)}
             return all(sizes.get(f"{place}/{entry.path}") == entry.size_bytes for entry in _files(manifest))
-        except (NotFound, IntegrityError, FormatError):
+        except (NotFound, *RECORD_FAULTS):
             return False
 
     def _stored_manifest(self, version: str, name: str) -> Manifest:

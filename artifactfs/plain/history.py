@@ -9,7 +9,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 from artifactfs import names
-from artifactfs.errors import FormatError, IntegrityError, VersionNotFound
+from artifactfs.errors import RECORD_FAULTS, FormatError, VersionNotFound
 from artifactfs.objects.history import History, Known, Numbers, numbers_in
 from artifactfs.objects.layout import shown_artifact
 from artifactfs.objects.store import ObjectStore
@@ -55,7 +55,7 @@ class PlainHistory(History):
                 if raw is not None and layout.decode_pending(raw, key).commit == commit_id:
                     return number
             except FormatError as error:
-                self._tell(key, error)
+                self.tell(key, error)
         return None
 
     def artifacts(self, collection: str) -> list[str] | None:
@@ -71,7 +71,10 @@ class PlainHistory(History):
         return [name for name, lives in zip(found, live, strict=True) if lives]
 
     def _has_live(self, collection: str, name: str) -> bool:
-        return bool(self.numbers(collection, shown_artifact(name)).live)
+        try:
+            return bool(self.numbers(collection, shown_artifact(name)).live)
+        except RECORD_FAULTS:
+            return True  # as `_has_version`
 
     def find(self, collection: str, artifact: str, number: int) -> Known | None:
         """The record of a version that is there, None where somebody else wrote it.
@@ -88,10 +91,10 @@ class PlainHistory(History):
         if not self._is_local:
             return True
         version = f"{key}/{names.version_name(number)}"
-        if self._store.exists(f"{version}/{layout.FILES}"):
-            return True
         try:
+            if self._store.exists(f"{version}/{layout.FILES}"):
+                return True
             found = self._store.listing(version)
-        except IntegrityError:
+        except RECORD_FAULTS:
             return True  # shown, and an error to who opens it: it costs nothing but itself
         return any(name not in layout.OWN_NAMES for name in (*found.files, *found.directories))

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from blake3 import blake3
 
+from artifactfs.errors import RECORD_FAULTS
 from artifactfs.managers.base import CommitResult, VersionInfo
 from artifactfs.manifest import EntryKind, Manifest
 from artifactfs.objects.commit import Commit, record_of
@@ -55,14 +56,17 @@ def made_before(history: PlainHistory, commit: Commit, numbers: Numbers, since: 
 
 
 def latest_of(history: PlainHistory, contents: Contents, commit: Commit, numbers: Numbers) -> Latest | None:
-    """The latest version of the artifact that is committed to, None when there is none, or it has a damaged record."""
+    """The latest version of the artifact that is committed to, None when there is none, or it cannot be read."""
     if not numbers.live:
         return None
     found = history.found(commit.collection, commit.artifact, numbers.live[-1:])
     if not found:
         return None  # it cannot be read
     known = found[numbers.live[-1]]
-    return Latest(contents.info(commit.collection, commit.artifact, numbers.live[-1], known), known)
+    try:
+        return Latest(contents.info(commit.collection, commit.artifact, numbers.live[-1], known), known)
+    except RECORD_FAULTS:
+        return None
 
 
 def has_content(contents: Contents, latest: Latest, made: Made) -> bool:
@@ -70,8 +74,11 @@ def has_content(contents: Contents, latest: Latest, made: Made) -> bool:
     info = latest.info
     if latest.known is not None:
         return info.digest == made.digest and contents.is_whole(info, latest.known, made.manifest)
-    theirs = contents.manifest(info.collection, info.artifact, info.number, None)
-    return _outline(theirs) == _outline(made.manifest) and contents.digest(info, theirs) == made.digest
+    try:
+        theirs = contents.manifest(info.collection, info.artifact, info.number, None)
+        return _outline(theirs) == _outline(made.manifest) and contents.digest(info, theirs) == made.digest
+    except RECORD_FAULTS:
+        return False
 
 
 def _outline(manifest: Manifest) -> list[tuple[str, int]]:

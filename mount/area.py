@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from mount.areas import (
     subdirectories,
     take,
 )
+from mount.control import Hold
 from mount.drive_paths import shown_on_drive
 from mount.faults import Faults
 from mount.handles import VersionReader
@@ -159,6 +161,9 @@ class StagingArea:
                 found = self._artifacts[collection, artifact] = ArtifactStaging(
                     directory, collection, artifact, self._note_dirty, self.room, self.reader, self.sync
                 )
+                if not is_artifact and found.staged.exists():
+                    # It could not be emptied, and what was held of it is not known.
+                    found.staged.held = Hold("it lay in the trash of an earlier mount", time.time(), lost=True)
             return found
 
     def has_trash(self, name: str) -> bool:

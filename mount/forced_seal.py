@@ -55,15 +55,25 @@ def copy_open(places: Places, writers: Iterable[OwnedFd], directory: Path) -> Op
     return OpenFiles(copies, kept)
 
 
-def path_of(places: Places, fd: OwnedFd) -> str | None:
-    """The path by which a file was opened; None when it is not the file's any more, or too long to be told."""
+def told_path(places: Places, fd: OwnedFd) -> str | None:
+    """The path in the tree where the kernel tells that an open file lies; None elsewhere, or too long to be told."""
     try:
         top = places.directory("")
         # Told of the same disk, and so alike where that is not in its place any more.
         where, above = os.readlink(f"/proc/self/fd/{fd}"), os.readlink(f"/proc/self/fd/{top}")
-        if not where.startswith(f"{above}/"):
+    except OSError as error:
+        if not is_too_long(error):
+            raise
+        return None
+    return where.removeprefix(f"{above}/") if where.startswith(f"{above}/") else None
+
+
+def path_of(places: Places, fd: OwnedFd) -> str | None:
+    """The path by which a file was opened; None when it is not the file's any more, or too long to be told."""
+    try:
+        path = told_path(places, fd)
+        if path is None:
             return None
-        path = where[len(above) + 1 :]
         place = places.at(path)
         is_same = os.path.samestat(os.lstat(place.name, dir_fd=place.directory), os.fstat(fd))
     except (FileNotFoundError, NotADirectoryError):

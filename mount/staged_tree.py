@@ -13,7 +13,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 
 from artifactfs import durable
@@ -25,7 +25,7 @@ from mount.control import Hold
 from mount.descriptors import CLOSED, OwnedFd
 from mount.errno_map import is_attribute_too_long, is_no_attribute, unsupported
 from mount.errors import Stale
-from mount.forced_seal import OpenFiles, copy_open, exchange, path_of
+from mount.forced_seal import OpenFiles, copy_open, exchange, path_of, told_path
 from mount.handles import IS_ROOT, StagedFile, set_times
 from mount.places import Place, Places
 from mount.references import Reference, References, referred_entry
@@ -46,6 +46,7 @@ class StagedTree:
         room: DiskRoom,
         references: References,
         on_lost: Callable[[OSError], None],
+        take_hold: Callable[[Hold], AbstractContextManager[object]],
         *,
         sealed: bool = False,
     ) -> None:
@@ -57,6 +58,7 @@ class StagedTree:
         """Why it is not committed by itself."""
         self.note_lost = on_lost
         """To be called when a sync of a file has failed."""
+        self._take_hold = take_hold
         self.last_change_ns = time.monotonic_ns()
         self.touched = False
         self._on_dirty = on_dirty
@@ -273,13 +275,17 @@ class StagedTree:
     def forget_handle(self, handle: StagedFile) -> None:
         """Close a handle and wake who waits for the last writer to go."""
         with self._changed:
-            if handle not in self._handles:
-                return
-            self._handles.discard(handle)
-            if handle.writable:
-                self.touch()
-            self._changed.notify_all()
-        handle.fd = CLOSED
+            is_here = handle in self._handles
+            if is_here:
+                self._handles.discard(handle)
+                if handle.writable:
+                    self.touch()
+                self._changed.notify_all()
+        if is_here:
+            handle.fd = CLOSED
+        elif handle.tree is not self:
+            # Given to another tree while this waited for the lock.
+            handle.tree.forget_handle(handle)
 
     def fsync_directory(self, path: str) -> None:
         """fsync(2) of a directory: the names in it are durable. Raises OSError."""
@@ -339,13 +345,30 @@ class StagedTree:
             self._places.note_move()
 
     def rename_into(self, other: StagedTree, path: str, new_path: str, flags: int) -> None:
-        """rename(2) from this tree to another on the same disk, such as the trash. Raises OSError."""
+        """rename(2) from this tree to another on the same disk, such as the trash. Raises OSError.
+
+        A hold goes along with what it is about: the other tree may be committed, or give the file back to one that is.
+        """
         # Two files may go in opposite directions at once, so every thread takes the locks in the same order.
         first, second = sorted((self, other), key=lambda tree: str(tree.root))
+        ways = [(self, other), (other, self)] if flags & disk.RENAME_EXCHANGE else [(self, other)]
         with first._changing(), second._changing():
-            disk.rename(*self._places.at(path), *other._places.at(new_path), flags)
+            with ExitStack() as holds:
+                for source, target in ways:
+                    if source.held is not None:
+                        holds.enter_context(target._take_hold(source.held))
+                disk.rename(*self._places.at(path), *other._places.at(new_path), flags)
             self._places.note_move()
             other._places.note_move()
+            for source, target in ways:
+                source._hand_over(target)
+
+    def _hand_over(self, other: StagedTree) -> None:
+        """Give the open files that lie in the other tree now to that. Called with both locks held."""
+        for handle in [handle for handle in self._handles if told_path(other._places, handle.fd) is not None]:
+            self._handles.discard(handle)
+            handle.tree = other
+            other._handles.add(handle)
 
     def make_top(self, mode: int, caller: Caller) -> None:
         """mkdir(2) of the tree itself. Raises OSError."""

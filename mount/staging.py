@@ -24,7 +24,8 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -176,12 +177,18 @@ class ArtifactStaging:
 
     def _new_tree(self) -> StagedTree:
         return StagedTree(
-            self.directory / STAGING, self.changed, self._note_touched, self._room, self._references, self.hold_lost
+            self.directory / STAGING,
+            self.changed,
+            self._note_touched,
+            self._room,
+            self._references,
+            self.hold_lost,
+            self._take_hold,
         )
 
     def _sealed_tree(self, directory: Path) -> StagedTree:
         return StagedTree(
-            directory / "tree", self.changed, _nothing, self._room, self._references, _nothing, sealed=True
+            directory / "tree", self.changed, _nothing, self._room, self._references, _nothing, nullcontext, sealed=True
         )
 
     def _note_touched(self) -> None:
@@ -208,6 +215,29 @@ class ArtifactStaging:
             durable.replace(self.directory / HELD, msgspec.json.encode(hold))
         except OSError as unsaved:
             logger.error("cannot note on disk that what is staged for %s is held: %s", self.label, unsaved)
+
+    @contextmanager
+    def _take_hold(self, hold: Hold) -> Iterator[None]:
+        """Hold what is staged for the reason for which a file was held that the body moves here.
+
+        It is on disk before that, and taken back when the body fails. Call with the lock held. Raises OSError.
+        """
+        before = self.staged.held
+        if before is not None and (before.lost or not hold.lost):
+            yield
+            return
+        place = self.directory / HELD
+        durable.replace(place, msgspec.json.encode(hold))
+        try:
+            yield
+        except BaseException:
+            if before is None:
+                place.unlink(missing_ok=True)
+            else:
+                durable.replace(place, msgspec.json.encode(before))
+            raise
+        self.staged.held = hold
+        logger.error("what is staged for %s is held: %s", self.label, hold.why)
 
     @property
     def is_untouched(self) -> bool:

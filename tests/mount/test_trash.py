@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import shutil
@@ -9,8 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from mount import control
+from mount.control import Hold
 from tests.mount.harness import COMMAND_TIMEOUT_S, Mount, eventually
 
 pytestmark = pytest.mark.fuse
@@ -94,3 +98,28 @@ def test_moving_both_ways_at_once(mount: Mount) -> None:
     ]
     assert [mover.wait(60) for mover in movers] == [0, 0]
     assert ((staging / "one").read_text(), (place / "files/two").read_text()) == ("one", "two")
+
+
+def test_what_a_disk_did_not_keep_is_not_committed_by_way_of_the_trash(mount: Mount) -> None:
+    """S12, S16: it can be deleted, and is held again when it is taken back."""
+    mount.expect_warning("is held: the disk failed")
+    staging = mount.make("c/a")
+    (staging / "f").write_text("lost")
+    mount.umount("--now")
+    [directory] = Path(mount.store).glob("staging/*/artifacts/c/a")
+    (directory / "held").write_bytes(msgspec.json.encode(Hold("the disk failed", 1.0, lost=True)))
+    mount.mount("--commit-after", "0.2")
+    place = mount / ".Trash-12345"
+    (place / "files").mkdir(parents=True)
+    subprocess.run(["mv", staging / "f", place / "files/f"], check=True, timeout=COMMAND_TIMEOUT_S)
+    eventually(lambda: not mount.status().artifacts)
+    subprocess.run(["mv", place / "files/f", staging / "f"], check=True, timeout=COMMAND_TIMEOUT_S)
+    late = mount.make("c/late")
+    (late / "g").write_text("fine")
+    eventually(lambda: (mount / "c/late/v0").exists())
+    staged = mount.state("c/a").staged
+    assert staged is not None
+    assert staged.held == Hold("the disk failed", 1.0, lost=True)
+    assert not (mount / "c/a/v0").exists()
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        os.setxattr(staging, control.COMMIT, b"")

@@ -13,6 +13,7 @@ import pytest
 import artifactfs
 from artifactfs import durable
 from mount import area, control
+from mount.disk import RENAME_EXCHANGE, RENAME_NOREPLACE
 from mount.references import Reference, reference_of
 from mount.settings import MountSettings
 from tests.drives import DirectDrive
@@ -141,6 +142,129 @@ def test_a_hold_ends(make: Callable[[], DirectDrive], disk: FailingDisk, tmp_pat
     drive.write(f"{top}/f", b"new")
     eventually(lambda: drive.versions("c/a") == ["v0"])
     assert drive.contents("c/a/v0") == {"f": b"new"}
+
+
+def in_the_trash(drive: DirectDrive) -> str:
+    drive.mkdir(".Trash-7", 0o700)
+    drive.mkdir(".Trash-7/files")
+    return ".Trash-7/files"
+
+
+def lose(drive: DirectDrive, disk: FailingDisk) -> None:
+    disk.armed = True
+    with refused(errno.EIO):
+        drive.vfs.sync()
+
+
+@pytest.mark.parametrize("what", ["file", "directory", "exchange", "lost in the trash", "into another artifact"])
+def test_a_hold_goes_to_the_trash_and_back(
+    make: Callable[[], DirectDrive], disk: FailingDisk, tmp_path: Path, what: str
+) -> None:
+    """S12, S16: what is deleted by moving it to the trash and taken back is held as before, over remounts too."""
+    settings = MountSettings(
+        str(tmp_path / "store"), tmp_path / "mnt", commit_after_s=0.1, state_dir=tmp_path / "state", min_free_bytes=0
+    )
+    with DirectDrive(artifactfs.connect(settings.url), settings) as drive:
+        top, trash = artifact(drive, "c/a"), in_the_trash(drive)
+        into = artifact(drive, "c/b") if what == "into another artifact" else top
+        drive.mkdir(f"{top}/d") if what == "directory" else None
+        drive.write(f"{top}/d/f" if what == "directory" else f"{top}/f", b"lost")
+        name = "d" if what == "directory" else "f"
+        if what == "exchange":
+            drive.write(f"{trash}/f", b"other")
+        if what != "lost in the trash":
+            lose(drive, disk)
+        drive.rename(f"{top}/{name}", f"{trash}/{name}", RENAME_EXCHANGE if what == "exchange" else 0)
+        if what == "lost in the trash":
+            lose(drive, disk)
+        if what == "exchange":
+            drive.unlink(f"{top}/f")
+        assert drive.area is not None
+        eventually(lambda: drive.area is not None and not drive.area.active())
+        drive.rename(f"{trash}/{name}", f"{into}/{name}")
+        label = into.removesuffix("/staging")
+        for request in (COMMIT, FORCED):
+            with refused(errno.EIO):
+                drive.setxattr(into, control.COMMIT, request)
+    drive = make()
+    hold = held(drive, label)
+    assert hold is not None
+    assert hold.lost
+    assert hold.why == "the staging disk did not keep all of it: Input/output error"
+    drive.write(f"{artifact(drive, 'c/late')}/f", b"fine")
+    eventually(lambda: drive.versions("c/late") == ["v0"])
+    assert drive.versions(label) == []
+    drive.unlink(f"{into}/f") if name == "f" else drive.setxattr(into, control.DISCARD, b"1")
+    eventually(lambda: drive.area is not None and not drive.area.active())
+    drive.write(f"{into}/f", b"new")
+    eventually(lambda: drive.versions(label) == ["v0"])
+
+
+def test_a_rename_that_fails_holds_nothing(make_drive: MakeDrive, disk: FailingDisk, tmp_path: Path) -> None:
+    """S12: only what came from where bytes were lost; nor is the way of what came from elsewhere closed."""
+    drive = make_drive()
+    top, other, trash = artifact(drive, "c/a"), artifact(drive, "c/b"), in_the_trash(drive)
+    drive.write(f"{top}/f", b"lost")
+    lose(drive, disk)
+    drive.rename(f"{top}/f", f"{trash}/f")
+    drive.write(f"{other}/f", b"fine")
+    with refused(errno.EEXIST):
+        drive.rename(f"{trash}/f", f"{other}/f", RENAME_NOREPLACE)
+    assert held(drive, "c/b") is None
+    assert not list((tmp_path / "store/staging").glob("*/artifacts/c/b/held"))
+    drive.setxattr(other, control.COMMIT, COMMIT)
+    eventually(lambda: drive.versions("c/b") == ["v0"])
+
+
+def test_leftovers_in_the_trash_are_held(make_drive: MakeDrive, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S12, S16: an earlier mount could not empty it, and nobody knows any more whether it was whole."""
+    drive = make_drive()
+    trash = in_the_trash(drive)
+    drive.write(f"{trash}/f", b"x")
+    with monkeypatch.context() as patch:
+        patch.setattr(area, "remove_tree", failing)
+        drive.close()
+        drive = make_drive(commit_after_s=0.1)
+    drive.rename(f"{trash}/f", f"{artifact(drive, 'c/a')}/f")
+    hold = held(drive, "c/a")
+    assert hold is not None
+    assert hold.lost
+
+
+def failing(*_: object) -> None:
+    raise OSError(*LOST.args)
+
+
+def test_a_file_is_held_where_it_lies_when_its_sync_fails(make: Callable[[], DirectDrive], disk: FailingDisk) -> None:
+    """S12, S16: it was opened before it was moved to the trash."""
+    drive = make()
+    top, trash = artifact(drive, "c/a"), in_the_trash(drive)
+    with drive.open(f"{top}/f", os.O_RDWR | os.O_CREAT) as file:
+        file.write(b"lost", 0)
+        drive.rename(f"{top}/f", f"{trash}/f")
+        disk.armed = True
+        with refused(errno.EIO):
+            file.fsync()
+    drive.rename(f"{trash}/f", f"{top}/f")
+    hold = held(drive, "c/a")
+    assert hold is not None
+    assert hold.lost
+
+
+def test_a_file_stays_open_for_writing_where_it_lies(make_drive: MakeDrive) -> None:
+    """C2, S16: it was opened in another artifact, and is not sealed before it is closed."""
+    drive = make_drive()
+    top, other, trash = artifact(drive, "c/a"), artifact(drive, "c/b"), in_the_trash(drive)
+    with drive.open(f"{top}/f", os.O_RDWR | os.O_CREAT) as file:
+        file.write(b"before", 0)
+        drive.rename(f"{top}/f", f"{trash}/f")
+        drive.rename(f"{trash}/f", f"{other}/f")
+        with refused(errno.EBUSY):
+            drive.setxattr(other, control.COMMIT, COMMIT)
+        file.write(b"after!", 0)
+    drive.setxattr(other, control.COMMIT, COMMIT)
+    eventually(lambda: drive.versions("c/b") == ["v0"])
+    assert drive.contents("c/b/v0") == {"f": b"after!"}
 
 
 @pytest.fixture

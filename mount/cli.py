@@ -15,7 +15,8 @@ import click
 
 from artifactfs.cli import COMMANDS
 from artifactfs.commands import show
-from artifactfs.redaction import redact
+from artifactfs.commands.options import STORE_VARIABLE
+from artifactfs.redaction import redact, remember_arguments
 from mount.commands.commit import commit
 from mount.commands.diff import diff
 from mount.commands.discard import discard
@@ -55,6 +56,7 @@ def main() -> None:
     _use_utf8()
     _have_standard_streams()
     show.take_any_text()
+    remember_arguments([*sys.argv[1:], os.environ.get(STORE_VARIABLE, "")])
     try:
         # The status of click.exceptions.Exit, None when a command comes to its end.
         status = cli.main(prog_name=PROGRAM, standalone_mode=False)

@@ -21,7 +21,7 @@ from artifactfs.errors import (
     StoreUnreachable,
     UnknownScheme,
 )
-from artifactfs.redaction import without_url_secrets
+from artifactfs.redaction import remember, without_url_secrets
 
 
 @contextmanager
@@ -44,6 +44,7 @@ def backend_errors(url: str) -> Iterator[None]:
 
 def open_filesystem(url: str, storage_options: Mapping[str, Any] | None) -> tuple[Any, str]:
     """The fsspec filesystem of `url` and the path in it. Raises UnknownScheme, MissingDependency, StoreUnreachable."""
+    remember(url, storage_options or {})
     with backend_errors(url):
         try:
             filesystem, path = url_to_fs(url, **(storage_options or {}))

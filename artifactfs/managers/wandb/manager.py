@@ -119,9 +119,6 @@ class WandbArtifactManager(BrowsableManager):
         make = functools.partial(type(self), entity, project, self.active_collection, references=self._followed)
         return make, ()
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.url!r}, collection={self.active_collection!r})"
-
     @property
     def storage_options(self) -> Mapping[str, Any]:
         """What was given besides the URL."""

@@ -5,7 +5,6 @@ Threading: `part_of` is pure; `restore_part` writes below its target only, and s
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -13,13 +12,12 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from artifactfs.errors import PathNotFound, UnsupportedTree
+from artifactfs.errors import PathNotFound
 from artifactfs.links import resolve
 from artifactfs.managers.base import ArtifactManager, Progress, VersionInfo
 from artifactfs.managers.filesystem import FileSystemArtifactManager
 from artifactfs.manifest import Entry, EntryKind, Manifest
 from artifactfs.objects.restore import Report, restore, restore_tree, write_file
-from artifactfs.symlinks import leading_out
 
 _TRANSFERS = 8
 
@@ -61,34 +59,15 @@ def restore_part(
 ) -> Path:
     """Write a part of the version `info` into the directory `to`, checked; returns what was written.
 
-    Files of the same path are replaced, others stay. Raises as `ArtifactManager.download_artifact`, and UnsupportedTree
-    for a part with a symlink that would lead out of `to`.
+    Files of the same path are replaced, others stay. A symlink to what lies in another part of the version is kept as
+    it is, as by ``cp -a``; nothing is written through it. Raises as `ArtifactManager.download_artifact`.
     """
-    _check_symlinks(part)
     if isinstance(manager, FileSystemArtifactManager):
         # Files that lie together in a pack are read together.
         restore(manager.store, part.manifest, str(to), progress)
     else:
         restore_tree(part.manifest, str(to), partial(_write_files, manager, info, part), progress)
     return to / part.name
-
-
-def _check_symlinks(part: Part) -> None:
-    """A symlink that stays inside the version may lead out of a part of it, which lies elsewhere once it is taken out.
-
-    Raises UnsupportedTree.
-    """
-    links = {
-        os.fsencode(entry.path): os.fsencode(entry.target or "")
-        for entry in part.manifest
-        if entry.kind is EntryKind.SYMLINK
-    }
-    if out := leading_out(links):
-        path = min(out)
-        raise UnsupportedTree(
-            f"symlink {os.fsdecode(path)} leads to {os.fsdecode(links[path])!r}, which is not in {part.path!r}: "
-            "take out a directory that holds both, or the whole version"
-        )
 
 
 def _write_files(manager: ArtifactManager, info: VersionInfo, part: Part, root: str, report: Report) -> None:

@@ -23,7 +23,7 @@ START_TIMEOUT_S = 60.0
 # How long a daemon that cannot mount may take to end before it is killed.
 _FAILED_END_S = 15.0
 # Names of files are UTF-8 to the daemon in any locale, as they are in versions.
-_PYTHON = (sys.executable, "-X", "utf8")
+_OPTIONS = ("-X", "utf8")
 
 
 class StartFailed(ArtifactError):
@@ -46,7 +46,7 @@ def in_foreground(settings: MountSettings) -> NoReturn:
     # Away from a directory that could be wanted for unmounting, and that would come first in sys.path.
     os.chdir("/")
     sys.stdout.flush()
-    os.execv(sys.executable, [*_PYTHON, "-m", "mount.daemon", "--settings-fd", str(fd)])
+    os.execv(sys.executable, [sys.executable, *_OPTIONS, "-m", "mount.daemon", "--settings-fd", str(fd)])
 
 
 def in_background(settings: MountSettings) -> control.Status:
@@ -74,7 +74,7 @@ def in_background(settings: MountSettings) -> control.Status:
 
 
 def _spawn(settings: MountSettings, report_fd: int) -> subprocess.Popen[bytes]:
-    command = [*_PYTHON, "-m", "mount.daemon", "--settings-fd", "0", "--report-fd", str(report_fd)]
+    command = [sys.executable, *_OPTIONS, "-m", "mount.daemon", "--settings-fd", "0", "--report-fd", str(report_fd)]
     log_file = logs.log_file(settings.state_dir, settings.mountpoint)
     # What C libraries have to say, and the traceback of a crash in one, goes to stderr.
     fd = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

@@ -59,7 +59,12 @@ def _keywords_of(scheme: str) -> tuple[set[str], bool]:
     from fsspec.registry import get_filesystem_class
 
     named, takes_more = set(_OF_EVERY_FILESYSTEM), False
-    for kind in get_filesystem_class(scheme).__mro__:
+    try:
+        kinds = get_filesystem_class(scheme).__mro__
+    except (ImportError, ValueError):
+        # The first call says what is missing.
+        return named, True
+    for kind in kinds:
         if "__init__" not in vars(kind) or kind.__name__ in _TAKE_ALL_READ_NONE:
             continue
         _, *parameters = inspect.signature(vars(kind)["__init__"]).parameters.values()

@@ -95,7 +95,7 @@ def _login_of(url: str) -> _Login | None:
     When a user and a colon come first, and no port, it may have slashes, and then ends at the last "@" of all.
     """
     scheme, separator, rest = url.partition("://")
-    scheme = scheme.lower().rpartition("+")[2]
+    scheme = re.split("[+:]", scheme.lower())[-1]
     if not separator or _URL.match(url) is None or scheme in _NO_LOGIN or rest.startswith("arn:"):
         return None
     authority = re.split("[/?#]", rest, maxsplit=1)[0]
@@ -212,7 +212,7 @@ def _secrets_of_login(url: str) -> Iterator[str]:
         # Without a digit it is rather a name, which other texts have as well.
         yield login.user
     scheme, _, rest = whole.partition("://")
-    scheme = scheme.lower().rpartition("+")[2]
+    scheme = re.split("[+:]", scheme.lower())[-1]
     greatest = re.match(r"([^/?#@:\[]*):(.+)@", rest, re.DOTALL)
     if greatest is None or scheme in _NO_LOGIN or rest.startswith("arn:"):
         return

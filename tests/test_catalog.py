@@ -500,7 +500,7 @@ def test_secrets_are_left_out_at_every_depth():
     }
     assert without_secrets(options) == {
         "anon": False,
-        "endpoint_url": "https://me@host:9000/x",
+        "endpoint_url": "https://host:9000/x",
         "client_kwargs": {"region_name": "eu", "headers": {}},
         "mirrors": [{"url": "http://a"}],
     }

@@ -13,6 +13,7 @@ import functools
 import math
 import os
 import reprlib
+import sys
 import types
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar, cast
@@ -46,6 +47,16 @@ def word(name: str, value: Any) -> None:
     """A string; names of a foreign store are shown in ways that only the manager knows."""
     if not isinstance(value, str):
         raise wrong(name, "a string", value)
+    _check_encodable(name, value)
+
+
+def _check_encodable(name: str, value: str) -> None:
+    if value.isascii():
+        return
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError as error:
+        raise ArgumentError(f"{name} must be text or a name of a disk, not {reprlib.repr(value)}") from error
 
 
 def collection(name: str, value: Any) -> None:
@@ -58,6 +69,7 @@ def collection(name: str, value: Any) -> None:
 def version(name: str, value: Any) -> None:
     """``v3``, ``latest`` or an alias."""
     if isinstance(value, str):
+        _check_encodable(name, value)
         return
     refusal = wrong(name, "a string such as 'v3', 'latest' or an alias", value)
     if type(value) is int and value >= 0:
@@ -118,6 +130,9 @@ def path(name: str, value: Any) -> None:
         raise wrong(name, "a path: a string or a pathlib.Path", value)
     if not os.fspath(value):
         raise ArgumentError(f"{name} is empty: it must be a path")
+    _check_encodable(name, os.fspath(value))
+    if any(len(os.fsencode(part)) > names.MAX_NAME_BYTES for part in os.fspath(value).split("/")):
+        raise ArgumentError(f"{name} has a part of more than {names.MAX_NAME_BYTES} bytes: no path has")
 
 
 def local(name: str, value: Any) -> None:
@@ -160,7 +175,7 @@ def function(name: str, value: Any) -> None:
 
 
 _USUAL: dict[Rule, type] = {}
-"""The type of which every value but the empty one passes a rule, where that is so."""
+"""The type of which every value but the empty one passes a rule, where that is so; of strings, short ones in ASCII."""
 
 
 def anything(name: str, value: Any) -> None:
@@ -185,7 +200,17 @@ def commit_id(name: str, value: Any) -> None:
         raise InvalidName("a commit needs an id: see new_commit_id")
 
 
+def catalog(name: str, value: Any) -> None:
+    """A catalog, ours or squirrel's."""
+    from artifactfs.catalog import Catalog
+
+    squirrel = sys.modules.get("squirrel.catalog")
+    if not isinstance(value, Catalog) and (squirrel is None or not isinstance(value, squirrel.Catalog)):
+        raise wrong(name, "a Catalog", value)
+
+
 _USUAL.update({word: str, collection: str, version: str, path: str})
+
 
 RULES: Mapping[str, Rule] = {
     "alias": word,
@@ -194,7 +219,7 @@ RULES: Mapping[str, Rule] = {
     "artifact_name": word,
     "artifact_path": path,
     "below": word,
-    "catalog": anything,
+    "catalog": catalog,
     "collection": collection,
     "commit_id": commit_id,
     "consume": flag,
@@ -220,6 +245,8 @@ RULES: Mapping[str, Rule] = {
     "version": version,
 }
 """What an argument may be, by its name."""
+NEEDS: Mapping[str, str] = {"version": "artifact"}
+"""The argument without which another means nothing, where a method lets both be left out."""
 
 
 def guard(kind: type, rules: Mapping[str, Rule], *, known_to: tuple[type, ...] = ()) -> None:
@@ -252,11 +279,27 @@ def checked(method: _Method, rules: Mapping[str, Rule]) -> _Method:
     @functools.wraps(method)
     def call(self: Any, /, *args: Any, **more: Any) -> Any:
         for value, (name, usual, check, may_be_none) in zip(args, in_order):  # noqa: B905 - strict costs as much again
-            if not (type(value) is usual and value) and (value is not None or not may_be_none):
+            is_usual = type(value) is usual and value and (usual is not str or (len(value) < 256 and value.isascii()))
+            if not is_usual and (value is not None or not may_be_none):
                 check(name, value)
         for name, value in more.items():
             if name in known and (value is not None or name not in optional):
                 known[name](name, value)
         return method(self, *args, **more)
 
-    return cast(_Method, call)
+    needed = {name: other for name, other in NEEDS.items() if name in optional and other in optional}
+    return cast(_Method, _together(call, positional, needed) if needed else call)
+
+
+def _together(method: Callable[..., Any], positional: tuple[str, ...], needed: Mapping[str, str]) -> Callable[..., Any]:
+    """`method`, refusing an argument without the one that it needs."""
+
+    @functools.wraps(method)
+    def call(self: Any, /, *args: Any, **more: Any) -> Any:
+        given = {**dict(zip(positional, args, strict=False)), **more}
+        for name, other in needed.items():
+            if given.get(name) is not None and given.get(other) is None:
+                raise ArgumentError(f"{name} means nothing without {other}: give {other} too")
+        return method(self, *args, **more)
+
+    return call

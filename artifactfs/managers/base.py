@@ -166,7 +166,7 @@ class DirectoryLogger:
         """Log to `artifact` on exit; the rest as in :meth:`ArtifactManager.log_files`. Raises InvalidName."""
         self.artifact_manager = artifact_manager
         self.artifact = names.check_artifact(artifact)
-        self.collection = collection or artifact_manager.active_collection
+        self.collection = names.check_collection(collection or artifact_manager.active_collection)
         self.source: CatalogSource | None = None
         self._extras = _extras(message=message, metadata=metadata, aliases=aliases)
         self._directory: tempfile.TemporaryDirectory[str] | None = None

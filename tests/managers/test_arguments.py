@@ -20,8 +20,8 @@ from artifactfs.managers.filesystem import FileSystemArtifactManager
 from artifactfs.managers.plain import PlainArtifactManager
 from artifactfs.managers.wandb import WandbArtifactManager, process
 
-NO_STRINGS = (1, 0, True, 1.5, math.nan, b"bytes", ["list"], object())
-NO_PATHS = (1, True, math.nan, b"bytes", ["list"], object(), "")
+NO_STRINGS = (1, 0, True, 1.5, math.nan, b"bytes", ["list"], object(), "\ud800")
+NO_PATHS = (1, True, math.nan, b"bytes", ["list"], object(), "", "\ud800", "x" * 256, "a/" + "ü" * 128)
 NO_FUNCTIONS = (1, "text", b"bytes", [])
 NO_COUNTS = (True, 1.5, math.nan, "1", b"1", -1)
 RESERVED = ("latest", "v7", "v007", "staging", "pending", "pending.1", "", "a/b", "..", "ünï")
@@ -33,7 +33,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "artifact_name": NO_STRINGS,
     "artifact_path": NO_PATHS,
     "below": NO_STRINGS,
-    "catalog": (),
+    "catalog": (5, b"x", math.nan, True, {}, "catalog"),
     "collection": (*NO_STRINGS, ""),
     "commit_id": (*NO_STRINGS, "", "\udcff"),
     "consume": (0, 1, "yes"),
@@ -204,7 +204,22 @@ def test_the_active_collection_and_a_folder_logger(tmp_path: Path):
         DirectoryLogger(manager, "model", message=None)  # type: ignore[arg-type]
     with pytest.raises(InvalidName):
         manager.log_folder("model", aliases=["latest"])
+    for bad in ("..", "a/b", "a\0b", "x" * 300, "ünï"):
+        with pytest.raises(InvalidName, match="collection"):
+            manager.log_folder("model", bad)
     assert manager.active_collection == "default"
+
+
+@pytest.mark.parametrize("kind", MAKERS, ids=lambda kind: kind.__name__)
+def test_a_version_to_verify_needs_an_artifact(kind: type, tmp_path: Path):
+    manager = MAKERS[kind](tmp_path)
+    for call in (
+        lambda: manager.verify(version="v0"),
+        lambda: manager.verify(None, "default", "v0"),
+        lambda: manager.verify(None, version=".."),
+    ):
+        with pytest.raises(ArgumentError, match="version means nothing without artifact"):
+            call()
 
 
 def test_what_callers_of_squirrel_pass_is_taken(tmp_path: Path):

@@ -174,7 +174,7 @@ def function(name: str, value: Any) -> None:
         raise wrong(name, "a function", value)
 
 
-_USUAL: dict[Rule, type] = {}
+_USUAL: dict[Rule, Any] = {}
 """The type of which every value but the empty one passes a rule, where that is so; of strings, short ones in ASCII."""
 
 

@@ -53,7 +53,7 @@ def broken_store(mount: Mount) -> Iterator[Callable[[], None]]:
         if aside.exists():
             aside.rename(store)
 
-    mount.expect_warning("cannot commit|is not there|is away|has gone|not where it was")
+    mount.expect_warning("cannot commit|the store does not answer")
     store.rename(aside)
     try:
         yield repair

@@ -69,10 +69,13 @@ def redact(text: str) -> str:
 
 
 def _shown_userinfo(match: re.Match[str]) -> str:
-    scheme, before = match[1], match[2]
-    if scheme.lower() in _NO_LOGIN or (":" not in before and scheme.lower() in _NAMED_BEFORE_AT):
+    scheme, before = match[1].lower(), match[2]
+    if ":" not in before and scheme in _NAMED_BEFORE_AT:
         return match[0]
-    return f"{scheme}://{HIDDEN}@"
+    # Who gives a login all the same has it hidden, where it cannot be part of a path.
+    if scheme in _NO_LOGIN and (scheme != "memory" or "/" in before):
+        return match[0]
+    return f"{match[1]}://{HIDDEN}@"
 
 
 def _shown_parameter(match: re.Match[str]) -> str:

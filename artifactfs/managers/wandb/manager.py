@@ -18,6 +18,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -397,7 +398,8 @@ class WandbArtifactManager(BrowsableManager):
         wanted = commits.Commit(
             collection or self.active_collection,
             artifact,
-            str(Path(tree).absolute()),
+            # Another process reads it, to which a path by a descriptor of this one means something else.
+            os.path.realpath(tree),
             commit_id,
             below=below,
             message=message,

@@ -32,7 +32,7 @@ TABLE = Path("/proc/self/mountinfo")
 FUSE_CONNECTIONS = "/sys/fs/fuse/connections"
 
 END = b"1\n"
-"""What ends a connection when it is written to the descriptor of `open_end`."""
+"""The bytes that end a connection when they are written to the descriptor of `open_end`."""
 _MNT_FORCE = 1
 _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8

@@ -244,7 +244,7 @@ RULES: Mapping[str, Rule] = {
     "tree": local,
     "version": version,
 }
-"""What an argument may be, by its name."""
+"""The rule of each argument, by its name."""
 NEEDS: Mapping[str, str] = {"version": "artifact"}
 """The argument without which another means nothing, where a method lets both be left out."""
 

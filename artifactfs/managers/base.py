@@ -629,7 +629,7 @@ RULES: Mapping[str, arguments.Rule] = {
     "info": arguments.instance_of(VersionInfo),
     "entry": arguments.instance_of(Entry),
 }
-"""What the arguments of a manager's methods may be, by their names."""
+"""The rules of the arguments of a manager's methods, by their names."""
 
 
 def guarded(method: _Method) -> _Method:

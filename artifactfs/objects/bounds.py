@@ -10,9 +10,9 @@ LISTING_TIMEOUT_S = 600.0
 SLOWEST_BYTES_PER_S = 128 << 10
 """A transfer may take a call's time and what this rate takes for its bytes."""
 MOST_REPLY_BYTES = 32 << 20
-"""What an answer may hold that is no content: a page of a listing with 5,000 of the longest names takes some 20 MiB."""
+"""The most of an answer that is no content: a page of a listing with 5,000 of the longest names takes some 20 MiB."""
 MOST_WHOLE_BYTES = 1 << 30
-"""What may be read as a whole without its size being known: a manifest of ten million files takes less."""
+"""The most that is read as a whole without its size being known: a manifest of ten million files takes less."""
 MOST_PAGES = 100_000
 PARALLEL_TRANSFERS = 8
 CALLS_AT_ONCE = 32

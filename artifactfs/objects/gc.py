@@ -79,7 +79,7 @@ GC = "gc"
 UNREFERENCED_KEY = f"{GC}/unreferenced.json"
 UNREFERENCED_FORMAT = 1
 GRACE_S = 86_400.0
-"""How long a pass leaves alone what it finds unreferenced, unless it is told otherwise."""
+"""The time for which a pass leaves alone what it finds unreferenced, unless it is told otherwise."""
 _NS = 1_000_000_000
 _LARGE_FILES = 100_000
 _ADVICE = "'verify' shows what is damaged; a version that cannot be mended can be deleted"

@@ -33,7 +33,7 @@ _NEW_ROOT_MODE = 0o700
 _numbers = itertools.count()
 
 IsSame = Callable[[int], bool]
-"""Whether the directory with that descriptor is the store that was there before."""
+"""Tells if the directory with that descriptor is the store that was there before."""
 
 
 class HeldRoot(Disk):

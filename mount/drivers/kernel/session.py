@@ -53,9 +53,9 @@ class _Handler(NamedTuple):
     try_at_once: Callable[[Request], Any] | None = None
     """Answers what can be answered without waiting for anything, None for the rest."""
     waits_for: Callable[[Request], Kind] | None = None
-    """What it may have to wait for; without it, for no store."""
+    """The kind of thing that it may have to wait for; without it, no store."""
     is_here: Callable[[Request], bool] | None = None
-    """Whether the bytes of a store that it needs lie in the cache."""
+    """Tells if the bytes of a store that it needs lie in the cache."""
     may_be_given_up: bool = False
     """Changes nothing, so that a program that is killed need not wait for it."""
     undo: Callable[[Request, Any], None] | None = None

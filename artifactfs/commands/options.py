@@ -93,9 +93,14 @@ class LocalPath(click.Path):
     """A path of this machine. An empty one is refused: it would stand for the current directory."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Convert the path as click does."""
+        """Convert the path as click does, but look at the file only where a condition on it was given.
+
+        It may lie on a drive whose daemon hangs, and then whoever looks at it waits for ever.
+        """
         if not os.fspath(value):
             self.fail("the path is empty", param, ctx)
+        if self.file_okay and self.dir_okay and not self.exists:
+            return self.coerce_path_result(value)
         return super().convert(value, param, ctx)
 
 

@@ -80,6 +80,20 @@ def stop(daemon: Process) -> None:
     eventually(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
 
 
+def hangs(command: list[str]) -> bool:
+    """Whether a command waits; it goes on doing so until the daemon answers or dies."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        process.wait(0.3)
+    except subprocess.TimeoutExpired:
+        _waiting.append(process)
+        return True
+    return False
+
+
+_waiting: list[subprocess.Popen[bytes]] = []
+
+
 def is_retrying(mount: Mount) -> bool:
     return any(pending.state is CommitState.RETRYING for pending in mount.state("models/bert").pending)
 
@@ -554,6 +568,8 @@ def test_umount_now_ends_a_daemon_that_hangs(mount: Mount, monkeypatch: pytest.M
     daemon = mount.daemon
     stop(daemon)
     eventually(lambda: client.liveness(mount.path, 0.2) is client.Liveness.HANGS)
+    # The kernel remembers for a second what a directory is: a command must not look at it later either.
+    eventually(lambda: hangs(["stat", str(mount.path)]))
     command = ["umount", str(mount.path), "--state-dir", str(mount.state_dir)]
     monkeypatch.setattr(os, "chdir", lambda _: None)
     assert "umount --now does not ask" in str(CliRunner().invoke(cli, command).exception)

@@ -10,15 +10,11 @@ before it. Pickles to what it was made from.
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from blake3 import blake3
-from cachetools import LRUCache
 
 from artifactfs import names
 from artifactfs.errors import (
@@ -39,6 +35,7 @@ from artifactfs.objects import layout
 from artifactfs.objects.commit import Commit, Committer
 from artifactfs.objects.history import History, Known
 from artifactfs.objects.layout import Alias, Tombstone
+from artifactfs.objects.manifests import Manifests
 from artifactfs.objects.marker import StoreMarker
 from artifactfs.objects.open import open_store
 from artifactfs.objects.restore import read_range, read_whole, restore
@@ -46,8 +43,6 @@ from artifactfs.objects.restore import read_range, read_whole, restore
 if TYPE_CHECKING:
     from artifactfs.findings import OnFinding, VerifyReport
     from artifactfs.objects.gc import GcReport
-
-_MANIFEST_CACHE_BYTES = 256 << 20
 
 
 class FileSystemArtifactManager(StoredManager):
@@ -71,11 +66,9 @@ class FileSystemArtifactManager(StoredManager):
         self.url = url if "://" in url else os.path.abspath(os.path.expanduser(url))
         self._marker = StoreMarker(self.store)
         self._history = History(self.store)
-        self._committer = Committer(self.store, self._history, self._load_manifest, self._keep_manifest)
-        self._manifest_lock = threading.Lock()
-        self._manifests: LRUCache[str, Manifest] = LRUCache(
-            _MANIFEST_CACHE_BYTES, getsizeof=lambda manifest: manifest.memory_bytes
-        )
+        # No part refers back to the manager: with its last reference the store's directory is let go, and its disk.
+        self._manifests = Manifests(self.store, self.url)
+        self._committer = Committer(self.store, self._history, self._manifests.load, self._manifests.keep)
 
     # -- the store --------------------------------------------------------------------------------------------------
 
@@ -169,7 +162,7 @@ class FileSystemArtifactManager(StoredManager):
         """The files of a version; manifests read lately are kept, up to 256 MiB."""
         known = self._known(artifact, collection, version)
         try:
-            return self._load_manifest(known.record.manifest)
+            return self._manifests.load(known.record.manifest)
         except (FormatError, IntegrityError) as error:
             info = known.info
             raise type(error)(f"{info.collection}/{info.artifact}@{info.version}: {error}") from error
@@ -349,28 +342,6 @@ class FileSystemArtifactManager(StoredManager):
         except NotFound:
             self._marker.check_present()
             raise
-
-    def _load_manifest(self, name: str) -> Manifest:
-        """The manifest with that object name. Raises IntegrityError, FormatError."""
-        with self._manifest_lock:
-            if (cached := self._manifests.get(name)) is not None:
-                return cached
-        try:
-            raw = self.store.get(layout.object_key(name))
-        except NotFound as error:
-            raise IntegrityError(f"manifest {name} is missing from {self.url}") from error
-        if blake3(raw).hexdigest() != name:
-            raise IntegrityError(f"manifest {name} in {self.url} does not match its digest")
-        manifest = Manifest.decode(raw)
-        if manifest.lacks_digests():
-            raise FormatError(f"hostile manifest {name}: it has a file without a digest")
-        self._keep_manifest(name, manifest)
-        return manifest
-
-    def _keep_manifest(self, name: str, manifest: Manifest) -> None:
-        with self._manifest_lock:
-            if manifest.memory_bytes <= self._manifests.maxsize:
-                self._manifests[name] = manifest
 
     def _commit(self, commit: Commit, aliases: Sequence[str]) -> CommitResult:
         names.check_collection(commit.collection)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import shutil
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from artifactfs import connect
-from artifactfs.errors import ArtifactError, NotFound, StoreUnreachable
+from artifactfs.errors import ArtifactError, NotFound, StoreUnreachable, Unsupported
 from artifactfs.managers.filesystem import FileSystemArtifactManager
 from artifactfs.managers.plain import PlainArtifactManager
 
@@ -246,21 +247,49 @@ def test_a_root_that_is_a_symlink(opened: Callable[[], Stored], root: Path, tmp_
     assert os.listdir(tmp_path / "other") == []
 
 
+def held(directory: Path) -> int:
+    """How many descriptors of this process are of something in a directory."""
+    links = (f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd"))
+    return sum(os.readlink(link).startswith(str(directory)) for link in links if os.path.lexists(link))
+
+
 def test_managers_leak_no_descriptors(opened: Callable[[], Stored], root: Path, tmp_path: Path):
     """One for each manager, for as long as there is the manager; also when the store is another directory by now."""
-
-    def held() -> int:
-        links = (f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd"))
-        return sum(os.readlink(link).startswith(str(tmp_path)) for link in links if os.path.lexists(link))
-
     manager = opened()
     commit(manager, tmp_path, "first")
     manager.download_artifact("model", to=tmp_path / "out")
-    assert held() == 1
+    assert held(tmp_path) == 1
     root.rename(tmp_path / "elsewhere")
     with pytest.raises(ArtifactError):
         manager.list_artifacts()
-    assert held() == 1
+    assert held(tmp_path) == 1
     del manager
     gc.collect()
-    assert held() == 0
+    assert held(tmp_path) == 0
+
+
+def test_the_last_reference_lets_the_disk_go(opened: Callable[[], Stored], tmp_path: Path):
+    """O8: whoever has dropped a manager can unmount its disk, whatever it was used for and without a collection."""
+
+    def use() -> None:
+        manager = opened()
+        commit(manager, tmp_path, "first")
+        commit(manager, tmp_path, "second")
+        manager.set_alias("model", "best", "v0")
+        manager.delete_version("model", "v1")
+        for entry in manager.manifest("model", version="v0"):
+            if entry.digest is not None:
+                manager.read_entry(manager.version_info("model", version="v0"), entry)
+        manager.download_artifact("model", to=tmp_path / "out")
+        with contextlib.suppress(Unsupported):
+            manager.gc()
+        assert not manager.verify().damage
+        assert held(tmp_path) > 0
+
+    gc.collect()
+    gc.disable()
+    try:
+        use()
+        assert held(tmp_path) == 0
+    finally:
+        gc.enable()

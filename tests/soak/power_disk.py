@@ -28,6 +28,7 @@ from pathlib import Path
 
 import mfusepy
 
+from mount.processes import users_of
 from tests.mount.harness import eventually
 
 IMAGE_BYTES = 768 << 20
@@ -217,7 +218,7 @@ def unmount(mountpoint: Path) -> None:
         done = subprocess.run(["umount", mountpoint], capture_output=True, text=True, check=False)
         if done.returncode == 0:
             return
-        assert time.monotonic() < deadline, done.stderr
+        assert time.monotonic() < deadline, f"{done.stderr}it is used by {', '.join(users_of(mountpoint)) or 'this process'}"
         time.sleep(0.1)
 
 

@@ -218,7 +218,8 @@ def unmount(mountpoint: Path) -> None:
         done = subprocess.run(["umount", mountpoint], capture_output=True, text=True, check=False)
         if done.returncode == 0:
             return
-        assert time.monotonic() < deadline, f"{done.stderr}it is used by {', '.join(users_of(mountpoint)) or 'this process'}"
+        users = ", ".join(users_of(mountpoint)) or "this process"
+        assert time.monotonic() < deadline, f"{done.stderr}it is used by {users}"
         time.sleep(0.1)
 
 

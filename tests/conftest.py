@@ -10,6 +10,9 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
+from tests.mount.harness import forget_torn_down, logs_shown
+from tests.watchdog import Watchdog
+
 pytest_plugins = ["tests.servers.fixtures"]
 
 # How long an example takes depends on what else the machine does: a deadline would fail tests at random.
@@ -39,6 +42,35 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             driver = callspec.params.get("driver", "") if callspec is not None else ""
             item.add_marker(pytest.mark.xdist_group(f"{item.path.name}{driver}"))
     items.sort(key=lambda item: item.get_closest_marker("fuse") is None)
+
+
+_WATCHDOG: pytest.StashKey[Watchdog] = pytest.StashKey()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[object]:
+    """No test hangs for ever on a drive."""
+    stash = item.config.stash
+    if _WATCHDOG not in stash:
+        stash[_WATCHDOG] = Watchdog()
+        item.config.add_cleanup(stash[_WATCHDOG].close)
+    with stash[_WATCHDOG].watching(item.nodeid):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Show the logs of the drives beside a failure. A test whose drives had to be killed has failed."""
+    report = yield
+    if report.failed:  # type: ignore[attr-defined]
+        report.sections += logs_shown()  # type: ignore[attr-defined]
+    if call.when == "teardown":
+        forget_torn_down()
+    if said := item.config.stash[_WATCHDOG].said():
+        report.sections.append(("the watchdog", said))  # type: ignore[attr-defined]
+        if report.passed:  # type: ignore[attr-defined]
+            report.outcome, report.longrepr = "failed", said  # type: ignore[attr-defined]
+    return report
 
 
 @pytest.fixture(scope="session", autouse=True)

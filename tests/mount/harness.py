@@ -26,6 +26,7 @@ Found = TypeVar("Found")
 
 COMMAND_TIMEOUT_S = 120.0
 EVENTUALLY_S = 60.0
+_LOG_LINES_SHOWN = 200
 PROGRAM = str(Path(sys.executable).with_name("artifactfs"))
 
 _ALARMING = re.compile(r"^\S+Z (WARNING|ERROR|CRITICAL) |^Fatal Python error|^Exception ignored")
@@ -61,6 +62,20 @@ def artifactfs(
     return done
 
 
+shown: list[Mount] = []
+"""The mounts of this process whose logs belong to a failure now: those in use, and those that this test tore down."""
+
+
+def logs_shown() -> list[tuple[str, str]]:
+    """(title, the last lines) of the log of each mount in `shown`."""
+    return [(f"log of {mount.path}", mount.end_of_log()) for mount in shown]
+
+
+def forget_torn_down() -> None:
+    """Leave mounts that are no more out of `shown`."""
+    shown[:] = [mount for mount in shown if not mount.is_torn_down]
+
+
 class Mount:
     """A store and where it is mounted. `mount()` again after `umount()` or `kill9()` goes on with the same state."""
 
@@ -77,6 +92,8 @@ class Mount:
         self.arguments: list[str] = []
         self._expected: list[re.Pattern[str]] = []
         self._daemons: list[Process] = []
+        self._last_log: str | None = None
+        shown.append(self)
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -85,6 +102,7 @@ class Mount:
 
     def mount(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run ``artifactfs mount``; without arguments those of the mount before are used again."""
+        self._last_log = None
         if arguments:
             self.arguments = list(arguments)
         common = ["--driver", self.driver, "--state-dir", str(self.state_dir), "--cache-dir", str(self.cache_dir), "-v"]
@@ -155,10 +173,16 @@ class Mount:
 
     def log(self) -> str:
         """Everything logged so far."""
+        if self._last_log is not None:
+            return self._last_log
         try:
             return self.log_file.read_text(errors="replace")
         except FileNotFoundError:
             return ""
+
+    def end_of_log(self) -> str:
+        """What a person reads of it first."""
+        return "\n".join(self.log().splitlines()[-_LOG_LINES_SHOWN:])
 
     def expect_warning(self, pattern: str) -> None:
         """Lines of the log that match are no failure."""
@@ -186,7 +210,14 @@ class Mount:
         while self.is_mounted():
             mounts.unmount(self.path, lazy=True)
         wrong += [f"in the log: {line}" for line in self.alarming_lines()]
+        # Its directory may go before a failure is shown.
+        self._last_log = self.log()
         return wrong
+
+    @property
+    def is_torn_down(self) -> bool:
+        """Whether nothing is left of it but its log."""
+        return self._last_log is not None
 
     def _all_daemons(self) -> Iterator[Process]:
         yield from self._daemons

@@ -12,8 +12,6 @@ import artifactfs
 from tests.drives import Drive, MountedDrive
 from tests.mount.harness import Mount
 
-_LOG_LINES_SHOWN = 100
-
 
 @contextlib.contextmanager
 def mounted(directory: Path, driver: str, *arguments: str, store: str | Path | None = None) -> Iterator[Mount]:
@@ -25,8 +23,7 @@ def mounted(directory: Path, driver: str, *arguments: str, store: str | Path | N
     finally:
         wrong = mount.tear_down()
     if wrong:
-        shown = "\n".join(mount.log().splitlines()[-_LOG_LINES_SHOWN:])
-        pytest.fail("\n".join(wrong) + f"\n{shown}", pytrace=False)
+        pytest.fail("\n".join(wrong), pytrace=False)
 
 
 def drive_on(mount: Mount, directory: Path) -> MountedDrive:

@@ -8,21 +8,18 @@ import os
 import pty
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from mount import client, mounts
-from mount.cli import cli
-from mount.commands import commit as commit_module
-from mount.commands import umount as umount_module
 from mount.control import CommitState
 from mount.processes import Process
 from tests.mount.conftest import MakeMount
-from tests.mount.harness import PROGRAM, Mount, artifactfs, eventually
+from tests.mount.harness import COMMAND_TIMEOUT_S, PROGRAM, Mount, artifactfs, eventually
 
 pytestmark = pytest.mark.fuse
 
@@ -42,6 +39,13 @@ def failing(*arguments: str | Path, status: int = 1) -> str:
     assert done.stderr.splitlines()[-1].startswith("artifactfs: "), done.stderr
     assert "Traceback" not in done.stderr
     return done.stderr.splitlines()[-1]
+
+
+def impatient(changed: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the command with other constants, such as ``umount.ANSWER_S = 0.3``, in a process of its own."""
+    code = f"from mount.commands import commit, status, umount; {changed}; from mount.cli import main; main()"
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=False)
 
 
 @contextlib.contextmanager
@@ -215,11 +219,10 @@ def test_killed_daemon_is_shown_after_its_mountpoint_is_cleared_by_hand(mount: M
     assert "no store is mounted on" in failing("status", mount.path, "--state-dir", mount.state_dir)
 
 
-def test_hanging_daemon_does_not_hang_status(mount: Mount, monkeypatch: pytest.MonkeyPatch):
+def test_hanging_daemon_does_not_hang_status(mount: Mount):
     stop(mount.daemon)
     try:
-        monkeypatch.setattr("mount.commands.status.ANSWER_S", 0.3)
-        done = CliRunner().invoke(cli, ["status", "--json", "--state-dir", str(mount.state_dir)])
+        done = impatient("status.ANSWER_S = 0.3", "status", "--json", "--state-dir", mount.state_dir)
         found = {each["mountpoint"]: each for each in json.loads(done.stdout)["mounts"]}[str(mount.path)]
         assert found["state"] == "hangs"
         assert "no answer within 0.3 s" in found["problem"]
@@ -307,13 +310,12 @@ def test_commit_waits_for_a_writer(mount: Mount):
     assert (mount / "models/bert/v0/f").read_bytes() == b"part"
 
 
-def test_commit_gives_up_on_a_writer(mount: Mount, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(commit_module, "WRITERS_S", 0.0)
+def test_commit_gives_up_on_a_writer(mount: Mount):
     with open(mount.make("models/bert") / "f", "wb") as file:
         file.write(b"part")
-        done = CliRunner().invoke(cli, ["commit", str(mount / "models/bert")])
-    assert isinstance(done.exception, client.ClientError)
-    assert "models/bert has 1 file open for writing" in str(done.exception)
+        done = impatient("commit.WRITERS_S = 0.0", "commit", mount / "models/bert")
+    assert done.returncode == 1
+    assert "models/bert has 1 file open for writing" in done.stderr
 
 
 def test_blocked_commit_tells_why(mount: Mount):
@@ -539,14 +541,12 @@ def test_umount_commits_what_it_can_while_it_waits_for_a_writer(make_mount: Make
     assert (mount / "models/bert/v0/f").read_bytes() == b"part"
 
 
-def test_umount_gives_up_on_a_writer(make_mount: MakeMount, monkeypatch: pytest.MonkeyPatch):
+def test_umount_gives_up_on_a_writer(make_mount: MakeMount):
     mount = make_mount("--commit-after", "1000")
-    monkeypatch.setattr(umount_module, "WRITERS_S", 0.0)
     with open(mount.make("models/bert") / "f", "wb") as file:
         file.write(b"part")
-        monkeypatch.setattr(os, "chdir", lambda _: None)
-        done = CliRunner().invoke(cli, ["umount", str(mount.path), "--state-dir", str(mount.state_dir)])
-        assert "still mounted: 1 file in staging open for writing" in str(done.exception)
+        done = impatient("umount.WRITERS_S = 0.0", "umount", mount.path, "--state-dir", mount.state_dir)
+        assert "still mounted: 1 file in staging open for writing" in done.stderr
         mount.status()
 
 
@@ -561,20 +561,18 @@ def test_umount_finds_the_daemon_without_its_record(mount: Mount, tmp_path: Path
     assert not daemon.is_alive()
 
 
-def test_umount_now_ends_a_daemon_that_hangs(mount: Mount, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(umount_module, "ANSWER_S", 0.3)
-    monkeypatch.setattr(umount_module, "DAEMON_END_S", 0.3)
+def test_umount_now_ends_a_daemon_that_hangs(mount: Mount):
+    at_once = "umount.ANSWER_S = umount.DAEMON_END_S = 0.3"
     (mount.make("models/bert") / "f").write_text("precious")
     daemon = mount.daemon
     stop(daemon)
     eventually(lambda: client.liveness(mount.path, 0.2) is client.Liveness.HANGS)
     # The kernel remembers for a second what a directory is: a command must not look at it later either.
     eventually(lambda: hangs(["stat", str(mount.path)]))
-    command = ["umount", str(mount.path), "--state-dir", str(mount.state_dir)]
-    monkeypatch.setattr(os, "chdir", lambda _: None)
-    assert "umount --now does not ask" in str(CliRunner().invoke(cli, command).exception)
+    command = ["umount", mount.path, "--state-dir", mount.state_dir]
+    assert "umount --now does not ask" in impatient(at_once, *command).stderr
     assert daemon.is_alive()
-    assert "its daemon did not answer" in CliRunner().invoke(cli, [*command, "--now"], catch_exceptions=False).output
+    assert "its daemon did not answer" in impatient(at_once, *command, "--now").stdout
     assert not daemon.is_alive()
     assert not mount.is_mounted()
     mount.mount()

@@ -17,6 +17,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
 from artifactfs.errors import InvalidName
 from artifactfs.longpaths import reach
@@ -24,12 +25,13 @@ from artifactfs.longpaths import reach
 DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 """Flags for holding a directory without reading it."""
 # <linux/openat2.h>
-_OPENAT2 = 437
+_OPENAT2 = ctypes.c_long(437)
 _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_NO_SYMLINKS = 0x04
 _RESOLVE_BENEATH = 0x08
 _AT_FDCWD = -100
 _PATH_MAX = 4096
+_NO_NAMES = frozenset({"", ".", ".."})
 _SPECIAL = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFBLK: "a device", stat.S_IFCHR: "a device"}
 
 
@@ -41,13 +43,22 @@ class _OpenHow(ctypes.Structure):
     _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
 
 
+_HOW_BYTES = ctypes.c_size_t(ctypes.sizeof(_OpenHow))
+# Without argtypes: to convert the arguments would take as long as the call. They are given in the types of C.
+_syscall = ctypes.CDLL(None, use_errno=True).syscall
+_syscall.restype = ctypes.c_long
+
+
 def open_beneath(directory: int, path: str | bytes, flags: int, mode: int = 0o600) -> int:
     """Open `path` beneath the directory with that descriptor, close-on-exec; a symlink anywhere is ELOOP.
 
     With O_PATH and O_NOFOLLOW in `flags`, a symlink at the end is opened itself. `mode` counts with O_CREAT.
     """
-    raw = checked(path)
+    text = checked(path)
     flags |= os.O_CLOEXEC
+    if "/" not in text:
+        return _open_name(directory, text, flags, mode)
+    raw = os.fsencode(text)
     if len(raw) < _PATH_MAX and _has_openat2():
         return _openat2(directory, raw, flags, mode)
     here = directory
@@ -75,7 +86,7 @@ def make_directory_beneath(directory: int, path: str | bytes, mode: int) -> int:
     try:
         return open_directory_beneath(directory, path)
     except FileNotFoundError:
-        above, _, name = checked(path).rpartition(b"/")
+        above, _, name = checked(path).rpartition("/")
     parent = make_directory_beneath(directory, above, mode)
     try:
         with suppress(FileExistsError):
@@ -122,12 +133,13 @@ def not_regular(mode: int, path: str | bytes) -> NotRegular:
     return NotRegular(errno.EINVAL, f"is {_SPECIAL.get(stat.S_IFMT(mode), 'special')}, not a regular file", path)
 
 
-def checked(path: str | bytes) -> bytes:
-    """A path that names something beneath a directory, as bytes. Raises InvalidName."""
-    raw = os.fsencode(path)
-    if b"\0" in raw or any(part in (b"", b".", b"..") for part in raw.split(b"/")):
-        raise InvalidName(f"invalid path {os.fsdecode(raw)!r}: must be relative, without empty parts, '.', '..' or NUL")
-    return raw
+def checked(path: str | bytes) -> str:
+    """A path that names something beneath a directory, as text. Raises InvalidName."""
+    # In text, because a look into bytes takes ten times as long.
+    text = path if isinstance(path, str) else os.fsdecode(path)
+    if "\0" in text or not _NO_NAMES.isdisjoint(text.split("/")):
+        raise InvalidName(f"invalid path {text!r}: must be relative, without empty parts, '.', '..' or NUL")
+    return text
 
 
 @functools.cache
@@ -141,10 +153,9 @@ def _has_openat2() -> bool:
 
 
 def _openat2(directory: int, path: bytes, flags: int, mode: int) -> int:
-    resolve = _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS
-    how = _OpenHow(flags, mode if flags & os.O_CREAT else 0, resolve)
+    how = _how(flags, mode if flags & os.O_CREAT else 0)
     while True:
-        fd: int = _syscall()(_OPENAT2, directory, path, ctypes.byref(how), ctypes.sizeof(how))
+        fd: int = _syscall(_OPENAT2, directory, path, how, _HOW_BYTES)
         if fd >= 0:
             return fd
         number = ctypes.get_errno()
@@ -152,12 +163,11 @@ def _openat2(directory: int, path: bytes, flags: int, mode: int) -> int:
             raise OSError(number, os.strerror(number), os.fsdecode(path))
 
 
-@functools.cache
-def _syscall() -> ctypes._NamedFuncPointer:
-    function = ctypes.CDLL(None, use_errno=True).syscall
-    function.restype = ctypes.c_long
-    function.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t)
-    return function
+@functools.lru_cache(maxsize=64)
+def _how(flags: int, mode: int) -> Any:
+    """The argument of openat2(2), which the kernel only reads."""
+    resolve = _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS
+    return ctypes.byref(_OpenHow(flags, mode, resolve))
 
 
 def _parts(path: bytes) -> Iterator[bytes]:
@@ -178,20 +188,24 @@ def _parts(path: bytes) -> Iterator[bytes]:
 
 def _step(directory: int, part: bytes, flags: int, mode: int) -> int:
     """Open what `_parts` gave, as openat2 does."""
-    if _has_openat2():
-        return _openat2(directory, part, flags, mode)
+    return _openat2(directory, part, flags, mode) if _has_openat2() else _open_name(directory, part, flags, mode)
+
+
+def _open_name(directory: int, name: str | bytes, flags: int, mode: int) -> int:
+    """Open a name in a directory, as openat2 does. It leads through nothing, so the older call can do it too."""
     try:
-        fd = os.open(part, flags | os.O_NOFOLLOW, mode, dir_fd=directory)
+        fd = os.open(name, flags | os.O_NOFOLLOW, mode, dir_fd=directory)
     except NotADirectoryError:
         # For a directory that is a symlink openat(2) says ENOTDIR.
-        if stat.S_ISLNK(os.lstat(part, dir_fd=directory).st_mode):
-            raise _is_symlink(part) from None
+        if stat.S_ISLNK(os.lstat(name, dir_fd=directory).st_mode):
+            raise _is_symlink(name) from None
         raise
-    if flags & os.O_PATH and not flags & os.O_NOFOLLOW and stat.S_ISLNK(os.fstat(fd).st_mode):
+    # A symlink is no directory, so that with O_DIRECTORY none was opened.
+    if flags & (os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW) == os.O_PATH and stat.S_ISLNK(os.fstat(fd).st_mode):
         os.close(fd)
-        raise _is_symlink(part)
+        raise _is_symlink(name)
     return fd
 
 
-def _is_symlink(part: bytes) -> OSError:
-    return OSError(errno.ELOOP, os.strerror(errno.ELOOP), os.fsdecode(part))
+def _is_symlink(name: str | bytes) -> OSError:
+    return OSError(errno.ELOOP, os.strerror(errno.ELOOP), os.fsdecode(name))

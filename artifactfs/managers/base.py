@@ -241,6 +241,12 @@ class ArtifactManager(ABC):
         root = self.local_root
         return None if root is None else root / names.STAGING
 
+    def forget_staging(self) -> None:  # noqa: B027 - most stores have nothing to do
+        """Take `staging_root` away if nothing is in it and other readers of the store would see it.
+
+        Raises StoreUnreachable, AccessDenied.
+        """
+
     @property
     def store_id(self) -> str | None:
         """What tells this store from all others, None when it has no such thing (yet). May ask the backend."""

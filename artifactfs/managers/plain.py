@@ -18,6 +18,7 @@ are made one at a time. May be made before a fork but not used before it. Pickle
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -103,8 +104,20 @@ class PlainArtifactManager(StoredManager):
 
     @property
     def staging_root(self) -> Path | None:
-        """Where squirrel does not look."""
+        """Where squirrel sees one more collection for as long as something is staged there, see `forget_staging`."""
         return None if self.store.local_root is None else Path(self.store.local_root, layout.STAGING)
+
+    def forget_staging(self) -> None:
+        """Take `staging_root` out of the store where it is empty."""
+        if self._root is None or self._local is None:
+            return
+        try:
+            with self._root.directory(os.path.dirname(layout.STAGING)) as (_, above):
+                os.rmdir(f"{above}/{os.path.basename(layout.STAGING)}")
+            self._local.tidy()
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+                raise translate(error, f"cannot tidy up {self.url}") from error
 
     def ensure_created(self) -> None:
         """Make a local store's directory, where :func:`artifactfs.connect` will know it again.
@@ -113,13 +126,18 @@ class PlainArtifactManager(StoredManager):
         """
         self._require_writer()
         self._require()
-        if self._local is None:
-            return
         try:
-            with self._local.aside():
-                return
+            if self._local is not None:
+                self._local.mark()
+            self._move_old_notes()
         except OSError as error:
             raise translate(error, f"cannot make a store in {self.url}") from error
+
+    def _move_old_notes(self) -> None:
+        if self._history.has_old_notes():
+            self._history.move_old_notes()
+            if self._local is not None:
+                self._local.tidy()
 
     def _require(self, *, reading: bool = False) -> None:
         """Raises FormatError for an object store, NotFound for reading where no directory is.
@@ -247,12 +265,14 @@ class PlainArtifactManager(StoredManager):
         self._require_writer()
         collection = collection or self.active_collection
         number, _ = self._find(artifact, collection, version)
+        self._move_old_notes()
         self._write_alias(collection, artifact, alias, names.version_name(number))
 
     def delete_alias(self, artifact: str, alias: str, collection: str | None = None) -> None:
         """Remove an alias. Raises UnsafeStore too."""
         self._require_writer()
         self._require(reading=True)
+        self._move_old_notes()
         key = alias_key(self._history.prefix(collection or self.active_collection, artifact), alias)
         if not self.store.exists(key):
             raise VersionNotFound(f"no alias {alias!r} of {artifact}")
@@ -262,6 +282,7 @@ class PlainArtifactManager(StoredManager):
         """Delete a version's files for good; its directory stays, see the module docstring. Raises UnsafeStore too."""
         self._require_writer()
         collection = collection or self.active_collection
+        self._move_old_notes()
         number = self._history.resolve(collection, artifact, version)
         known, is_damaged = None, False
         try:
@@ -319,6 +340,7 @@ class PlainArtifactManager(StoredManager):
             raise Unsupported("squirrel's layout keeps every file in its version: none can stand for another's bytes")
         self._require_writer()
         self._require()
+        self._move_old_notes()
         commit = Commit(
             collection,
             artifact,

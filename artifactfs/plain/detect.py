@@ -20,8 +20,11 @@ def looks_plain(root: str) -> bool:
     """
     if os.path.lexists(f"{root}/{MARKER_KEY}"):
         return False
-    if os.path.isdir(f"{root}/{layout.SIDE}"):
-        return True
+    return os.path.isdir(f"{root}/{layout.MARK}") or holds_version(root)
+
+
+def holds_version(root: str) -> bool:
+    """Whether there is a version in squirrel's layout below a directory, a deleted one of ours included."""
     budget = iter(range(_LOOKED_AT))
     for collection in _directories(root, budget):
         for artifact in _directories(collection, budget):

@@ -7,9 +7,10 @@ that it is still being made says otherwise. Threading: as `objects.history`.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 from artifactfs import names
-from artifactfs.errors import RECORD_FAULTS, FormatError, VersionNotFound
+from artifactfs.errors import RECORD_FAULTS, FormatError, NotFound, VersionNotFound
 from artifactfs.objects.history import History, Known, Numbers, numbers_in
 from artifactfs.objects.layout import shown_artifact
 from artifactfs.objects.store import ObjectStore
@@ -22,10 +23,49 @@ class PlainHistory(History):
     def __init__(self, store: ObjectStore) -> None:
         super().__init__(store)
         self._is_local = store.local_root is not None
+        # No program writes there any more, so what was not there once never will be.
+        self._may_have_old_notes = True
 
     def prefix(self, collection: str, artifact: str) -> str:
-        """The key below which an artifact's aliases and tombstones lie. Raises InvalidName, CollectionNotFound."""
-        return layout.side_prefix(collection, artifact)
+        """The key below which an artifact's aliases and tombstones lie; may ask the store.
+
+        Raises InvalidName, CollectionNotFound, StoreUnreachable, AccessDenied.
+        """
+        if self.has_old_notes():
+            old = layout.old_notes_prefix(collection, artifact)
+            new = layout.notes_prefix(collection, artifact)
+            # While they are moved, where all of them are.
+            if not set(self._store.listing(old).files) <= set(self._store.listing(new).files):
+                return old
+        return layout.notes_prefix(collection, artifact)
+
+    def has_old_notes(self) -> bool:
+        """Whether the store has notes where the first programs kept them. Raises StoreUnreachable, AccessDenied."""
+        if self._may_have_old_notes and not self._store.listing(layout.OLD_NOTES).directories:
+            self._may_have_old_notes = False
+        return self._may_have_old_notes
+
+    def move_old_notes(self) -> None:
+        """Move what the first programs kept apart to where it is kept now, out of the sight of squirrel's catalogs.
+
+        Every writer does it before it writes. Who dies within it leaves a store that reads the same, and the next one
+        goes on. Raises StoreUnreachable, AccessDenied.
+        """
+        if not self.has_old_notes():
+            return
+        for collection in self._store.listing(layout.OLD_NOTES).directories:
+            for artifact in self._store.listing(f"{layout.OLD_NOTES}/{collection}").directories:
+                self._move(f"{collection}/{artifact}")
+
+    def _move(self, artifact: str) -> None:
+        old = f"{layout.OLD_NOTES}/{artifact}"
+        new = f"{artifact}/{names.version_name(0)}/{layout.NOTES}"
+        found = self._store.listing(old).files
+        for name in found:
+            with suppress(NotFound):  # another moves them too
+                self._store.put_exclusive(f"{new}/{name}", self._store.get(f"{old}/{name}"))
+        for name in found:
+            self._store.delete(f"{old}/{name}")
 
     def record_key(self, prefix: str, number: int) -> str:
         """The key of a version's record, which lies in the version."""
@@ -35,12 +75,12 @@ class PlainHistory(History):
         """List an artifact. Numbers that are taken and give no version count as deleted."""
         key = layout.artifact_key(collection, artifact)
         taken = [names.version_number(name) for name in self._store.listing(key).directories if names.is_version(name)]
-        side_files = self._store.listing(self.prefix(collection, artifact)).files
-        side = numbers_in(side_files)
-        pending = {number for name in side_files if (number := layout.pending_number(name)) is not None}
-        dead = side.deleted | pending
+        notes = self._store.listing(self.prefix(collection, artifact)).files
+        noted = numbers_in(notes)
+        pending = {number for name in notes if (number := layout.pending_number(name)) is not None}
+        dead = noted.deleted | pending
         live = [number for number in sorted(taken) if number not in dead and self._holds_files(key, number)]
-        return Numbers(live, dead.union(taken).difference(live), side.aliases)
+        return Numbers(live, dead.union(taken).difference(live), noted.aliases)
 
     def pending(self, collection: str, artifact: str, commit_id: str) -> int | None:
         """The number at which the commit with that id was interrupted, None when it was not."""

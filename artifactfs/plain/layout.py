@@ -11,7 +11,10 @@ from artifactfs.objects.layout import TEMPORARY_PREFIX, shown_collection, stored
 FILES = "files"
 RECORD = ".artifactfs.json"
 MANIFEST = ".artifactfs.manifest"
-OWN_NAMES = frozenset({RECORD, MANIFEST})
+NOTES = ".artifactfs"
+"""The directory in an artifact's v0 with its aliases, tombstones and pending versions."""
+
+OWN_NAMES = frozenset({RECORD, MANIFEST, NOTES})
 """What we keep in a version beside its files."""
 
 SERIALIZED = ("jsonl", "messagepack")
@@ -20,14 +23,15 @@ SERIALIZED = ("jsonl", "messagepack")
 RESERVED = frozenset({".artifactfs", "lost+found"})
 """Directories in the root that are no collections."""
 
-SIDE = ".artifactfs/store/v0"
+MARK = ".artifactfs/store"
+"""The directory that marks a store without versions, and holds what is being staged or made. It is there only then."""
+SIDE = f"{MARK}/v0"
 TEMPORARY = f"{SIDE}/tmp"
 STAGING = f"{SIDE}/staging"
-ABOUT_KEY = f"{SIDE}/files/README.txt"
-ABOUT = b"""This is no artifact. artifactfs keeps here what squirrel's layout has no place for: aliases,
-the numbers of deleted versions, and versions that are being made. Leave it as it is.
-"""
-_NAMED = f"{SIDE}/collections/"
+OLD_NOTES = f"{SIDE}/collections"
+"""Below it the first programs kept the notes of every artifact."""
+OLD_ABOUT = f"{SIDE}/files"
+"""A directory in which the first programs told what the marker is."""
 _PENDING_SUFFIX = ".pending"
 
 
@@ -55,14 +59,20 @@ def version_key(collection: str, artifact: str, number: int) -> str:
     return f"{artifact_key(collection, artifact)}/{names.version_name(number)}"
 
 
-def side_prefix(collection: str, artifact: str) -> str:
+def notes_prefix(collection: str, artifact: str) -> str:
     """The key below which an artifact's aliases, tombstones and pending versions lie."""
-    return _NAMED + artifact_key(collection, artifact)
+    return f"{version_key(collection, artifact, 0)}/{NOTES}"
+
+
+def old_notes_prefix(collection: str, artifact: str) -> str:
+    """The key below which the first programs kept the same."""
+    return f"{OLD_NOTES}/{artifact_key(collection, artifact)}"
 
 
 def record_key(prefix: str, number: int) -> str:
-    """The key of a version's record; `prefix` is from :func:`side_prefix`."""
-    return f"{prefix.removeprefix(_NAMED)}/{names.version_name(number)}/{RECORD}"
+    """The key of a version's record; `prefix` is from :func:`notes_prefix` or :func:`old_notes_prefix`."""
+    artifact = prefix.removeprefix(f"{OLD_NOTES}/").removesuffix(f"/{names.version_name(0)}/{NOTES}")
+    return f"{artifact}/{names.version_name(number)}/{RECORD}"
 
 
 def pending_key(prefix: str, number: int) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -45,11 +44,13 @@ from artifactfs.objects.scan import Scan, scan_tree
 from artifactfs.objects.store import translate
 from artifactfs.plain import layout
 from artifactfs.plain.contents import Contents
+from artifactfs.plain.detect import holds_version
 from artifactfs.plain.history import PlainHistory
 from artifactfs.plain.making import Made, has_content, latest_of, made_before
 
 # What has not been touched for so long, and whose maker does not hold its lock, was left by a process that died.
 _STALE_NS = 3600 * 1_000_000_000
+_OLD_README = "README.txt"
 
 
 class LocalCommitter:
@@ -80,32 +81,68 @@ class LocalCommitter:
         except OSError as error:
             raise translate(error, f"cannot commit to {self._root.path}") from error
 
+    def mark(self) -> None:
+        """Make the store's directory, and what makes it a store while it has no version.
+
+        Raises OSError, StoreUnreachable.
+        """
+        self._root.make()
+        if not holds_version(self._root.path):
+            with self._root.directory(layout.MARK, make=True):
+                pass
+
+    def tidy(self) -> None:
+        """Take away what lies apart from the versions, as far as it is empty: squirrel sees a collection in it.
+
+        The mark of a store without versions stays. Raises StoreUnreachable.
+        """
+        with suppress(FileNotFoundError), self._root.directory(layout.SIDE) as (_, side):
+            for key in (layout.OLD_NOTES, layout.OLD_ABOUT):
+                _remove_empty(f"{side}/{os.path.basename(key)}")
+            # Where another is at work, or something is staged, it is not empty.
+            with suppress(OSError):
+                os.rmdir(f"{side}/{os.path.basename(layout.TEMPORARY)}")
+        with suppress(OSError), self._root.directory(layout.MARK) as (_, mark):
+            os.rmdir(f"{mark}/{os.path.basename(layout.SIDE)}")
+        if holds_version(self._root.path):
+            with suppress(OSError), self._root.directory("") as (_, top):
+                os.rmdir(f"{top}/{layout.MARK}")
+                os.rmdir(f"{top}/{os.path.dirname(layout.MARK)}")
+
     @contextmanager
     def aside(self) -> Iterator[tuple[HeldRoot, str]]:
         """The store, and a fresh directory on its disk that nobody sees, gone at the end if still there.
 
         Raises OSError, StoreUnreachable.
         """
-        with self._root.directory(layout.TEMPORARY, make=True) as (held, parent):
-            self._explain()
-            _remove_stale(parent)
-            directory = f"{parent}/{uuid.uuid4().hex}"
-            os.mkdir(directory, held.mode)
-            lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                yield held, directory
-            finally:
-                if os.path.lexists(directory):
-                    remove_tree(directory)
-                os.close(lock)
+        try:
+            with self._fresh() as (held, directory, lock):
+                try:
+                    _remove_stale(os.path.dirname(directory), os.fstat(lock).st_ctime_ns)
+                    yield held, directory
+                finally:
+                    if os.path.lexists(directory):
+                        remove_tree(directory)
+        finally:
+            self.tidy()
 
-    def _explain(self) -> None:
-        with self._root.directory(os.path.dirname(layout.ABOUT_KEY), make=True) as (held, near):
-            about = f"{near}/{os.path.basename(layout.ABOUT_KEY)}"
-            if not os.path.lexists(about):
-                with suppress(FileExistsError):  # another does the same
-                    write_new(about, layout.ABOUT, sync=False, mode=0o666 & held.mode)
+    @contextmanager
+    def _fresh(self) -> Iterator[tuple[HeldRoot, str, int]]:
+        """The store, a new directory in it, and a descriptor of that which holds a lock on it."""
+        while True:
+            with self._root.directory(layout.TEMPORARY, make=True) as (held, parent):
+                directory = f"{parent}/{uuid.uuid4().hex}"
+                try:
+                    os.mkdir(directory, held.mode)
+                except FileNotFoundError:
+                    continue  # another was done and tidied up
+                lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+                    yield held, directory, lock
+                finally:
+                    os.close(lock)
+                return
 
     def _publish(
         self, commit: Commit, manifest: Manifest, held: HeldRoot, failures: int, directory: str, looked_below: int
@@ -287,10 +324,21 @@ def _write_record(path: str, record: bytes, most: int) -> None:
     sync_directory(os.path.dirname(path))
 
 
-def _remove_stale(parent: str) -> None:
-    """Remove what processes that died left in `parent`."""
+def _remove_empty(directory: str) -> None:
+    """Remove a directory with all below it that holds no file but what the first programs wrote to explain it."""
+    with suppress(OSError):
+        for name in os.listdir(directory):
+            if name == _OLD_README:
+                os.unlink(f"{directory}/{name}")
+            else:
+                _remove_empty(f"{directory}/{name}")
+        os.rmdir(directory)
+
+
+def _remove_stale(parent: str, now_ns: int) -> None:
+    """Remove what processes that died left in `parent`; `now_ns` is the time by the clock of its file system."""
     with os.scandir(parent) as entries:
-        old = [entry.path for entry in entries if _is_old(entry)]
+        old = [entry.path for entry in entries if _is_old(entry, now_ns)]
     for path in old:
         try:
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -305,8 +353,8 @@ def _remove_stale(parent: str) -> None:
             os.close(fd)
 
 
-def _is_old(entry: os.DirEntry[str]) -> bool:
+def _is_old(entry: os.DirEntry[str], now_ns: int) -> bool:
     try:
-        return entry.stat(follow_symlinks=False).st_ctime_ns < time.time_ns() - _STALE_NS
+        return entry.stat(follow_symlinks=False).st_ctime_ns < now_ns - _STALE_NS
     except FileNotFoundError:
         return False

@@ -96,7 +96,9 @@ class RemoteCommitter:
 
     def _clear(self, key: str) -> None:
         for stored in list(self._store.walk(key)):
-            self._store.delete(stored.key)
+            # The notes in v0 are of all versions.
+            if not stored.key.startswith(f"{key}/{layout.NOTES}/"):
+                self._store.delete(stored.key)
 
     def _send(self, commit: Commit, key: str, files: list[tuple[str, HashedFile]]) -> None:
         done_bytes = done_files = 0

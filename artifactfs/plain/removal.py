@@ -1,4 +1,7 @@
-"""Taking the files of a deleted version away, its directory and record stay. Safe from any thread."""
+"""Taking the files of a deleted version away: its directory, its record and its artifact's notes stay.
+
+Safe from any thread.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from artifactfs.objects.store import ObjectStore, translate
 from artifactfs.plain import layout
 from artifactfs.plain.local import LocalCommitter
 
+_KEPT = frozenset({layout.RECORD, layout.NOTES})
+
 
 def remove_locally(root: StoreRoot, local: LocalCommitter, key: str) -> None:
     """Empty a version's directory: first out of sight, by renames, then for good.
@@ -19,7 +24,7 @@ def remove_locally(root: StoreRoot, local: LocalCommitter, key: str) -> None:
     try:
         with root.directory(key) as (_, directory), local.aside() as (_, aside):
             for name in os.listdir(directory):
-                if name != layout.RECORD:
+                if name not in _KEPT:
                     os.rename(f"{directory}/{name}", f"{aside}/{name}")
     except ArtifactError:
         raise
@@ -28,7 +33,7 @@ def remove_locally(root: StoreRoot, local: LocalCommitter, key: str) -> None:
 
 
 def remove_remotely(store: ObjectStore, key: str) -> None:
-    """Delete everything of a version but its record. Raises StoreUnreachable, AccessDenied."""
+    """Delete everything of a version but what is kept. Raises StoreUnreachable, AccessDenied."""
     for stored in list(store.walk(key)):
-        if stored.key != f"{key}/{layout.RECORD}":
+        if stored.key[len(key) + 1 :].partition("/")[0] not in _KEPT:
             store.delete(stored.key)

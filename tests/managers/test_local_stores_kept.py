@@ -233,14 +233,13 @@ def places(manager: Stored) -> dict[str, str]:
     """What of a store can be replaced: by a name, its key."""
     info = manager.version_info("m")
     if isinstance(manager, PlainArtifactManager):
-        side = f"{layout_side()}/collections/default/m"
         version = "default/m/v0"
         return {
             "record": f"{version}/.artifactfs.json",
             "manifest": f"{version}/.artifactfs.manifest",
             "file": f"{version}/files/sub/large",
             "small": f"{version}/files/key",
-            "alias": f"{side}/best.alias",
+            "alias": f"{version}/.artifactfs/best.alias",
         }
     record = layout.decode_record(manager.store.get("collections/default/m/v0.version"), "", 0)
     found = {"record": "collections/default/m/v0.version", "alias": "collections/default/m/best.alias"}
@@ -251,12 +250,6 @@ def places(manager: Stored) -> dict[str, str]:
         assert entry.object is not None
         found[name] = layout.object_key(entry.object)
     return found
-
-
-def layout_side() -> str:
-    from artifactfs.plain.layout import SIDE
-
-    return SIDE
 
 
 @pytest.mark.parametrize("kind", KINDS)

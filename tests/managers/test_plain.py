@@ -8,9 +8,11 @@ import shutil
 import stat
 import subprocess
 import sys
-import time
 import uuid
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from blake3 import blake3
@@ -144,10 +146,9 @@ class TestOurs:
         tree = write(tmp_path / "t", f="1")
         manager.log_files("model", tree, message="m", aliases=["best"])
         manager.delete_version("model", manager.log_files("model", write(tree, f="2")).metadata["version"])
-        assert sorted(os.listdir(root)) == [".artifactfs", "default"]
+        assert os.listdir(root) == ["default"]
         assert sorted(os.listdir(root / "default" / "model")) == ["v0", "v1"]
-        assert os.listdir(root / ".artifactfs") == ["store"]
-        assert os.listdir(root / ".artifactfs" / "store") == ["v0"]
+        assert sorted(os.listdir(root / "default/model/v0/.artifactfs")) == ["best.alias", "v1.deleted"]
         with pytest.raises(CollectionNotFound):
             manager.list_artifacts(".artifactfs")
 
@@ -222,13 +223,16 @@ class TestOurs:
         commit(manager, write(tmp_path / "t", f="1"))
         aside = root / ".artifactfs/store/v0/tmp"
         write(aside / "dead", f="1")
-        later = time.time_ns() + 2 * plain_local._STALE_NS
+        # Whatever the clock of this host says: that of the file system counts.
+        monkeypatch.setattr("time.time_ns", lambda: 1 << 62)
+        commit(manager, write(tmp_path / "t", f="1 more"))
+        assert os.listdir(aside) == ["dead"]
+        monkeypatch.setattr(plain_local, "_STALE_NS", 0)
         committer = plain_local.LocalCommitter(StoreRoot(str(root)), manager._history, manager._contents)
         with committer.aside() as (_, alive):
-            monkeypatch.setattr("artifactfs.plain.local.time.time_ns", lambda: later)
             commit(manager, write(tmp_path / "t", f="2"))
             assert os.listdir(aside) == [os.path.basename(alive)]
-        assert os.listdir(aside) == []
+        assert os.listdir(root) == ["default"]
 
     def test_without_renameat2(self, manager: PlainArtifactManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr("artifactfs.objects.disk._libc", lambda name: None)
@@ -300,6 +304,52 @@ class TestPlaces:
             with pytest.raises(UnsafeStore, match="single_writer=True"):
                 call()
         assert reader.list_version_names("model") == ["v0"]
+
+    @pytest.mark.parametrize("deaths", [0, 1, 2, 3, 4, 5])
+    def test_notes_of_the_first_programs_are_moved(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deaths: int):
+        """At any moment, whoever dies, an artifact reads the same."""
+        import fsspec
+
+        name = uuid.uuid4().hex
+        fs = fsspec.filesystem("memory")
+        writer = connect(f"plain+memory://{name}", single_writer=True)
+        tree = write(tmp_path / "t", f="0")
+        for number in range(3):
+            commit(writer, write(tree, f=str(number)), aliases=[f"a{number}"])
+        writer.delete_version("model", "v1")
+        for path in fs.find(f"/{name}/default/model/v0/.artifactfs"):
+            old = f"/{name}/.artifactfs/store/v0/collections/default/model/{path.rpartition('/')[2]}"
+            fs.pipe(old, fs.cat(path))
+            fs.rm(path)
+
+        def state() -> tuple[list[str], dict[str, str]]:
+            reader = connect(f"plain+memory://{name}")
+            return reader.list_version_names("model"), reader.aliases("model")
+
+        before = state()
+        assert before == (["v0", "v2"], {"a0": "v0", "a2": "v2"})
+        writer = connect(f"plain+memory://{name}", single_writer=True)
+        assert isinstance(writer, PlainArtifactManager)
+        left = deaths
+
+        def dying(call: Callable[..., Any]) -> Callable[..., Any]:
+            def called(*arguments: Any) -> Any:
+                nonlocal left
+                left -= 1
+                if left == 0:
+                    raise KeyboardInterrupt
+                return call(*arguments)
+
+            return called
+
+        with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+            for method in ("put_exclusive", "delete"):
+                patch.setattr(writer.store, method, dying(getattr(writer.store, method)))
+            writer.ensure_created()
+        assert state() == before
+        writer.set_alias("model", "a2", "v0")
+        assert state() == (["v0", "v2"], {"a0": "v0", "a2": "v0"})
+        assert not fs.exists(f"/{name}/.artifactfs/store")
 
     def test_remote_versions_of_others(self, tmp_path: Path):
         import fsspec

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from artifactfs import connect
+from artifactfs.errors import UnsupportedTree
 from artifactfs.managers.plain import PlainArtifactManager
 
 ROOT = Path(__file__).parent.parent.parent
@@ -39,19 +40,77 @@ def test_squirrel_reads_what_we_write(squirrel, store: str, tree: Path, tmp_path
     ours = connect(f"plain+file://{store}")
     ours.log_files("model", tree, message="m", metadata={"a": 1}, aliases=["best"])
     ours.log_artifact({"x": 1}, "object", "other")
-    assert squirrel.call("collections", store) == [".artifactfs", "default", "other"]
+    assert squirrel.call("collections", store) == ["default", "other"]
     assert squirrel.call("exists", store, "model")
-    # Every collection can be catalogued, the one that is ours alone included.
-    assert squirrel.call("versions", store) == {
-        ".artifactfs/store": [1],
-        "default/model": [1],
-        "other/object": [1],
-    }
+    assert squirrel.call("versions", store) == {"default/model": [1], "other/object": [1]}
     assert squirrel.call("download", store, "model", "v0", str(tmp_path / "out"))
     assert contents(tmp_path / "out" / "model") == contents(tree)
     assert {key: bytes.fromhex(raw) for key, raw in squirrel.call("read_source", store, "model").items()} == contents(
         tree
     )
+
+
+def notes_of_the_first_programs(store: str) -> Path:
+    """Put an artifact's aliases and tombstones, and the marker, where the first programs kept them."""
+    side = Path(store, ".artifactfs/store/v0")
+    (side / "collections/default").mkdir(parents=True)
+    Path(store, "default/model/v0/.artifactfs").rename(side / "collections/default/model")
+    (side / "tmp").mkdir()
+    return write(side, **{"files/README.txt": "This is no artifact."})
+
+
+def test_our_marker_never_shows_in_a_catalog_of_squirrels(squirrel, store: str, tree: Path, tmp_path: Path):
+    """O12: an empty store, aliases, deletions and commits that fail add nothing to squirrel's catalog."""
+    ours = connect(f"plain+file://{store}")
+    ours.ensure_created()
+    assert squirrel.call("versions", store) == {}
+    assert isinstance(connect(store), PlainArtifactManager)
+    (tree / "out").symlink_to("/etc/hostname")
+    with pytest.raises(UnsupportedTree):
+        ours.log_files("model", tree)
+    (tree / "out").unlink()
+    assert squirrel.call("versions", store) == {}
+    ours.log_files("model", tree, aliases=["best"])
+    ours.log_files("model", write(tree, new="1"))
+    ours.set_alias("model", "best", "v1")
+    ours.delete_version("model", "v0")
+    # squirrel-core goes on listing a version that was deleted.
+    assert squirrel.call("versions", store) == {"default/model": [1, 2]}
+    assert squirrel.call("collections", store) == ["default"]
+    fresh = connect(store)
+    assert fresh.aliases("model") == {"best": "v1"}
+    assert fresh.list_version_names("model") == ["v1"]
+
+
+@pytest.mark.parametrize(
+    ("change", "aliases"),
+    [
+        (lambda ours, tree: ours.log_files("model", write(tree, newer="2")), {"best": "v1"}),
+        (lambda ours, tree: ours.set_alias("model", "best", "v1"), {"best": "v1"}),
+        (lambda ours, tree: ours.set_alias("model", "other", "v1"), {"best": "v1", "other": "v1"}),
+        (lambda ours, tree: ours.delete_alias("model", "best"), {}),
+        (lambda ours, tree: ours.delete_version("model", "v1"), {}),
+        (lambda ours, tree: ours.ensure_created(), {"best": "v1"}),
+    ],
+)
+def test_the_marker_of_the_first_programs_goes(squirrel, store: str, tree: Path, change, aliases):
+    """O12: their stores read the same, and whoever writes to one first takes the marker out of squirrel's sight."""
+    ours = connect(f"plain+file://{store}")
+    ours.log_files("model", tree)
+    ours.log_files("model", write(tree, new="1"), aliases=["best"])
+    ours.delete_version("model", "v0")
+    side = notes_of_the_first_programs(store)
+    fresh = connect(store)
+    assert fresh.aliases("model") == {"best": "v1"}
+    assert fresh.list_version_names("model") == ["v1"]
+    assert side.exists(), "who reads changes nothing"
+    change(fresh, tree)
+    assert not Path(store, ".artifactfs").exists()
+    assert squirrel.call("collections", store) == ["default"]
+    assert set(squirrel.call("versions", store)) == {"default/model"}
+    after = connect(store)
+    assert "v0" not in after.list_version_names("model")
+    assert after.aliases("model") == aliases
 
 
 def test_our_catalog_opens_there(squirrel, store: str, tree: Path, tmp_path: Path):

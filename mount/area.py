@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from artifactfs import durable
+from artifactfs.errors import ArtifactError
 from artifactfs.longpaths import remove_tree
 from artifactfs.managers.base import ArtifactManager
 from artifactfs.names import STAGING
@@ -26,10 +27,11 @@ from mount.areas import (
     check_same,
     chosen,
     holds_anything,
+    leave,
+    make_and_take,
     name_of,
     others_waiting,
     subdirectories,
-    take,
 )
 from mount.control import Hold
 from mount.drive_paths import shown_on_drive
@@ -64,6 +66,7 @@ class StagingArea:
         self.room = DiskRoom(self.root, settings.min_free_bytes)
         self.reader = VersionReader(manager, settings)
         self._lock_fd = lock_fd
+        self._manager = manager
         self._lock = threading.Lock()
         self._artifacts: dict[tuple[str, str], ArtifactStaging] = {}
         self._dirty_lock = threading.Lock()
@@ -81,9 +84,7 @@ class StagingArea:
         Raises AreaBusy when another daemon has it, AreaRefused, OSError.
         """
         root = area_root(manager, settings)
-        if settings.take_staging is None:
-            root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock_fd = take(root, settings)
+        lock_fd = make_and_take(root, settings)
         area = cls(root, lock_fd, manager, settings)
         area._recover()
         if manager.staging_root is not None:
@@ -139,7 +140,27 @@ class StagingArea:
             os.unlink(_BOOT, dir_fd=self._disk.fd)
         except OSError as error:
             logger.error("cannot put what is staged on disk: %s", error)
+        if self._manager.shows_staging:
+            self._leave()
         os.close(self._lock_fd)
+
+    def _leave(self) -> None:
+        """Take the area out of a store whose other readers see it, unless something is staged or pending."""
+        try:
+            check_same(self.place, self._disk.fd)
+            if not holds_anything(self.root) and self._all_in_store() and leave(self.root, self.place):
+                self._manager.forget_staging()
+        except (ArtifactError, OSError) as error:
+            logger.info("the staging area %s stays: %s", self.place, error)
+
+    def _all_in_store(self) -> bool:
+        """Tell whether nothing was made here that waits for its first commit: an artifact without files, say."""
+        stored = set(self._manager.list_collection_names())
+        return all(
+            collection in stored
+            and all(self._manager.exists_in_collection(name, collection) for name in self.local_artifacts(collection))
+            for collection in self.local_collections()
+        )
 
     def sync(self) -> None:
         """Put everything staged on disk. Raises OSError, and then holds it all: see `ArtifactStaging.hold_lost`."""

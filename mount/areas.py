@@ -42,7 +42,9 @@ from mount.errors import AreaRefused
 from mount.settings import MountSettings
 
 ARTIFACTS = "artifacts"
+_LOCK = "lock"
 _OWNER = "owner.json"
+_TAKE_ATTEMPTS = 100
 _MAX_OWNER_BYTES = 65536
 _NAME = re.compile(r"\d+-[0-9a-f]{16}")
 
@@ -89,12 +91,26 @@ def chosen(staging_root: Path | None, name: str) -> Path:
     return staging_root / name
 
 
+def make_and_take(root: Path, settings: MountSettings) -> int:
+    """As :func:`take`, of an area that is made where it is missing, unless it was asked for by name."""
+    for _ in range(_TAKE_ATTEMPTS):
+        if settings.take_staging is not None:
+            break
+        # Who unmounts at this moment may take the directories away again.
+        with contextlib.suppress(FileNotFoundError):
+            root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            return take(root, settings)
+    return take(root, settings)
+
+
 def take(root: Path, settings: MountSettings) -> int:
     """Lock an area; returns the descriptor that holds the lock. Raises AreaBusy, AreaRefused, OSError."""
     check_private(root)
-    lock_fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    lock_fd = os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.samestat(os.fstat(lock_fd), os.lstat(root / _LOCK)):
+            raise FileNotFoundError(f"the staging area {root} was taken away")
         if not (root / _OWNER).exists():
             owner = Owner(socket.gethostname(), os.path.realpath(settings.state_dir))
             durable.replace(root / _OWNER, wire.encode(owner))
@@ -111,6 +127,30 @@ def take(root: Path, settings: MountSettings) -> int:
         os.close(lock_fd)
         raise
     return lock_fd
+
+
+def leave(root: Path, place: Path) -> bool:
+    """Take away an area that is locked by the caller and holds no file but its own; tells if it is gone.
+
+    `root` leads to it wherever it is, `place` is where it was made. Raises OSError.
+    """
+    if not _remove_empty(root / ARTIFACTS):
+        return False
+    # The lock last: until then nobody else takes the area.
+    for name in (_OWNER, _LOCK):
+        (root / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # a file that is not ours
+        place.rmdir()
+    return not place.exists()
+
+
+def _remove_empty(directory: Path) -> bool:
+    """Remove a directory with those below it; tells if there was no file in it, and it is gone."""
+    for name in subdirectories(directory):
+        _remove_empty(directory / name)
+    with contextlib.suppress(OSError):
+        directory.rmdir()
+    return not directory.exists()
 
 
 def check_private(root: Path) -> None:
@@ -181,7 +221,7 @@ def _trees(root: Path) -> Iterator[Path]:
 
 
 def _is_locked(root: Path) -> bool:
-    fd = open_regular(str(root / "lock"))
+    fd = open_regular(str(root / _LOCK))
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -241,11 +241,13 @@ class ArtifactManager(ABC):
         root = self.local_root
         return None if root is None else root / names.STAGING
 
-    def forget_staging(self) -> None:  # noqa: B027 - most stores have nothing to do
-        """Take `staging_root` away if nothing is in it and other readers of the store would see it.
+    @property
+    def shows_staging(self) -> bool:
+        """Whether other readers of the store see `staging_root`, so that it should not outlast what is staged."""
+        return False
 
-        Raises StoreUnreachable, AccessDenied.
-        """
+    def forget_staging(self) -> None:  # noqa: B027 - most stores have nothing to do
+        """Take `staging_root` away if nothing is in it and `shows_staging`. Raises StoreUnreachable."""
 
     @property
     def store_id(self) -> str | None:

@@ -18,7 +18,6 @@ are made one at a time. May be made before a fork but not used before it. Pickle
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -104,20 +103,18 @@ class PlainArtifactManager(StoredManager):
 
     @property
     def staging_root(self) -> Path | None:
-        """Where squirrel sees one more collection for as long as something is staged there, see `forget_staging`."""
+        """Where squirrel looks, and sees one more collection."""
         return None if self.store.local_root is None else Path(self.store.local_root, layout.STAGING)
+
+    @property
+    def shows_staging(self) -> bool:
+        """squirrel-core takes it for a collection."""
+        return self._local is not None
 
     def forget_staging(self) -> None:
         """Take `staging_root` out of the store where it is empty."""
-        if self._root is None or self._local is None:
-            return
-        try:
-            with self._root.directory(os.path.dirname(layout.STAGING)) as (_, above):
-                os.rmdir(f"{above}/{os.path.basename(layout.STAGING)}")
+        if self._local is not None:
             self._local.tidy()
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
-                raise translate(error, f"cannot tidy up {self.url}") from error
 
     def ensure_created(self) -> None:
         """Make a local store's directory, where :func:`artifactfs.connect` will know it again.

@@ -96,12 +96,14 @@ class LocalCommitter:
 
         The mark of a store without versions stays. Raises StoreUnreachable.
         """
-        with suppress(FileNotFoundError), self._root.directory(layout.SIDE) as (_, side):
+        # What cannot be taken away shows in a listing, and nothing else comes of it.
+        with suppress(OSError), self._root.directory(layout.SIDE) as (_, side):
             for key in (layout.OLD_NOTES, layout.OLD_ABOUT):
                 _remove_empty(f"{side}/{os.path.basename(key)}")
-            # Where another is at work, or something is staged, it is not empty.
-            with suppress(OSError):
-                os.rmdir(f"{side}/{os.path.basename(layout.TEMPORARY)}")
+            for key in (layout.TEMPORARY, layout.STAGING):
+                # Where another is at work, or something is staged, it is not empty.
+                with suppress(OSError):
+                    os.rmdir(f"{side}/{os.path.basename(key)}")
         with suppress(OSError), self._root.directory(layout.MARK) as (_, mark):
             os.rmdir(f"{mark}/{os.path.basename(layout.SIDE)}")
         if holds_version(self._root.path):

@@ -196,3 +196,39 @@ def test_squirrels_own_manager_is_mounted(squirrel, store: str, tree: Path, tmp_
         run(squirrel, "umount", str(drive))
     squirrel.call("download", store, "model", "v1", str(tmp_path / "out"))
     assert contents(tmp_path / "out" / "model") == {"by-copy": b"new"}
+
+
+@pytest.mark.fuse
+def test_a_drive_leaves_no_mark_in_squirrels_catalog(squirrel, store: str, tree: Path, tmp_path: Path):
+    """O12: its staging lies in the store while it is mounted, and afterwards only if something is staged."""
+    drive = tmp_path / "drive"
+    drive.mkdir()
+    state = ("--state-dir", str(tmp_path / "state"))
+    mount = ("mount", "--commit-after", "never", *state, f"plain+file://{store}", str(drive))
+    run(squirrel, *mount)
+    try:
+        assert set(squirrel.call("versions", store)) <= {".artifactfs/store"}
+        (drive / "default" / "model").mkdir(parents=True)
+        (drive / "default/model/staging/a").write_text("a")
+        run(squirrel, "commit", str(drive / "default/model"), "--alias", "best")
+    finally:
+        run(squirrel, "umount", str(drive))
+    assert squirrel.call("collections", store) == ["default"]
+    assert squirrel.call("versions", store) == {"default/model": [1]}
+    for kept in (lambda: (drive / "default/model/staging/b").write_text("b"), (drive / "default/new").mkdir):
+        run(squirrel, *mount)
+        kept()
+        run(squirrel, "umount", "--now", str(drive))
+        assert squirrel.call("collections", store) == [".artifactfs", "default"]
+        assert squirrel.call("versions", store)["default/model"] == [1]
+        run(squirrel, *mount)
+        try:
+            assert (drive / "default/new").exists() or (drive / "default/model/staging/b").read_text() == "b"
+            assert connect(store).aliases("model") == {"best": "v0"}
+            if (drive / "default/new").exists():
+                (drive / "default/new").rmdir()
+            else:
+                (drive / "default/model/staging/b").unlink()
+        finally:
+            run(squirrel, "umount", str(drive))
+        assert squirrel.call("collections", store) == ["default"]

@@ -37,9 +37,9 @@ _MAX_RATIO_SLACK_BYTES = 1 << 20
 _LARGE_BYTES = 128 << 20
 _MAX_RATIO_OF_LARGE = 64
 _COMPRESSION_LEVEL = 3
-_BAD_PARTS = tuple(
-    left + part + right for left in (b"\0", b"/") for part in (b"", b".", b"..") for right in (b"\0", b"/")
-)
+# Of the most significant byte of numbers: all that it may be.
+_IN_SIZES = bytes(range(MAX_SIZE >> 56))
+_IN_MODES = bytes(range((0o777 >> 8) + 1))
 
 
 class _Format(msgspec.Struct):
@@ -148,8 +148,9 @@ def decode_columns(raw: bytes) -> Columns:
 
 def has_bad_part(joined: bytes) -> bool:
     """Tell whether one of the paths, joined by NUL, is absolute or has an empty part, '.' or '..'."""
-    fenced = b"\0" + joined + b"\0"
-    return any(bad in fenced for bad in _BAD_PARTS)
+    # Few looks, because each takes as long as to split the paths: that of a million files has 30 MB of them.
+    parts = b"/" + joined.replace(b"\0", b"/") + b"/"
+    return b"//" in parts or (b"/." in parts and (b"/./" in parts or b"/../" in parts))
 
 
 def has_long_name(paths: Sequence[bytes]) -> bool:
@@ -162,16 +163,19 @@ def has_long_name(paths: Sequence[bytes]) -> bool:
 def checked(columns: Columns) -> Rows:
     """The rows of stored columns that are a manifest, damaged and hostile ones refused. Raises FormatError."""
     count = len(columns.kinds)
-    if columns.kinds and max(columns.kinds) > max(EntryKind):
+    if columns.kinds.translate(None, bytes(EntryKind)):
         raise FormatError("damaged manifest: entry kinds")
     paths = _checked_paths(columns.paths, count)
     sizes = unpack("Q", columns.sizes, count, "sizes")
     offsets = unpack("Q", columns.offsets, count, "offsets")
     modes = unpack("H", columns.modes, count, "modes")
-    largest = max(sizes, default=0)
-    if largest >= MAX_SIZE or max(offsets, default=0) >= MAX_SIZE or max(modes, default=0) > 0o777:
+    if (
+        _is_out_of(columns.sizes, 8, _IN_SIZES)
+        or _is_out_of(columns.offsets, 8, _IN_SIZES)
+        or _is_out_of(columns.modes, 2, _IN_MODES)
+    ):
         raise FormatError("damaged manifest: a size, offset or mode is absurd")
-    if largest * count >> 63 and sum(sizes) >> 63:
+    if sum(sizes) >> 63:
         raise FormatError("damaged manifest: its files have more bytes than a number can tell")
     if columns.digests and len(columns.digests) % max(count, 1):
         raise FormatError("damaged manifest: digests")
@@ -189,6 +193,12 @@ def checked(columns: Columns) -> Rows:
         _checked_objects(columns.objects, object_index),
         _checked_targets(columns.targets, columns.kinds, paths),
     )
+
+
+def _is_out_of(raw: bytes, width: int, most_significant: bytes) -> bool:
+    """Tell whether a number in a stored column has another most significant byte than these."""
+    # A column of a million numbers in 1 ms; to make numbers of them, as max() does, takes 25 ms.
+    return bool(raw[width - 1 :: width].translate(None, most_significant))
 
 
 def _checked_paths(joined: bytes, count: int) -> list[bytes]:

@@ -140,6 +140,7 @@ def _discard(vfs: Vfs, node: Node, _value: bytes) -> None:
         return
     files = staging.discard_staged()
     logger.info("discarded %d staged files of %s", files, staging.label)
+    vfs.committer.wake()
 
 
 def _retry(vfs: Vfs, node: Node, _value: bytes) -> None:
@@ -149,6 +150,15 @@ def _retry(vfs: Vfs, node: Node, _value: bytes) -> None:
     if pending is None:
         raise NothingStaged(f"nothing of {staging.label} waits there to be tried again")
     vfs.committer.retry(staging, pending)
+
+
+def _reopen(vfs: Vfs, node: Node, _value: bytes) -> None:
+    assert vfs.committer is not None
+    staging = _controlled(vfs, node)
+    pending = staging.find_pending(node.pending) if isinstance(node, StagedNode) and node.pending else None
+    if pending is None:
+        raise NothingStaged(f"nothing of {staging.label} waits there to be taken back")
+    vfs.committer.reopen(staging, pending)
 
 
 def _stage(vfs: Vfs, node: Node, value: bytes) -> None:
@@ -178,6 +188,7 @@ _ACTIONS: dict[str, Callable[[Vfs, Node, bytes], None]] = {
     control.ALIASES: _aliases,
     control.DISCARD: _discard,
     control.RETRY: _retry,
+    control.REOPEN: _reopen,
     control.STAGE: _stage,
     control.DRAIN: _drain,
     control.LEAVE: _leave,

@@ -21,6 +21,7 @@ from mount.commands.commit import commit
 from mount.commands.diff import diff
 from mount.commands.discard import discard
 from mount.commands.mount import mount
+from mount.commands.reopen import reopen
 from mount.commands.retry import retry
 from mount.commands.stage import stage
 from mount.commands.status import status as status_command
@@ -47,7 +48,7 @@ def cli() -> None:
     """Versioned machine-learning artifacts on any storage, as a drive."""
 
 
-for _command in (mount, umount, status_command, commit, stage, retry, discard, *COMMANDS, diff):
+for _command in (mount, umount, status_command, commit, stage, retry, reopen, discard, *COMMANDS, diff):
     cli.add_command(_command)
 
 

@@ -152,6 +152,15 @@ def retry(directory: Path) -> None:
     os.setxattr(directory, control.RETRY, b"1")
 
 
+def reopen(directory: Path) -> None:
+    """Take the files of a ``pending.N`` directory back into staging.
+
+    Raises OSError EBUSY while it is being committed, ENOTEMPTY when something is staged, EEXIST when it is a version
+    already, ENODATA when it is gone, EIO when the store cannot tell.
+    """
+    os.setxattr(directory, control.REOPEN, b"1")
+
+
 def stage(staging: Path, version: str) -> None:
     """Fill a ``staging`` directory from a version. Raises OSError EBUSY, ENOENT, ENOTSUP."""
     os.setxattr(staging, control.STAGE, os.fsencode(version))

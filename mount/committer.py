@@ -17,10 +17,10 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from artifactfs.errors import ArtifactError, IntegrityError
+from artifactfs.errors import AlreadyExists, ArtifactError, IntegrityError
 from artifactfs.managers.base import ArtifactManager, CommitResult
 from artifactfs.passing import may_pass
 from artifactfs.threads import try_start
@@ -153,14 +153,44 @@ class Committer:
 
     def discard(self, staging: ArtifactStaging, pending: PendingTree) -> None:
         """Throw a sealed tree away. Raises Busy while it is being committed, OSError."""
+        with self._in_place_of_job(staging, pending):
+            staging.remove(pending)
+            logger.info("discarded %s of %s", pending.name, staging.label)
+
+    def reopen(self, staging: ArtifactStaging, pending: PendingTree) -> None:
+        """Take a sealed tree back into staging, unless the store has made a version of it.
+
+        Raises Busy while it is being committed, AlreadyExists when it is a version, StagingNotEmpty, StoreUnreachable
+        when the store cannot tell, OSError.
+        """
+        with self._in_place_of_job(staging, pending):
+            if pending.was_tried:
+                self._refuse_made(staging, pending)
+            staging.reopen(pending)
+            logger.info("took %s of %s back into staging on request", pending.name, staging.label)
+
+    def _refuse_made(self, staging: ArtifactStaging, pending: PendingTree) -> None:
+        """Raises AlreadyExists when an attempt has made the version and was not told; the next one finds it."""
+        record = pending.record
+        made = self._manager.find_commit(staging.artifact, record.commit_id, staging.collection)
+        if made is not None:
+            with staging.lock:
+                record.state = CommitState.SEALED
+                pending.retry_after(None)
+            raise AlreadyExists(f"{pending.name} of {staging.label} has become {made.version}")
+
+    @contextlib.contextmanager
+    def _in_place_of_job(self, staging: ArtifactStaging, pending: PendingTree) -> Iterator[None]:
+        """Have no job of the artifact run meanwhile. Raises Busy when one does, NothingStaged when the tree is gone."""
         with self._wake:
             self._await_end_of_job(staging, pending)
             if staging in self._jobs:
                 raise Busy(f"{pending.name} of {staging.label} is being committed")
             self._jobs.add(staging)
         try:
-            staging.remove(pending)
-            logger.info("discarded %s of %s", pending.name, staging.label)
+            if staging.find_pending(pending.name) is not pending:
+                raise NothingStaged(f"{pending.name} of {staging.label} is gone")
+            yield
         finally:
             self._end_job(staging)
 
@@ -241,6 +271,9 @@ class Committer:
     def _due_in(self, staging: ArtifactStaging) -> float | None:
         """Seconds until the artifact needs a job; None when it needs none."""
         delays = [d for d in (self._seal_due_in(staging), self._commit_due_in(staging)) if d is not None]
+        if staging.waits_for_reopened():
+            # Nobody tells when the last file of staging is removed.
+            delays.append(_LOOK_AGAIN_S)
         return min(delays, default=None)
 
     def _seal_due_in(self, staging: ArtifactStaging) -> float | None:
@@ -417,7 +450,7 @@ class Committer:
                 "cannot commit %s of %s, %s: %s",
                 pending.name,
                 staging.label,
-                "it waits for you to discard it or mount again" if lasting else "trying again until it works",
+                "it waits for 'artifactfs reopen', 'retry' or 'discard'" if lasting else "trying again until it works",
                 reason,
                 exc_info=None if expected else error,
             )

@@ -16,6 +16,7 @@ attribute                    on                     access  value
                                                             sealed by itself and is not being committed
 ``user.artifactfs.discard``  ``staging``, pending   write   anything: throw the files away
 ``user.artifactfs.retry``    pending               write   anything: try the commit again at once
+``user.artifactfs.reopen``   pending               write   anything: take the files back into staging, if that is empty
 ``user.artifactfs.stage``    ``staging``            write   ``v3``, ``latest`` or an alias: fill staging from it
 ``user.artifactfs.version``  versions, their files  read    ``v3``
 ``user.artifactfs.digest``   versions, their files  read    hex digest of the content
@@ -43,6 +44,7 @@ STATE = PREFIX + "state"
 COMMIT = PREFIX + "commit"
 DISCARD = PREFIX + "discard"
 RETRY = PREFIX + "retry"
+REOPEN = PREFIX + "reopen"
 STAGE = PREFIX + "stage"
 VERSION = PREFIX + "version"
 DIGEST = PREFIX + "digest"
@@ -95,11 +97,18 @@ class Hold(msgspec.Struct, frozen=True):
     lost: bool = False
 
 
+class TakenBack(msgspec.Struct, frozen=True):
+    """A sealed tree that is in staging again: the name it had, and the reason why it was not committed, if any."""
+
+    name: str
+    error: str | None = None
+
+
 class Staged(msgspec.Struct, frozen=True):
     """What lies in one staging directory. `quiet_s` is the time since the last change.
 
-    `untouched`: it was filled from a version and nobody has changed anything, so it is not committed by itself. `held`:
-    why it waits for a request, if it does.
+    `untouched`: it was filled from a version, or taken back, and nobody has changed anything, so it is not committed by
+    itself. `held`: why it waits for a request, if it does. `reopened`: the sealed tree that it was.
     """
 
     files: int
@@ -108,6 +117,7 @@ class Staged(msgspec.Struct, frozen=True):
     quiet_s: float
     untouched: bool = False
     held: Hold | None = None
+    reopened: TakenBack | None = None
 
 
 class Pending(msgspec.Struct, frozen=True):

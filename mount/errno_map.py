@@ -20,6 +20,7 @@ _TABLE: tuple[tuple[type[BaseException], int], ...] = (
     (drive.CrossTree, errno.EXDEV),
     (drive.AreaRefused, errno.EIO),
     (drive.Busy, errno.EBUSY),
+    (drive.StagingNotEmpty, errno.ENOTEMPTY),
     (drive.Held, errno.EIO),
     (drive.NoRoom, errno.ENOSPC),
     (drive.NothingStaged, errno.ENODATA),

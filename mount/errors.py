@@ -10,6 +10,7 @@
         ├── CrossTree            a rename or link between two trees; programs copy instead
         ├── AreaRefused          the staging area is not to be trusted, or not there
         ├── Busy                 staged files are open for writing
+        ├── StagingNotEmpty      something is staged where a sealed tree is to be taken back to
         ├── Held                 what is staged is not all on disk, and must not be committed
         ├── NoRoom               the staging disk keeps the rest of its room for others
         ├── NothingStaged        a commit or discard of an empty staging
@@ -52,6 +53,10 @@ class Busy(DriveError):
     """Staged files are open for writing. Transient: programs close them."""
 
     transient = True
+
+
+class StagingNotEmpty(DriveError):
+    """Something is staged where a sealed tree is to be taken back to."""
 
 
 class Held(DriveError):

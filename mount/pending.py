@@ -37,10 +37,12 @@ class PendingTree:
     While it is being committed its record belongs to the committer's one thread for it; else to the artifact's lock.
     """
 
-    def __init__(self, directory: Path, tree: StagedTree, record: SealRecord) -> None:
+    def __init__(self, directory: Path, tree: StagedTree, record: SealRecord, *, recovered: bool = False) -> None:
+        """`recovered`: an earlier daemon sealed it, and may have tried to commit it."""
         self.directory = directory
         self.tree = tree
         self.record = record
+        self._recovered = recovered
         self.done_bytes = 0
         self._retry_at_s: float | None = None
 
@@ -53,6 +55,11 @@ class PendingTree:
     def number(self) -> int:
         """3 for ``pending.3``; the order of commits."""
         return int(self.name.rpartition(".")[2])
+
+    @property
+    def was_tried(self) -> bool:
+        """Whether an attempt to commit it may have begun, here or in an earlier daemon."""
+        return self._recovered or self.record.attempts > 0
 
     def retry_after(self, delay_s: float | None) -> None:
         """Note when to try again; None for no wait. A clock that is set, back or forward, does not move that moment."""
@@ -67,20 +74,23 @@ class PendingTree:
         """Make the record durable. Raises OSError."""
         durable.replace(self.directory / "commit.json", wire.encode(self.record))
 
-    def describe(self) -> Pending:
-        """For the control surface."""
+    def describe(self, waits_for: str | None = None) -> Pending:
+        """For the control surface. `waits_for` names the tree before it that is in staging again."""
         files, size_bytes = self.tree.usage()
         r, retry_in_s = self.record, self.retry_in_s
+        state, error = r.state, r.error
+        if waits_for is not None:
+            state, error = CommitState.BLOCKED, f"{waits_for} is in staging again: commit or discard that first"
         return Pending(
             self.name,
             r.commit_id,
-            r.state,
+            state,
             r.sealed_at,
             files,
             size_bytes,
             self.done_bytes,
             r.attempts,
-            r.error,
+            error,
             None if retry_in_s is None else time.time() + retry_in_s,
             r.automatic,
         )

@@ -370,6 +370,17 @@ class StagedTree:
             handle.tree = other
             other._handles.add(handle)
 
+    def become(self, other: StagedTree) -> None:
+        """After a rename of the whole tree to the place of `other`: its open files go on there, and nothing is here.
+
+        Called with the lock held.
+        """
+        for handle in self._handles:
+            handle.tree = other
+        other._handles |= self._handles
+        self._handles.clear()
+        self._places.note_move()
+
     def make_top(self, mode: int, caller: Caller) -> None:
         """mkdir(2) of the tree itself. Raises OSError."""
         with self._changed:

@@ -5,6 +5,7 @@ On disk, below the artifact's directory in the staging area::
     staging/            the writable tree
     untouched           staging was filled from a version, and nobody has changed anything since
     held                what is staged is not committed by itself, and why (`control.Hold`)
+    reopened            staging is a sealed tree that was taken back (`reopening`)
     pending.<n>/        a sealed tree: commit.json and tree/
     .discarded.<n>/     a tree that is not staging yet, or not any more
 
@@ -35,14 +36,15 @@ from artifactfs import durable
 from artifactfs.longpaths import remove_tree
 from artifactfs.managers.commit_id import new_commit_id
 from artifactfs.names import PENDING_PREFIX, STAGING
-from mount import wire
+from mount import reopening, wire
 from mount.areas import check_artifact
-from mount.control import ArtifactState, CommitRequest, CommitState, Finished, Hold, Staged
-from mount.errors import Busy, Held, NothingStaged, NotPermitted
+from mount.control import ArtifactState, CommitRequest, CommitState, Finished, Hold, Staged, TakenBack
+from mount.errors import Busy, Held, NothingStaged, NotPermitted, StagingNotEmpty
 from mount.faults import reason_of
 from mount.handles import VersionReader
 from mount.pending import PendingTree, SealRecord
 from mount.references import References
+from mount.reopening import REOPENED, Reopened
 from mount.room import DiskRoom
 from mount.staged_tree import StagedTree
 from mount.tree import LoadedVersion
@@ -93,6 +95,8 @@ class ArtifactStaging:
         self._references = References(reader)
         self.staged = self._new_tree()
         self.pending: list[PendingTree] = []
+        self.reopened: Reopened | None = None
+        """The sealed tree that staging was, if it was taken back."""
         self.finished: deque[Finished] = deque(maxlen=_REMEMBERED_RESULTS)
         self._is_recovered = True
         self._was_interrupted = False
@@ -129,6 +133,7 @@ class ArtifactStaging:
             return
         self._on_dirty(self)
         check_artifact(self.directory)
+        reopened = reopening.recovered(self.directory, is_empty=self.staged.is_empty())
         for trash in self.directory.glob(f"{TRASH}.*"):
             remove_tree(trash)
         found = []
@@ -139,12 +144,13 @@ class ArtifactStaging:
             if record is None:
                 remove_tree(directory)
             else:
-                found.append(PendingTree(directory, self._sealed_tree(directory), record))
+                found.append(PendingTree(directory, self._sealed_tree(directory), record, recovered=True))
         self._recover_hold()
         is_staged = not self.staged.is_empty() and not self.is_untouched
         with self.lock:
             if not self._is_recovered:
                 self.pending[:0] = found
+                self.reopened = reopened
                 self._is_recovered = True
         if is_staged:
             self.staged.touch()
@@ -291,16 +297,10 @@ class ArtifactStaging:
             if not request.force:
                 self._wait_for_writers(wait_s)
                 self._settle(max(wait_s, _SETTLE_WAIT_S))
-            number = max([p.number for p in self.pending], default=0) + 1
-            record = SealRecord(
-                request.commit_id or new_commit_id(),
-                time.time(),
-                request.message,
-                list(request.aliases),
-                automatic=automatic,
-            )
+            number, record = self._seal_record(request, automatic)
             directory = self.directory / f"{PENDING_PREFIX}.{number}"
-            directory.mkdir()
+            # That of a tree that was taken back may be left.
+            directory.mkdir(exist_ok=True)
             pending = PendingTree(directory, self.staged, record)
             try:
                 pending.save()
@@ -315,6 +315,23 @@ class ArtifactStaging:
             durable.sync_directory(self.directory)
             self._on_dirty(self)
             return pending
+
+    def _seal_record(self, request: CommitRequest, automatic: bool) -> tuple[int, SealRecord]:
+        """The number of the tree that staging is to be, and its record: a tree that was taken back keeps its turn."""
+        before = self.reopened
+        record = SealRecord(
+            request.commit_id or new_commit_id(),
+            time.time(),
+            request.message,
+            list(request.aliases),
+            automatic=automatic,
+        )
+        if before is None:
+            return max([p.number for p in self.pending], default=0) + 1, record
+        record.message = request.message or before.message
+        record.aliases = list(dict.fromkeys([*before.aliases, *request.aliases]))
+        record.automatic = automatic and before.automatic
+        return before.number, record
 
     def _repeated(self, request: CommitRequest) -> PendingTree | None:
         """The tree sealed before under the same commit id: a request may be sent twice."""
@@ -376,6 +393,7 @@ class ArtifactStaging:
         self._forget_marks()
         self.staged = self._new_tree()
         self.pending.append(pending)
+        self.pending.sort(key=lambda tree: tree.number)
         if files is not None:
             staged.keep_writing(self.staged, files)
 
@@ -395,8 +413,53 @@ class ArtifactStaging:
             return files
 
     def _forget_marks(self) -> None:
-        for mark in (UNTOUCHED, HELD):
+        for mark in (UNTOUCHED, HELD, REOPENED):
             (self.directory / mark).unlink(missing_ok=True)
+        self.reopened = None
+
+    def reopen(self, pending: PendingTree) -> None:
+        """Take a sealed tree, of which no commit is under way, back into the empty staging.
+
+        It is committed once something was changed, or on request, and in its old turn.
+        Raises StagingNotEmpty, NoRoom, OSError (the disk).
+        """
+        with self._sealing:
+            self._refuse_staged()
+            if pending.was_tried:
+                reopening.take_apart(pending, self._room)
+            with self.lock:
+                self._refuse_staged()
+                self._forget_marks()
+                try:
+                    durable.replace(self.directory / UNTOUCHED, b"")
+                    note = reopening.note(self.directory, pending)
+                    # An empty directory gives way to the full one in one step.
+                    os.rename(pending.directory / "tree", self.directory / STAGING)
+                except BaseException:
+                    self._forget_marks()
+                    raise
+                sealed, self.staged = pending.tree, self._new_tree()
+                sealed.become(self.staged)
+                self.pending.remove(pending)
+                self.reopened = note
+            durable.sync_directory(self.directory)
+            remove_tree(pending.directory)
+            self._on_dirty(self)
+
+    def _refuse_staged(self) -> None:
+        if not self.staged.is_empty():
+            raise StagingNotEmpty(f"{self.label} has something staged")
+
+    def waits_for_reopened(self) -> bool:
+        """Whether the oldest sealed tree has to wait for one before it that is in staging again."""
+        with self.lock:
+            if self.reopened is None or not self.pending or self.pending[0].number < self.reopened.number:
+                return False
+            if self.staged.is_empty():
+                # Thrown away, file by file.
+                (self.directory / REOPENED).unlink(missing_ok=True)
+                self.reopened = None
+            return self.reopened is not None
 
     def remove(self, pending: PendingTree) -> None:
         """Take a sealed tree away, after its commit or to discard it. Raises OSError."""
@@ -432,14 +495,14 @@ class ArtifactStaging:
     def oldest_pending(self) -> PendingTree | None:
         """The sealed tree whose turn it is."""
         with self.lock:
-            return self.pending[0] if self.pending else None
+            return self.pending[0] if self.pending and not self.waits_for_reopened() else None
 
     def become_idle(self) -> bool:
         """Whether nothing is staged, pending or open for writing; then the next change is told again."""
         with self.lock:
             if not self._is_recovered or self.pending or self.staged.open_for_writing() or not self.staged.is_empty():
                 return False
-            if self.staged.held is not None:
+            if self.staged.held is not None or self.reopened is not None:
                 self._forget_marks()
                 self.staged.held = None
             self.staged.touched = False
@@ -457,7 +520,8 @@ class ArtifactStaging:
         shown = problem = None
         described = []
         try:
-            described = [p.describe() for p in pending]
+            waits_for = self.reopened.name if self.waits_for_reopened() and self.reopened else None
+            described = [p.describe(waits_for) for p in pending]
             shown = self._describe_staged(staged)
         except OSError as error:
             problem = reason_of(error)
@@ -469,7 +533,9 @@ class ArtifactStaging:
         files, size_bytes = staged.usage()
         with self.lock:
             writers = len(staged.open_for_writing())
-        return Staged(files, size_bytes, writers, round(staged.quiet_s, 3), self.is_untouched, staged.held)
+            reopened = self.reopened
+        back = TakenBack(reopened.name, reopened.error) if reopened is not None else None
+        return Staged(files, size_bytes, writers, round(staged.quiet_s, 3), self.is_untouched, staged.held, back)
 
 
 def _nothing(*_: Any) -> None:

@@ -287,6 +287,9 @@ def _as_squirrel_keeps_it(tree: Path, below: str) -> Iterator[Path]:
                 shutil.copytree(tree, place, copy_function=shutil.copyfile)
             else:
                 shutil.copyfile(tree, place)
-        except (shutil.Error, OSError) as error:
+        except shutil.Error as error:
+            source, _, why = error.args[0][0]
+            raise UnsupportedTree(f"cannot copy {source}: {why}") from error
+        except OSError as error:
             raise UnsupportedTree(f"cannot copy {tree}: {error}") from error
         yield flat

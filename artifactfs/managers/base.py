@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from artifactfs import names
 from artifactfs.beneath import open_regular
-from artifactfs.errors import RECORD_FAULTS, ArtifactNotFound, Unsupported, VersionNotFound
+from artifactfs.errors import RECORD_FAULTS, ArtifactNotFound, InvalidName, NotFound, Unsupported, VersionNotFound
 from artifactfs.managers import arguments
 from artifactfs.manifest import Entry, Manifest
 
@@ -584,6 +584,18 @@ class ArtifactManager(ABC):
         can give two versions.
         """
         return self._browsing.commit_tree(collection or self.active_collection, artifact, tree, below)
+
+    def find_commit(self, artifact: str, commit_id: str, collection: str | None = None) -> VersionInfo | None:
+        """The version that the commit with that id has made, None when it has made none.
+
+        A commit that failed with an error of unknown outcome may have made one. Where versions name no commits
+        (squirrel's interface), the answer is always None. Raises StoreUnreachable, AccessDenied.
+        """
+        try:
+            found = self.list_versions(artifact, collection)
+        except (NotFound, InvalidName):
+            return None
+        return next((info for info in found if info.commit_id == commit_id), None)
 
     # -- keeping the store in order ---------------------------------------------------------------------------------
 

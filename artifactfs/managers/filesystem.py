@@ -283,6 +283,17 @@ class FileSystemArtifactManager(StoredManager):
         )
         return self._commit(commit, aliases)
 
+    def find_commit(self, artifact: str, commit_id: str, collection: str | None = None) -> VersionInfo | None:
+        """As in `ArtifactManager`; of a version that was deleted since, too."""
+        if self._marker.read() is None:
+            return None
+        collection = collection or self.active_collection
+        numbers = self._history.numbers(collection, artifact)
+        made = self._history.find_commit(collection, artifact, commit_id, numbers)
+        if made is None and not numbers.live:
+            self._marker.check_present()
+        return None if made is None else made.info(collection, artifact)
+
     def restore(self, info: VersionInfo, target: Path, progress: Progress | None = None) -> None:
         """Write a version's files to the directory `target`, checked; where they lie one after another, in one read."""
         manifest = self.manifest(info.artifact, info.collection, info.version)

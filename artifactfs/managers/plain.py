@@ -244,6 +244,17 @@ class PlainArtifactManager(StoredManager):
         """
         return self._contents.local_range(info, entry)
 
+    def find_commit(self, artifact: str, commit_id: str, collection: str | None = None) -> VersionInfo | None:
+        """As in `ArtifactManager`; of a version that was deleted since, too."""
+        collection = collection or self.active_collection
+        try:
+            self._require(reading=True)
+            numbers = self._history.numbers(collection, artifact)
+            made = self._history.find_commit(collection, artifact, commit_id, numbers)
+        except (NotFound, InvalidName):
+            return None
+        return None if made is None else made.info(collection, artifact)
+
     def restore(self, info: VersionInfo, target: Path, progress: Progress | None = None) -> None:
         """Write a version's files to the directory `target`, checked where their digests are known."""
         manifest = self.manifest(info.artifact, info.collection, info.version)

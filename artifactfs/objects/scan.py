@@ -21,6 +21,9 @@ from artifactfs.manifest_builder import ManifestBuilder
 from artifactfs.objects.hashing import unreadable
 from artifactfs.symlinks import leading_out
 
+# Of the target of a symlink, in a message.
+_SHOWN_CHARS = 200
+
 
 class Scan(NamedTuple):
     """A scanned tree: `builder` has a row for everything in it, in the order of the paths, files without content.
@@ -76,7 +79,7 @@ def scan_tree(tree: str, below: str = "") -> Scan:
     if out := leading_out(links):
         path = min(out)
         raise UnsupportedTree(
-            f"symlink {os.fsdecode(root + b'/' + path)} leads to {os.fsdecode(links[path])!r}: only relative ones that "
+            f"symlink {os.fsdecode(root + b'/' + path)} leads to {_shown(links[path])}: only relative ones that "
             "stay inside the tree can be kept"
         )
     return Scan(root, prefix, builder)
@@ -140,6 +143,12 @@ def _target(place: bytes) -> bytes:
             return os.readlink(near)
     except OSError as error:
         raise unreadable(place, error) from error
+
+
+def _shown(target: bytes) -> str:
+    """The target of a symlink for a message of one line."""
+    text = os.fsdecode(target)
+    return repr(text) if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]!r}… ({len(target):,} bytes)"
 
 
 def _kind_name(mode: int) -> str:

@@ -131,7 +131,7 @@ def _hashed(scan: Scan) -> list[tuple[str, HashedFile]]:
             path = builder.paths[row].decode()
         except UnicodeDecodeError as error:
             raise UnsupportedTree(
-                f"{scan.path(row)!r} is not named in UTF-8: a remote store cannot hold a file of that name"
+                f"{scan.path(row)} is not named in UTF-8: a remote store cannot hold a file of that name"
             ) from error
         file = hash_file(scan.path(row))
         if not scan.is_as_found(row, file.status):

@@ -225,7 +225,10 @@ def _show_pending(state: ArtifactState, commit_id: str, display: show.Display) -
     for ahead, tree in enumerate(state.pending):
         problem = show.problem(label, tree)
         if tree.state is CommitState.BLOCKED:
-            raise ClientError(f"not committed: {problem}; the files are kept in {tree.name}")
+            raise ClientError(
+                f"not committed: {problem}; the files are kept in {tree.name}, and 'artifactfs reopen' takes them back "
+                "into staging to be mended"
+            )
         if problem:
             display.note(problem)
         if tree.commit_id == commit_id:

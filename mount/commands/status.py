@@ -190,6 +190,10 @@ def _rows(state: ArtifactState) -> Iterator[tuple[str, ...]]:
     if state.staged:
         staged = state.staged
         doing = f"quiet for {staged.quiet_s:.0f} s"
+        if staged.reopened is not None and staged.untouched:
+            doing = f"{staged.reopened.name} taken back; mend it, or 'artifactfs commit'"
+            if staged.reopened.error is not None:
+                doing = f"{staged.reopened.name} taken back: {' '.join(staged.reopened.error.split())}"
         if staged.held is not None:
             doing = f"held: {show.hold(staged.held)}"
         elif staged.open_for_writing:

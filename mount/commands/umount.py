@@ -194,7 +194,8 @@ def _refuse_blocked(where: Path, pending: list[tuple[str, Pending]], more: bool)
     label, tree = pending[0]
     raise ClientError(
         f"{where} is still mounted: {show.problem(label, tree)}; "
-        f"'artifactfs discard {where}/{label}/{tree.name}' throws the files away, "
+        f"'artifactfs reopen {where}/{label}/{tree.name}' takes the files back into staging to be mended, "
+        f"'artifactfs discard {where}/{label}/{tree.name}' throws them away, "
         "'umount --now' keeps them for the next mount"
     )
 

@@ -68,4 +68,4 @@ def is_root() -> bool:
 
 
 # The modules register their scenarios when they are imported.
-from tests.scenarios import commits, names, staging, versions  # noqa: E402, F401
+from tests.scenarios import commits, names, reopening, staging, versions  # noqa: E402, F401

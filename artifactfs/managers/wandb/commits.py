@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from artifactfs.errors import ArtifactNotFound, CollectionNotFound, SerializationError
+from artifactfs.errors import ArtifactNotFound, CollectionNotFound, SerializationError, UnsupportedTree
 from artifactfs.managers.base import CommitResult, Progress, VersionInfo
 from artifactfs.managers.wandb import process, side_file
 from artifactfs.managers.wandb.versions import KEY, check_new, metadata_of
@@ -183,6 +183,13 @@ class _Tree:
         self._scan = scan_tree(tree, below)
         # Rows of the scan are in the order of the paths, so they are those of the manifest.
         self.manifest = Manifest.of(self._scan.builder.rows())
+        for row, entry in enumerate(self.manifest):
+            if not _is_utf8(entry.path):
+                raise UnsupportedTree(f"{self._scan.path(row)} is not named in UTF-8, which W&B cannot keep")
+            if not _is_utf8(entry.target or ""):
+                raise UnsupportedTree(
+                    f"symlink {self._scan.path(row)} leads to a name that is no UTF-8, which W&B cannot keep"
+                )
 
     def files(self) -> list[tuple[Entry, str]]:
         """Every file and its place on disk."""
@@ -203,6 +210,14 @@ class _Tree:
             digests[entry.path] = there.digest
         mine = (entry._replace(digest=digests.get(entry.path)) for entry in self.manifest)
         return Manifest(mine, algorithm="md5").content_digest() == latest.content_digest()
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _md5(path: str) -> str:

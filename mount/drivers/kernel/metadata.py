@@ -36,6 +36,7 @@ from mount.vfs import Vfs
 
 _NS = 1_000_000_000
 _NO_CHANGE = -1
+_OF_THE_STORE = frozenset({control.ALIASES, control.STAGE, control.REOPEN})
 
 
 class Metadata:
@@ -156,8 +157,8 @@ class Metadata:
         return b""
 
     def setxattr_waits_for(self, request: Request) -> Kind:
-        """The kind of thing that SETXATTR may wait for: only two attributes need the store at once."""
-        return Kind.NAMES if self._named_value(request)[0] in (control.ALIASES, control.STAGE) else Kind.LOCAL
+        """The kind of thing that SETXATTR may wait for: few attributes need the store at once."""
+        return Kind.NAMES if self._named_value(request)[0] in _OF_THE_STORE else Kind.LOCAL
 
     def _named_value(self, request: Request) -> tuple[str, bytes]:
         """The name and the value of SETXATTR. Raises Malformed."""

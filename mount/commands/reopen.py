@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mount.control import Pending
 
 
-@click.command(short_help="Take what could not be committed back into staging, to mend it.")
+@click.command(short_help="Take a refused commit back into staging.")
 @click.argument("path", type=PATH)
 def reopen(path: str) -> None:
     """Take a sealed tree of the artifact that PATH belongs to back into staging, with all its files.

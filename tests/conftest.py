@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from collections import Counter
 from collections.abc import Iterator
 
 import hypothesis
@@ -22,18 +23,22 @@ hypothesis.settings.load_profile("artifactfs")
 # A shell has what it runs in the background ignore Ctrl-C, and programs inherit that: those of the tests must not.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Daemons and commands start by the hundred: from bytecode, as users' do.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # Several files that use the same expensive thing, such as a server, run in one process: pytestmark = xdist_group(name).
 _GROUP = "xdist_group"
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(tryfirst=True, wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """With several processes, a file's tests stay together, once for each driver: they share mounts.
 
     So do all tests with real servers.
 
-    The files that mount come first, because they take longest: what is left for the end is short.
+    What takes longest comes first, so that at the end no process works for minutes while the others have nothing left.
     """
+    seconds: Counter[str] = Counter()
     for item in items:
         if "start_server" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group("servers"))
@@ -41,7 +46,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             callspec = getattr(item, "callspec", None)
             driver = callspec.params.get("driver", "") if callspec is not None else ""
             item.add_marker(pytest.mark.xdist_group(f"{item.path.name}{driver}"))
-    items.sort(key=lambda item: item.get_closest_marker("fuse") is None)
+        seconds[_group_of(item)] += _seconds(item)
+    yield
+    # Now, because pytest itself has brought together what shares fixtures.
+    items.sort(key=lambda item: (seconds[_group_of(item)], _group_of(item)), reverse=True)
+
+
+def _group_of(item: pytest.Item) -> str:
+    marker = item.get_closest_marker(_GROUP)
+    assert marker is not None
+    return str(marker.args[0] if marker.args else marker.kwargs["name"])
+
+
+def _seconds(item: pytest.Item) -> float:
+    """How long a test takes, roughly, on a quiet machine."""
+    if (marker := item.get_closest_marker("long")) is not None:
+        return float(marker.args[0])
+    if any("server" in name for name in getattr(item, "fixturenames", ())):
+        return 0.7
+    return 0.05 if item.get_closest_marker("fuse") is None else 1.0
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have pytest-xdist begin the groups in the order above, not with those of the most tests."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
 
 
 _WATCHDOG: pytest.StashKey[Watchdog] = pytest.StashKey()

@@ -99,7 +99,7 @@ class DriveSides(RuleBasedStateMachine):
         eventually(lambda: sorted(drive.listdir(label)) == sorted(shown), what=f"{drive.listdir(label)} to be {shown}")
         # Another name of a file that has changed may be believed to be as it was, for as long as a driver allows.
         with contextlib.suppress(AssertionError):
-            eventually(lambda: read_drive(drive, self.staged(label)) == read_tree(artifact.staged), 2)
+            eventually(lambda: read_drive(drive, self.staged(label)) == read_tree(artifact.staged), 10)
         _same(read_drive(drive, self.staged(label)), read_tree(artifact.staged), "staging")
         for sealed in artifact.pending:
             _same(_without_modes(read_drive(drive, f"{label}/pending.{sealed.number}")), _without_modes(sealed.tree))

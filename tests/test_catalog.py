@@ -425,11 +425,11 @@ def bomb(reference: str) -> str:
 
 @pytest.mark.parametrize("reference", ["[{}]", "{{<<: [{}]}}"], ids=["aliases", "merges"])
 def test_a_bomb_is_refused_at_once(reference):
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(FormatError):
         Catalog.from_str(bomb(reference))
     # Unbounded, this takes minutes and gigabytes.
-    assert time.monotonic() - start < 20
+    assert time.process_time() - start < 20
 
 
 @given(st.text(max_size=80), st.integers(0, 300), st.integers(0, 20))

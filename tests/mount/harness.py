@@ -24,8 +24,9 @@ from mount.processes import Process
 
 Found = TypeVar("Found")
 
-COMMAND_TIMEOUT_S = 120.0
-EVENTUALLY_S = 60.0
+# Where the machine does much else, what takes a moment takes many seconds.
+COMMAND_TIMEOUT_S = 240.0
+EVENTUALLY_S = 120.0
 _LOG_LINES_SHOWN = 200
 PROGRAM = str(Path(sys.executable).with_name("artifactfs"))
 

@@ -19,7 +19,7 @@ from mount import client, mounts
 from mount.control import CommitState
 from mount.processes import Process
 from tests.mount.conftest import MakeMount
-from tests.mount.harness import COMMAND_TIMEOUT_S, PROGRAM, Mount, artifactfs, eventually
+from tests.mount.harness import COMMAND_TIMEOUT_S, EVENTUALLY_S, PROGRAM, Mount, artifactfs, eventually
 
 pytestmark = pytest.mark.fuse
 
@@ -338,7 +338,7 @@ def test_commit_waits_while_the_store_is_away(mount: Mount):
     with broken_store(mount) as repair, running("commit", mount / "models/bert", "--json") as process:
         eventually(lambda: is_retrying(mount))
         repair()
-        out, said = process.communicate(timeout=60)
+        out, said = process.communicate(timeout=EVENTUALLY_S)
     assert json.loads(out)["version"] == "v0"
     assert said.count("models/bert pending.1: retrying: ") == 1
 
@@ -348,7 +348,7 @@ def test_interrupted_commit_goes_on(mount: Mount):
     with broken_store(mount), running("commit", mount / "models/bert") as process:
         eventually(lambda: is_retrying(mount))
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=EVENTUALLY_S)
         assert process.returncode == 130
         assert "the commit of models/bert goes on" in said
     mount.committed("models/bert", "v0")
@@ -467,7 +467,7 @@ def test_umount_waits_for_the_store(make_mount: MakeMount):
         eventually(lambda: is_retrying(mount))
         assert process.poll() is None
         repair()
-        out, said = process.communicate(timeout=60)
+        out, said = process.communicate(timeout=EVENTUALLY_S)
     assert process.returncode == 0, said
     assert out == f"unmounted {mount.path}\n"
     assert "committing 1 file in 1 commit" in said
@@ -499,7 +499,7 @@ def test_interrupted_umount_leaves_the_mount(make_mount: MakeMount):
     with broken_store(mount), running("umount", mount.path, "--state-dir", mount.state_dir) as process:
         eventually(lambda: is_retrying(mount))
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=EVENTUALLY_S)
         assert process.returncode == 130
         assert f"interrupted: {mount.path} is still mounted" in said
         assert mount.status().pid == mount.daemon.pid
@@ -536,7 +536,7 @@ def test_umount_commits_what_it_can_while_it_waits_for_a_writer(make_mount: Make
         mount.committed("models/gpt", "v0")
         assert process.poll() is None
         file.close()
-        assert process.wait(60) == 0
+        assert process.wait(EVENTUALLY_S) == 0
     mount.mount("--read-only")
     assert (mount / "models/bert/v0/f").read_bytes() == b"part"
 
@@ -600,7 +600,7 @@ def test_bar_on_a_terminal(make_mount: MakeMount):
                 shown += chunk
                 if b"retrying" in shown and b"committing 1 file in 1 commit" in shown:
                     repair()
-        assert process.wait(60) == 0
+        assert process.wait(EVENTUALLY_S) == 0
     os.close(master)
     assert b"\x1b[" in shown
     assert b"models/bert pending.1: retrying: " in shown

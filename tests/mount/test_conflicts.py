@@ -20,7 +20,7 @@ import pytest
 import artifactfs
 from artifactfs.managers.commit_id import new_commit_id
 from mount import disk
-from tests.mount.harness import Mount, eventually, run
+from tests.mount.harness import EVENTUALLY_S, Mount, eventually, run
 from tests.mount.shared import mounted
 from tests.scenarios import refused
 
@@ -61,7 +61,7 @@ def python(code: str, *arguments: str | os.PathLike[str]) -> subprocess.Popen[st
 def succeed(*others: subprocess.Popen[str]) -> None:
     """Wait for other processes; none may have failed."""
     for other in others:
-        other.communicate(timeout=60)
+        other.communicate(timeout=EVENTUALLY_S)
     assert [other.returncode for other in others] == [0] * len(others)
 
 
@@ -97,7 +97,7 @@ def test_maps_of_two_processes(staging: Path) -> None:
     with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
         mapped[:4] = b"here"
         other = python(code, path)
-        out, _ = other.communicate(timeout=60)
+        out, _ = other.communicate(timeout=EVENTUALLY_S)
         assert out == "here\n"
         assert mapped[4096:4100] == b"them"
 
@@ -133,7 +133,7 @@ def test_locks(staging: Path, lock: str) -> None:
         attempt = fcntl.flock if lock == "flock" else fcntl.lockf
         with pytest.raises(BlockingIOError):
             attempt(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        holder.communicate(timeout=60)
+        holder.communicate(timeout=EVENTUALLY_S)
         attempt(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 

@@ -9,9 +9,9 @@ import pytest
 from tests.mount.conftest import MakeMount
 from tests.soak import copiers
 
-pytestmark = pytest.mark.fuse
+pytestmark = [pytest.mark.fuse, pytest.mark.long(12)]
 
-SECONDS = float(os.environ.get("SOAK_SECONDS", "20"))
+SECONDS = float(os.environ.get("SOAK_SECONDS", "10"))
 
 
 def test_four_copiers_lose_and_mix_nothing(make_mount: MakeMount) -> None:

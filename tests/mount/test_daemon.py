@@ -19,7 +19,7 @@ from mount import client, launch, mounts, preflight
 from mount.processes import Process
 from mount.settings import MountSettings
 from tests.mount.conftest import MakeMount
-from tests.mount.harness import PROGRAM, Mount, artifactfs, eventually
+from tests.mount.harness import EVENTUALLY_S, PROGRAM, Mount, artifactfs, eventually
 
 pytestmark = pytest.mark.fuse
 
@@ -329,7 +329,7 @@ def test_interrupted_start_leaves_nothing(prepare_mount: MakeMount, tmp_path: Pa
     assert daemon is not None
     eventually(lambda: "opening" in mount.log())
     starter.send_signal(signal.SIGINT)
-    assert starter.wait(60) == 130
+    assert starter.wait(EVENTUALLY_S) == 130
     assert not daemon.is_alive()
     assert "told to end before the mount was made" in mount.log()
 
@@ -365,7 +365,7 @@ def test_unmounted_behind_our_back_ends_cleanly(mount: Mount):
     (mount.make("models/bert") / "f").write_text("precious")
     daemon = mount.daemon
     subprocess.run(["fusermount3", "-u", mount.path], check=True)
-    assert daemon.wait_gone(20)
+    assert daemon.wait_gone(EVENTUALLY_S)
     assert mounts.read_record(mount.state_dir, mount.path) is None
     mount.mount()
     assert (mount / "models/bert/staging/f").read_text() == "precious"
@@ -375,7 +375,7 @@ def test_unmounted_behind_our_back_ends_cleanly(mount: Mount):
 def test_signal_unmounts(mount: Mount, number: signal.Signals):
     daemon = mount.daemon
     daemon.send(number)
-    assert daemon.wait_gone(20)
+    assert daemon.wait_gone(EVENTUALLY_S)
     assert not mount.is_mounted()
     assert mounts.read_record(mount.state_dir, mount.path) is None
 
@@ -391,7 +391,7 @@ def test_umount_that_failed_changes_nothing(make_mount: MakeMount):
     (staging / "two").write_bytes(b"x")
     daemon = mount.daemon
     daemon.send(signal.SIGTERM)
-    assert daemon.wait_gone(60)
+    assert daemon.wait_gone(EVENTUALLY_S)
     mount.mount("--read-only")
     assert sorted(os.listdir(mount / "models/bert/v1")) == ["two"]
 
@@ -436,7 +436,7 @@ def test_signal_ends_a_mount_that_is_in_use(mount: Mount):
     with open(mount.make("models/bert") / "f", "wb", buffering=0) as file:
         file.write(b"precious")
         daemon.send(signal.SIGTERM)
-        assert daemon.wait_gone(20)
+        assert daemon.wait_gone(EVENTUALLY_S)
         assert not mount.is_mounted()
         with pytest.raises(OSError, match=r"Transport endpoint|connection abort|No such device"):
             file.write(b"more")
@@ -505,7 +505,7 @@ def test_umount_ends_a_daemon_that_another_namespace_holds(mount: Mount):
         started = time.monotonic()
         mount.umount()
         assert not daemon.is_alive()
-        assert time.monotonic() - started < 20
+        assert time.monotonic() - started < 30  # it ended by itself
         assert not mount.is_mounted()
     finally:
         holder.kill()
@@ -538,7 +538,7 @@ def test_foreground_stays_until_a_signal(prepare_mount: MakeMount, number: signa
         record = eventually(lambda: mounts.read_record(mount.state_dir, mount.path))
         assert record.daemon.pid == process.pid == mount.status().pid
         process.send_signal(number)
-        _, log = process.communicate(timeout=60)
+        _, log = process.communicate(timeout=EVENTUALLY_S)
         assert process.returncode == 0
         assert "INFO" in log
         assert f"mounted {mount.store} on {mount.path}" in log
@@ -551,7 +551,7 @@ def test_foreground_ends_when_unmounted(prepare_mount: MakeMount):
         eventually(lambda: mounts.read_record(mount.state_dir, mount.path))
         # The zombie has ended as far as umount is concerned.
         mount.umount()
-        process.communicate(timeout=60)
+        process.communicate(timeout=EVENTUALLY_S)
         assert process.returncode == 0
 
 
@@ -559,7 +559,7 @@ def test_foreground_says_why_it_cannot(prepare_mount: MakeMount):
     mount = prepare_mount("gopher://host/store")
     mount.expect_warning("gopher")
     with in_foreground(mount) as process:
-        _, log = process.communicate(timeout=60)
+        _, log = process.communicate(timeout=EVENTUALLY_S)
         assert process.returncode == 1
         assert log.splitlines()[-1].startswith("artifactfs: cannot open gopher://host/store: unknown scheme")
 

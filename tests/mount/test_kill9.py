@@ -17,7 +17,7 @@ from mount import control
 from mount.control import CommitState
 from tests import trees
 from tests.mount.conftest import MakeMount
-from tests.mount.harness import Mount, eventually
+from tests.mount.harness import EVENTUALLY_S, Mount, eventually
 from tests.scenarios import refused
 
 pytestmark = pytest.mark.fuse
@@ -42,6 +42,7 @@ def versions_of(mount: Mount, label: str) -> list[artifactfs.VersionInfo]:
     return artifactfs.connect(mount.store).list_versions(artifact, collection)
 
 
+@pytest.mark.long(20)
 def test_twenty_moments(make_mount: MakeMount) -> None:
     """S2, C7, C8: killed while staging, sealing and committing, every sealed tree is one version and whole."""
     mount = make_mount("--commit-after", "never", "--refresh", "0.2")
@@ -181,7 +182,7 @@ def test_unmounted_by_others(make_mount: MakeMount) -> None:
     (mount.make("behind/back") / "f").write_text("x")
     daemon = mount.daemon
     subprocess.run(["fusermount3", "-u", mount.path], check=True)
-    assert daemon.wait_gone(20)
+    assert daemon.wait_gone(EVENTUALLY_S)
     assert not mount.is_mounted()
     assert os.listdir(mount.path) == []
     mount.mount("--commit-after", "0.3")

@@ -13,7 +13,7 @@ import pytest
 
 from mount import disk, mounts
 from tests.mount import late_disk
-from tests.mount.harness import Mount, eventually
+from tests.mount.harness import EVENTUALLY_S, Mount, eventually
 from tests.mount.shared import mounted
 from tests.scenarios import refused
 
@@ -34,7 +34,7 @@ def mount(tmp_path_factory: pytest.TempPathFactory, driver: str) -> Iterator[Mou
             yield mount
     finally:
         mounts.unmount(lower, lazy=True)
-        serving.wait(20)
+        serving.wait(EVENTUALLY_S)
 
 
 def test_close_tells_what_the_disk_tells(mount: Mount) -> None:

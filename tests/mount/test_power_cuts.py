@@ -9,7 +9,7 @@ import pytest
 
 from tests.soak.power_disk import why_no_disk
 
-pytestmark = pytest.mark.fuse
+pytestmark = [pytest.mark.fuse, pytest.mark.long(15)]
 
 
 @pytest.mark.skipif(why_no_disk("ext4") is not None, reason=str(why_no_disk("ext4")))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests import trees
-from tests.mount.harness import Mount, run
+from tests.mount.harness import EVENTUALLY_S, Mount, run
 from tests.mount.shared import mounted
 
 pytestmark = pytest.mark.fuse
@@ -184,4 +184,4 @@ def test_readers_of_latest_while_versions_appear(mount: Mount) -> None:
     ]
     for number in range(1, last + 1):
         log(number)
-    assert [reader.wait(30) for reader in readers] == [0, 0, 0]
+    assert [reader.wait(EVENTUALLY_S) for reader in readers] == [0, 0, 0]

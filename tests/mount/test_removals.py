@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.harness import Mount
+from tests.mount.harness import EVENTUALLY_S, Mount
 from tests.scenarios import refused
 
 pytestmark = pytest.mark.fuse
@@ -60,7 +60,7 @@ def test_removing_and_writing_at_once(mount: Mount) -> None:
         subprocess.Popen([sys.executable, "-c", _LOOP.format(calls), artifact])
         for calls in (_REMOVE, _WRITE, _WRITE, _LOOK)
     ]
-    assert [program.wait(60) for program in programs] == [0, 0, 0, 0]
+    assert [program.wait(EVENTUALLY_S) for program in programs] == [0, 0, 0, 0]
     check_works(mount, "c/a")
 
 

@@ -14,9 +14,9 @@ from tests.quick import quick_directory
 from tests.state_machine import DriveMachine
 from tests.state_worlds import MountedWorld, World
 
-pytestmark = pytest.mark.fuse
+pytestmark = [pytest.mark.fuse, pytest.mark.long(20)]
 
-EXAMPLES, STEPS = 8, 25
+EXAMPLES, STEPS = 5, 25
 
 
 def machine_on(driver: str) -> type[DriveMachine]:

@@ -15,7 +15,7 @@ import pytest
 
 from mount import control
 from mount.control import Hold
-from tests.mount.harness import COMMAND_TIMEOUT_S, Mount, eventually
+from tests.mount.harness import COMMAND_TIMEOUT_S, EVENTUALLY_S, Mount, eventually
 
 pytestmark = pytest.mark.fuse
 
@@ -96,7 +96,7 @@ def test_moving_both_ways_at_once(mount: Mount) -> None:
         subprocess.Popen([sys.executable, "-c", loop, staging / "one", place / "files/one"]),
         subprocess.Popen([sys.executable, "-c", loop, place / "files/two", staging / "two"]),
     ]
-    assert [mover.wait(60) for mover in movers] == [0, 0]
+    assert [mover.wait(EVENTUALLY_S) for mover in movers] == [0, 0]
     assert ((staging / "one").read_text(), (place / "files/two").read_text()) == ("one", "two")
 
 

@@ -17,7 +17,7 @@ import pytest
 from artifactfs.managers.wandb import processes, side_file
 from mount.control import CommitState
 from tests import trees
-from tests.mount.harness import Mount, artifactfs, eventually, run, same_tree
+from tests.mount.harness import EVENTUALLY_S, Mount, artifactfs, eventually, run, same_tree
 from tests.mount.shared import mounted
 from tests.mount.test_programs import PROGRAMS, Program
 from tests.wandb_server.handle import ENTITY, KEY, PROJECT, WandbServer
@@ -271,14 +271,12 @@ def test_an_outage(server: WandbServer, drive: Mount) -> None:
         (staging / "f").write_text("written in the dark")
         committing = threading.Thread(target=lambda: artifactfs("commit", drive / "models/offline", check=False))
         committing.start()
-        eventually(
-            lambda: any(p.state is CommitState.RETRYING for p in drive.state("models/offline").pending), timeout_s=60
-        )
+        eventually(lambda: any(p.state is CommitState.RETRYING for p in drive.state("models/offline").pending))
     finally:
         server.start()
     artifactfs("retry", drive / "models/offline", check=False)  # it may be on its way already
-    assert drive.committed("models/offline", "v0", 60.0).joinpath("f").read_text() == "written in the dark"
-    committing.join(60)
+    assert drive.committed("models/offline", "v0").joinpath("f").read_text() == "written in the dark"
+    committing.join(EVENTUALLY_S)
     eventually(lambda: "v0" in os.listdir(unknown))
     assert (unknown / "v0/f").read_text() == "never seen"
 
@@ -296,9 +294,9 @@ def test_a_server_killed_during_a_commit(server: WandbServer, drive: Mount) -> N
     eventually(lambda: more(server, before, "faults") > 2)
     server.kill()
     server.start()
-    drive.committed("models/interrupted", "v0", 90.0)
-    committing.join(60)
-    eventually(lambda: not drive.state("models/interrupted").pending, 30.0)
+    drive.committed("models/interrupted", "v0")
+    committing.join(EVENTUALLY_S)
+    eventually(lambda: not drive.state("models/interrupted").pending)
     versions = server.state()[f"{ENTITY}/{PROJECT}"]["artifacts"]["interrupted"]
     assert [version["version"] for version in versions if version["state"] == "COMMITTED"] == [0]
     assert len(os.listdir(drive / "models/interrupted/v0")) == 20
@@ -316,17 +314,17 @@ def test_a_daemon_killed_during_a_commit(server: WandbServer, tmp_path: Path) ->
         committing = subprocess.Popen(
             [sys.executable, "-m", "mount.cli", *command[1:]], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        eventually(lambda: more(server, before, "faults") > 0, 60.0)
+        eventually(lambda: more(server, before, "faults") > 0)
         helpers = processes.children_of(mount.daemon.pid)
         helpers += [core for helper in helpers for core in processes.children_of(helper)]
         assert len(helpers) >= 3
         mount.kill9()
-        committing.wait(60)
+        committing.wait(EVENTUALLY_S)
         eventually(lambda: not [pid for pid in helpers if is_running(pid)], what="helpers to end")
         server.heal()
         mount.mount()
-        mount.committed("models/killed", "v0", 60.0)
-        eventually(lambda: not mount.state("models/killed").pending, 30.0)
+        mount.committed("models/killed", "v0")
+        eventually(lambda: not mount.state("models/killed").pending)
         assert [name for name in os.listdir(mount / "models/killed") if name.startswith("v")] == ["v0"]
         helpers = processes.children_of(mount.daemon.pid)
         mount.umount()

@@ -441,7 +441,7 @@ def stale_times(drive: Drive) -> None:
     assert drive.lstat(f"{top}/f").mtime_ns == drive.lstat(f"{top}/f").mtime_ns == 5
     with drive.open(f"{top}/f", os.O_WRONLY) as file:
         file.write(b"y", 0)
-    eventually(lambda: drive.lstat(f"{top}/f").mtime_ns > 5, 3)
+    eventually(lambda: drive.lstat(f"{top}/f").mtime_ns > 5)
 
 
 @scenario()

@@ -41,7 +41,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "webdav": {"timeout": 0.5, "single_writer": True},
     "sftp": {},
 }
-TOLD_WITHIN_S = 15.0
+TOLD_WITHIN_S = 25.0
 
 
 def faults(cases: list[tuple[str, Fault]]) -> pytest.MarkDecorator:

@@ -118,6 +118,7 @@ def test_a_number_made_and_deleted_meanwhile_is_not_used_again(local: FileSystem
     assert other.list_version_names("model") == ["v1"]
 
 
+@pytest.mark.long(12)
 @pytest.mark.parametrize("how", ["copy", "consume"])
 @pytest.mark.parametrize("kind", ["calls", "delays"])
 def test_killed_at_any_moment(kind: str, how: str, tmp_path: Path):

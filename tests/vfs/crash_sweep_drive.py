@@ -138,7 +138,7 @@ def finish_and_check(directory: Path) -> None:
         assert drive.manager.version_info("a", "c", "v0").message == "the message"
         assert drive.listdir(f"{LABEL}/staging") == []
         own = drive.area.root / "artifacts/c/a"
-        eventually(lambda: os.listdir(own) in ([], ["staging"]), 5)
+        eventually(lambda: os.listdir(own) in ([], ["staging"]))
 
 
 def in_child(call: Callable[[], None]) -> bool:

@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.long(12)
 def test_killed_between_system_calls(tmp_path: Path) -> None:
     """C7, C8: wherever the daemon dies, the next one makes exactly one version of what was staged, whole."""
     command = [sys.executable, "-m", "tests.vfs.crash_sweep_drive", str(tmp_path / "sweep"), "3"]

@@ -72,13 +72,13 @@ def test_a_thread_that_must_live(caplog: pytest.LogCaptureFixture) -> None:
         number = next(attempts)
         if number < 5:
             raise (OSError(24, "Too many open files"), ZeroDivisionError("a defect"))[number >= 3]
-        assert may_go_on.wait(20)
+        assert may_go_on.wait(60)
         found.clear("it")
 
     thread = keep_alive("it", body, found)
     eventually(lambda: found.present() == ["it: a defect"])
     may_go_on.set()
-    thread.join(20)
+    thread.join(60)
     assert not thread.is_alive()
     assert found.present() == []
     assert errors(caplog, "it: ") == ["it: Too many open files", "it: a defect"]
@@ -117,7 +117,7 @@ def test_leftovers_that_cannot_be_read(make_drive: MakeDrive) -> None:
     """C8, C14: the mount is made all the same, and what was left is committed once it can be read."""
     drive = make_drive()
     assert drive.committer is not None
-    drive.committer.stop(20)
+    drive.committer.stop(60)
     make(drive, "c/odd", "c/other")
     for label in ("c/odd", "c/other"):
         drive.seal(label)
@@ -225,7 +225,7 @@ def test_status_while_the_disk_hangs(make_drive: MakeDrive, monkeypatch: pytest.
     usage, released = StagedTree.usage, threading.Event()
 
     def hang(tree: StagedTree) -> tuple[int, int]:
-        assert released.wait(20)
+        assert released.wait(60)
         return usage(tree)
 
     monkeypatch.setattr(StagedTree, "usage", hang)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import hypothesis
+import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.quick import quick_directory
@@ -31,6 +32,7 @@ def run(examples: int, steps: int) -> None:
     run_state_machine_as_test(DirectMachine, settings=settings)
 
 
+@pytest.mark.long(12)
 def test_any_history() -> None:
     """C3, C5, C6, C7, C8, S1, S4, S6: what is seen is what the model says; nothing closed is lost or doubled."""
     run(examples=40, steps=50)

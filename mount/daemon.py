@@ -285,9 +285,11 @@ def open_store(settings: MountSettings) -> ArtifactManager:
     One that cannot be reached and was mounted before, with the same cache, is served from there.
     """
     import artifactfs
+    from mount import known_stores
     from mount.listing import memory_of
 
     manager: ArtifactManager = artifactfs.connect(settings.url, **settings.options)
+    known_stores.check(settings.state_dir, manager)
     try:
         if settings.read_only:
             # Reading is the test of what is there: a missing store, another format, missing rights.
@@ -299,6 +301,7 @@ def open_store(settings: MountSettings) -> ArtifactManager:
         if memory is None or not memory.recall():
             raise
         logger.warning("mounting what is known of a store that does not answer: %s", error)
+    known_stores.remember(settings.state_dir, manager)
     return manager
 
 

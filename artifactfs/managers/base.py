@@ -254,6 +254,13 @@ class ArtifactManager(ABC):
         """What tells this store from all others, None when it has no such thing (yet). May ask the backend."""
         return None
 
+    def is_made(self) -> bool | None:
+        """Tell if there is a store, which `ensure_created` would make; None where that is not known.
+
+        Raises FormatError, StoreUnreachable, AccessDenied.
+        """
+        return None
+
     @property
     def created_ns(self) -> int | None:
         """When the store was made, in nanoseconds since the epoch; None when unknown. May ask the backend."""

@@ -78,6 +78,10 @@ class FileSystemArtifactManager(StoredManager):
         marker = self._marker.read()
         return None if marker is None else marker.id
 
+    def is_made(self) -> bool:
+        """Tell if the store has its marker."""
+        return self._marker.read() is not None
+
     @property
     def created_ns(self) -> int | None:
         """When the store was made, nanoseconds since the epoch; None when it was not made yet."""

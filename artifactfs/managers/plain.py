@@ -61,6 +61,7 @@ from artifactfs.objects.open import open_store
 from artifactfs.objects.store import translate
 from artifactfs.plain import layout
 from artifactfs.plain.contents import Contents
+from artifactfs.plain.detect import looks_plain
 from artifactfs.plain.history import PlainHistory
 from artifactfs.plain.local import LocalCommitter
 from artifactfs.plain.remote import RemoteCommitter
@@ -115,6 +116,10 @@ class PlainArtifactManager(StoredManager):
         """Take `staging_root` out of the store where it is empty."""
         if self._local is not None:
             self._local.tidy()
+
+    def is_made(self) -> bool | None:
+        """Tell if a local directory holds a version, or what marks an empty store."""
+        return None if self._root is None else looks_plain(self._root.path)
 
     def ensure_created(self) -> None:
         """Make a local store's directory, where :func:`artifactfs.connect` will know it again.

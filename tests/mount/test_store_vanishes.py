@@ -128,3 +128,53 @@ def test_a_store_that_is_moved_away(mount: Mount, disk: Disk) -> None:
     store.rmdir()
     (disk.place / "moved").rename(store)
     assert (mount.committed(LABEL, "v1", 70.0) / "g").read_bytes() == b"second"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "url"), [((), "as it was"), (("--read-only",), "as it was"), ((), "without a layout")]
+)
+def test_a_mount_while_the_disk_is_away_is_refused(
+    mount: Mount, disk: Disk, arguments: tuple[str, ...], url: str
+) -> None:
+    """O8: nothing is begun in the directory beneath, whatever layout is asked for, and nothing shows as empty."""
+    mount.expect_warning("holds no store now")
+    (mount.make(LABEL) / "f").write_bytes(b"first")
+    mount.commit(LABEL)
+    mount.umount()
+    disk.take()
+    store = mount.store
+    if url != "as it was":
+        mount.store = store.removeprefix("plain+")
+    told = mount.mount("--min-free", "0", *arguments, check=False)
+    assert told.returncode != 0
+    assert f"{disk.place}/store held " in told.stderr
+    assert "mount its disk" in told.stderr
+    if not store.startswith("plain+"):
+        disk.put()
+        assert library.connect(store).store_id in told.stderr
+        disk.take()
+    assert os.listdir(disk.place) == []
+    disk.put()
+    mount.store = store
+    mount.mount("--min-free", "0", *arguments)
+    assert (mount / LABEL / "v0" / "f").read_bytes() == b"first"
+
+
+def test_a_new_store_in_the_place_of_one_that_is_gone(mount: Mount, disk: Disk) -> None:
+    """O8: it is begun when the note that the refusal names is removed; another store that is there is mounted."""
+    mount.expect_warning("holds no store now")
+    mount.umount()
+    (disk.place / "store").rename(disk.place / "old")
+    told = mount.mount(check=False)
+    [note] = (mount.state_dir / "stores").iterdir()
+    assert str(note) in told.stderr
+    assert not (disk.place / "store").exists()
+    note.unlink()
+    mount.mount()
+    (mount.make(LABEL) / "f").write_bytes(b"new")
+    mount.commit(LABEL)
+    mount.umount()
+    (disk.place / "store").rename(disk.place / "new")
+    (disk.place / "old").rename(disk.place / "store")
+    mount.mount()
+    assert os.listdir(mount.path) == []

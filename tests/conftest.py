@@ -63,7 +63,7 @@ def _seconds(item: pytest.Item) -> float:
     if (marker := item.get_closest_marker("long")) is not None:
         return float(marker.args[0])
     if any("server" in name for name in getattr(item, "fixturenames", ())):
-        return 0.7
+        return 1.0
     return 0.05 if item.get_closest_marker("fuse") is None else 1.0
 
 

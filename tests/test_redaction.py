@@ -317,7 +317,7 @@ def test_programs(url: str, given: str, tmp_path: Path):
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "AWS_EC2_METADATA_DISABLED": "true"}
     environment |= {"ARTIFACTFS_STORE": url} if given == "variable" else {}
     command = [sys.executable, "-m", "mount.cli", *arguments]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
     assert ended.returncode
     assert ended.stderr
     assert PLANTED not in ended.stdout + ended.stderr

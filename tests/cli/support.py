@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from mount.cli import cli
 
 PROGRAM = str(Path(sys.executable).with_name("artifactfs"))
-TIMEOUT_S = 60
+TIMEOUT_S = 240
 
 
 class Commands:

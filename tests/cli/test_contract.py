@@ -18,6 +18,8 @@ from artifactfs.cli import COMMANDS
 from tests.cli.support import PROGRAM, TIMEOUT_S, program
 from tests.trees import make_tree
 
+pytestmark = pytest.mark.long(0.5)
+
 BASH = shutil.which("bash") or "bash"
 
 
@@ -176,7 +178,7 @@ def test_help_answers_at_once_and_loads_nothing_heavy(command: str):
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    assert min(cpu_seconds() for _ in range(3)) < 0.3
+    assert any(cpu_seconds() < 0.3 for _ in range(5))
 
 
 def test_exit_status_of_diff_is_that_of_diff(store: str):

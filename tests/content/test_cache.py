@@ -186,7 +186,7 @@ def test_two_processes_share_a_cache_that_is_too_small(packed: Version, tmp_path
     limit = 24 * MIB
     processes = [run_filler(packed, tmp_path, limit, 150, seed) for seed in range(2)]
     for process in processes:
-        process.communicate(timeout=60)
+        process.communicate(timeout=240)
         assert process.returncode == 0
     # Each knows late of what the other has added: a part of the bound, and what is being written.
     assert packed.reader(tmp_path, limit).cache.usage().size_bytes <= limit + 16 * MIB

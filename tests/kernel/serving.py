@@ -22,7 +22,7 @@ from mount.drivers.kernel.session import Session
 from mount.settings import MountSettings
 from mount.vfs import Vfs
 
-END_S = 60.0
+END_S = 120.0
 
 
 class SlowStore(FileSystemArtifactManager):

@@ -19,7 +19,7 @@ from mount.drivers.kernel import protocol
 from mount.drivers.kernel.channel import Channel
 from mount.drivers.kernel.prefill import PREFILL_BYTES
 from mount.drivers.kernel.session import Session
-from tests.kernel.serving import SlowStore, served
+from tests.kernel.serving import END_S, SlowStore, served
 from tests.kernel.test_reading import counting, unless_pages_go
 from tests.mount.harness import eventually
 
@@ -72,7 +72,7 @@ def opened(store: FileSystemArtifactManager, directory: Path) -> Iterator[tuple[
 
 def cat(path: Path) -> bytes:
     """Read by a program of its own, which stats the file first and then reads to its end."""
-    return subprocess.run(["cat", path], stdout=subprocess.PIPE, check=True, timeout=60).stdout
+    return subprocess.run(["cat", path], stdout=subprocess.PIPE, check=True, timeout=END_S).stdout
 
 
 @contextlib.contextmanager
@@ -87,7 +87,7 @@ def program(path: Path, flags: int = 0, *, drop: bool = False) -> Iterator[subpr
 
 def read_on(running: subprocess.Popen[bytes]) -> bytes:
     """What it reads."""
-    return running.communicate(b"\n", timeout=60)[0]
+    return running.communicate(b"\n", timeout=END_S)[0]
 
 
 def test_what_is_opened_is_read_without_asking(store: FileSystemArtifactManager, tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ for name in random.Random(int(seed)).choices(names, k=300):
 """
     with opened(store, tmp_path) as (_, version):
         readers = [subprocess.Popen([sys.executable, "-c", reader, version, str(seed)]) for seed in range(4)]
-        assert [each.wait(60) for each in readers] == [0] * 4
+        assert [each.wait(END_S) for each in readers] == [0] * 4
 
 
 def test_a_program_killed_between_opening_and_reading_leaves_nothing(
@@ -190,7 +190,7 @@ def test_wrong_bytes_are_not_put_there(
     the_pack.chmod(0o644)
     the_pack.write_bytes(damaged)
     with opened(store, tmp_path) as (_, version):
-        failed = subprocess.run(["cat", version / "s016384"], capture_output=True, timeout=60)
+        failed = subprocess.run(["cat", version / "s016384"], capture_output=True, timeout=END_S)
         assert (failed.stdout, failed.returncode) == (b"", 1)
         assert b"Input/output error" in failed.stderr
         assert "is damaged" in caplog.text
@@ -208,7 +208,7 @@ def test_an_object_that_is_missing(store: FileSystemArtifactManager, tmp_path: P
         if path.is_file() and holds(path, "s016384"):
             path.unlink()
     with opened(store, tmp_path) as (_, version):
-        failed = subprocess.run(["cat", version / "s000100"], capture_output=True, timeout=60)
+        failed = subprocess.run(["cat", version / "s000100"], capture_output=True, timeout=END_S)
         assert b"Input/output error" in failed.stderr
 
 

@@ -16,7 +16,7 @@ from mount import disk
 from mount.descriptors import Descriptor
 from mount.drivers.kernel import protocol
 from mount.drivers.kernel.session import Session
-from tests.kernel.serving import served
+from tests.kernel.serving import END_S, served
 from tests.mount.harness import Mount, eventually, run
 from tests.mount.shared import mounted
 
@@ -93,7 +93,7 @@ with os.scandir(sys.argv[1]) as entries:
 
 def read_all(directory: Path) -> None:
     """One epoch over the version, by a program of its own."""
-    subprocess.run([sys.executable, "-c", EPOCH, directory], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", EPOCH, directory], check=True, timeout=END_S)
 
 
 def test_after_the_first_epoch_a_read_only_mount_is_not_asked(store: FileSystemArtifactManager, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_passthrough_reads_and_maps_without_the_daemon(store: FileSystemArtifact
         assert session.context.vfs.reads == "passthrough"
         seen = counting(session)
         mapped = [sys.executable, "-c", MAPPED, str(version / "big")]
-        assert subprocess.run(mapped, stdout=subprocess.PIPE, check=True, timeout=60).stdout == BIG
+        assert subprocess.run(mapped, stdout=subprocess.PIPE, check=True, timeout=END_S).stdout == BIG
         assert subprocess.run(["cat", version / "big"], stdout=subprocess.PIPE, check=True).stdout == BIG
         assert seen["FUSE_OPEN"] == 2
         assert seen["FUSE_READ"] == 0
@@ -148,7 +148,7 @@ def test_a_file_cut_while_it_is_handed_to_the_kernel(
                 path.chmod(0o644)
         monkeypatch.setattr(Descriptor, "view", view_and_cut)
         version = tmp_path / "mnt/c/a/v0"
-        failed = subprocess.run(["cat", version / "big"], capture_output=True, timeout=60)
+        failed = subprocess.run(["cat", version / "big"], capture_output=True, timeout=END_S)
         assert b"Input/output error" in failed.stderr
         assert "was cut while it was read" in caplog.text
         for name, data in SMALL.items():
@@ -213,7 +213,7 @@ def test_openers_of_one_file_all_go_one_way(mount: Mount) -> None:
     mount.commit("openers/a")
     opener = "import sys\nfor _ in range(300):\n    open(sys.argv[1], 'rb').read(4096)"
     openers = [subprocess.Popen([sys.executable, "-c", opener, str(staging.parent / "v0/file")]) for _ in range(4)]
-    assert [each.wait(60) for each in openers] == [0] * 4
+    assert [each.wait(END_S) for each in openers] == [0] * 4
 
 
 def test_a_version_can_lie_below_an_overlay(store: FileSystemArtifactManager, tmp_path: Path) -> None:

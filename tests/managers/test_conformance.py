@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import conformance
 import conformance_files
+import pytest
+
+pytestmark = pytest.mark.long(0.5)
 
 
 class TestNames(conformance.Names):

@@ -117,7 +117,7 @@ class TestWhoAndWhere:
             f"wandb.init(entity={ENTITY!r}, project={project!r}, settings=wandb.Settings(console='off', silent=True))\n"
             "print(WandbArtifactManager().project_path())\n"
         )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False)
         assert done.stdout.split() == [f"{ENTITY}/{project}"], done.stderr
 
     @pytest.mark.parametrize("url", ["wandb://a/b/c", "wandb://a:b@c/d", "wandb://team/pro?ject"])
@@ -236,7 +236,7 @@ class TestTheCallersRuns:
             f"wandb.init(entity={ENTITY!r}, project={project!r}, id='train1', name='my training').finish()\n"
         )
         environment = {**server.client_environment(tmp_path / "home"), "WANDB_SILENT": "true", "WANDB_CONSOLE": "off"}
-        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, timeout=120)
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, timeout=240)
         (run,) = server.state()[f"{ENTITY}/{project}"]["runs"]
         assert (run["name"], run["displayName"]) == ("train1", "my training")
         return run
@@ -379,7 +379,7 @@ class TestBesideThePlainClient:
             env=server.client_environment(tmp_path / "home"),
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=240,
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr

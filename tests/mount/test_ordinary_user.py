@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -92,7 +93,8 @@ def test_a_staging_closed_by_its_owner(user: User, driver: str) -> None:
     eventually(lambda: user.run("test", "-d", "mnt/c/other/v0", check=False).returncode == 0, what="v0")
     reason = f"c/odd: Permission denied: {user.home}/mnt/c/odd/staging"
     assert f"fault: {reason}" in user.run(PROGRAM, "status", "mnt").stdout
-    refused = user.run(PROGRAM, "umount", "mnt", check=False)
+    impatient = "from mount.commands import umount; umount.WRITERS_S = 0.5; from mount.cli import main; main()"
+    refused = user.run(sys.executable, "-c", impatient, "umount", "mnt", check=False)
     assert refused.returncode == 1
     assert reason in refused.stderr
     user.run(PROGRAM, "umount", "--now", "mnt")

@@ -17,6 +17,6 @@ def test_acknowledged_commits_survive_a_loss_of_power() -> None:
     """S2, S13, C7."""
     # In a process of its own, because it enters a mount namespace.
     command = [sys.executable, "-m", "tests.soak", "power", "--file-systems", "ext4", "--cuts", "4", "--seconds", "4"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=540, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 cuts" in done.stdout

@@ -17,7 +17,7 @@ import pytest
 from artifactfs.managers.wandb import processes, side_file
 from mount.control import CommitState
 from tests import trees
-from tests.mount.harness import EVENTUALLY_S, Mount, artifactfs, eventually, run, same_tree
+from tests.mount.harness import COMMAND_TIMEOUT_S, EVENTUALLY_S, Mount, artifactfs, eventually, run, same_tree
 from tests.mount.shared import mounted
 from tests.mount.test_programs import PROGRAMS, Program
 from tests.wandb_server.handle import ENTITY, KEY, PROJECT, WandbServer
@@ -138,7 +138,7 @@ def run():
         cwd=directory,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=COMMAND_TIMEOUT_S,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -35,7 +35,7 @@ class Squirrel:
     def fresh(self, name: str, *arguments):
         """The same in a process of its own, in which nothing was imported yet."""
         program = [self.python, str(Path(__file__).with_name("fresh.py")), name, json.dumps(arguments)]
-        done = subprocess.run(program, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(program, capture_output=True, text=True, timeout=240, check=False)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])
 

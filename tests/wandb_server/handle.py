@@ -122,7 +122,7 @@ class WandbServer:
         return self.directory / "state" / "blobs"
 
     def _get(self, what: str) -> Any:
-        with urllib.request.urlopen(f"{self.url}/admin/{what}", timeout=30) as answer:
+        with urllib.request.urlopen(f"{self.url}/admin/{what}", timeout=120) as answer:
             return json.load(answer)
 
     def _post(self, what: str, given: Any) -> None:

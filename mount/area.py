@@ -35,7 +35,8 @@ from mount.areas import (
 )
 from mount.control import Hold
 from mount.drive_paths import shown_on_drive
-from mount.faults import Faults
+from mount.endings import Watch
+from mount.faults import Faults, keep_alive
 from mount.handles import VersionReader
 from mount.listing import memory_of
 from mount.room import DiskRoom
@@ -76,6 +77,8 @@ class StagingArea:
         """Puts the paths of the drive into a message, in place of those of the disk."""
         self.faults = Faults(self.shown)
         self._waiting: list[Waiting] = []
+        self._watch = Watch()
+        self._failures_hold = settings.on_failure == "hold"
 
     @classmethod
     def open(cls, manager: ArtifactManager, settings: MountSettings) -> StagingArea:
@@ -86,6 +89,7 @@ class StagingArea:
         root = area_root(manager, settings)
         lock_fd = make_and_take(root, settings)
         area = cls(root, lock_fd, manager, settings)
+        keep_alive("writers", area._watch.run, area.faults)
         area._recover()
         if manager.staging_root is not None:
             area._waiting = others_waiting(root)
@@ -133,6 +137,7 @@ class StagingArea:
 
         The directory itself stays held for as long as a commit may be under way.
         """
+        self._watch.close()
         self._empty_trash()
         try:
             if self.active():
@@ -180,7 +185,15 @@ class StagingArea:
                 is_artifact = collection != NO_COLLECTION
                 directory = self.root / (Path(ARTIFACTS, collection) if is_artifact else _TRASHES) / artifact
                 found = self._artifacts[collection, artifact] = ArtifactStaging(
-                    directory, collection, artifact, self._note_dirty, self.room, self.reader, self.sync
+                    directory,
+                    collection,
+                    artifact,
+                    self._note_dirty,
+                    self.room,
+                    self.reader,
+                    self.sync,
+                    self._watch,
+                    failures_hold=self._failures_hold,
                 )
                 if not is_artifact and found.staged.exists():
                     # It could not be emptied, and what was held of it is not known.
@@ -260,6 +273,7 @@ class StagingArea:
         with staging.lock, self._lock:
             if staging.staged.exists():
                 staging.staged.root.rmdir()
+            staging.forget_all_told()
             staging.directory.rmdir()
             self._artifacts.pop((collection, artifact), None)
 

@@ -18,7 +18,9 @@ from artifactfs import __version__, names
 from artifactfs.errors import InvalidName
 from artifactfs.redaction import redact
 from mount import control
+from mount.asking import ASKING
 from mount.errors import AttributeUnsupported, NoSuchAttribute, NothingStaged, NotPermitted
+from mount.settings import MAX_SECONDS
 from mount.tree import Artifact, Node, Root, StagedNode, VersionNode
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ def get(vfs: Vfs, node: Node, name: str) -> bytes:
         state = vfs.staging_of(node).describe()
         problem = state.problem and vfs.area.shown(state.problem)
         return control.encode(_shortened(msgspec.structs.replace(state, problem=problem)))
+    if isinstance(node, StagedNode) and not node.path and name == control.COMMIT_AFTER:
+        return _shown_commit_after(vfs, vfs.staging_of(node)).encode()
     if isinstance(node, VersionNode):
         value = _of_version(vfs, node, name)
         if value is not None:
@@ -168,6 +172,30 @@ def _stage(vfs: Vfs, node: Node, value: bytes) -> None:
     logger.info("staged %s of %s by reference", loaded.info.version, staging.label)
 
 
+def _commit_after(vfs: Vfs, node: Node, value: bytes) -> None:
+    staging = _controlled(vfs, node)
+    try:
+        seconds = None if value in (b"never", b"") else float(value)
+    except ValueError:
+        seconds = -1.0
+    if seconds is not None and not 0 <= seconds <= MAX_SECONDS:
+        raise InvalidName(f"{control.COMMIT_AFTER} is 'never' or seconds >= 0, got {os.fsdecode(value)!r}")
+    staging.tell_commit_after(seconds, forget=not value)
+    logger.info("%s is committed after %s", staging.label, _shown_commit_after(vfs, staging))
+
+
+def _shown_commit_after(vfs: Vfs, staging: ArtifactStaging) -> str:
+    seconds = staging.commit_after_s(vfs.settings.commit_after_s)
+    return "never" if seconds is None else f"{seconds:g}"
+
+
+def _run(vfs: Vfs, node: Node, _value: bytes) -> None:
+    staging = _controlled(vfs, node)
+    if not ASKING.thread or not staging.wait_for_commit_of(ASKING.thread):
+        raise NotPermitted("a process that the drive cannot see, as of another container, cannot be waited for")
+    logger.info("%s is committed by a process that asked to do so", staging.label)
+
+
 def _drain(vfs: Vfs, node: Node, _value: bytes) -> None:
     assert vfs.area is not None
     assert vfs.committer is not None
@@ -190,6 +218,8 @@ _ACTIONS: dict[str, Callable[[Vfs, Node, bytes], None]] = {
     control.RETRY: _retry,
     control.REOPEN: _reopen,
     control.STAGE: _stage,
+    control.COMMIT_AFTER: _commit_after,
+    control.RUN: _run,
     control.DRAIN: _drain,
     control.LEAVE: _leave,
 }

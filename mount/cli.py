@@ -23,6 +23,7 @@ from mount.commands.discard import discard
 from mount.commands.mount import mount
 from mount.commands.reopen import reopen
 from mount.commands.retry import retry
+from mount.commands.run import run
 from mount.commands.stage import stage
 from mount.commands.status import status as status_command
 from mount.commands.umount import umount
@@ -48,7 +49,7 @@ def cli() -> None:
     """Versioned machine-learning artifacts on any storage, as a drive."""
 
 
-for _command in (mount, umount, status_command, commit, stage, retry, reopen, discard, *COMMANDS, diff):
+for _command in (mount, umount, status_command, commit, run, stage, retry, reopen, discard, *COMMANDS, diff):
     cli.add_command(_command)
 
 

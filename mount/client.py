@@ -161,6 +161,11 @@ def reopen(directory: Path) -> None:
     os.setxattr(directory, control.REOPEN, b"1")
 
 
+def request_run(staging: Path) -> None:
+    """Have what is staged wait until this process asks for its commit or ends. Raises OSError EPERM."""
+    os.setxattr(staging, control.RUN, b"1")
+
+
 def stage(staging: Path, version: str) -> None:
     """Fill a ``staging`` directory from a version. Raises OSError EBUSY, ENOENT, ENOTSUP."""
     os.setxattr(staging, control.STAGE, os.fsencode(version))

@@ -105,7 +105,7 @@ class Committer:
         is_leaving = time.monotonic() < self._leave_until
         with contextlib.suppress(Busy):
             if not is_leaving:
-                self.seal_all(0.0)
+                self.seal_all(0.0, at_end=True)
         while not is_leaving and self._is_busy() and time.monotonic() < deadline and not give_up():
             with self._wake:
                 self._wake.wait(_LOOK_AGAIN_S / 10)
@@ -115,18 +115,17 @@ class Committer:
         """Whether a commit is under way, waiting for its turn, or about to be tried again."""
         return bool(self._jobs) or any(self._commit_due_in(staging) is not None for staging in self._area.active())
 
-    def seal_all(self, wait_s: float) -> None:
-        """Seal everything staged, unless staging is committed on request only.
+    def seal_all(self, wait_s: float, *, at_end: bool = False) -> None:
+        """Seal everything staged, but for what is committed on request only.
 
-        Waits up to `wait_s` for files open for writing. Raises Busy when some stay open; the rest is sealed. What the
-        disk refuses is a fault of that artifact.
+        `at_end`: nobody asked for it, so that what a program may be in the middle of writing is left too. Waits up to
+        `wait_s` for files open for writing. Raises Busy when some stay open; the rest is sealed. What the disk refuses
+        is a fault of that artifact.
         """
-        if self._commit_after_s is None:
-            return
         busy: Busy | None = None
         for staging in self._area.active():
             try:
-                if staging.staged.is_dirty():
+                if staging.staged.is_dirty() and self._is_finished(staging, at_end):
                     staging.seal(CommitRequest(), wait_s, automatic=True)
                     self._faults.clear(staging.sealing)
             except NothingStaged:
@@ -138,6 +137,15 @@ class Committer:
         self.wake()
         if busy is not None:
             raise busy
+
+    def _is_finished(self, staging: ArtifactStaging, at_end: bool) -> bool:
+        """Whether everything staged may be committed although its time has not come."""
+        commit_after_s = staging.commit_after_s(self._commit_after_s)
+        writers = staging.staged.writers
+        if commit_after_s is None or (writers is not None and writers.waits_for_commit):
+            return False
+        is_writing = at_end and writers is not None and writers.may_go_on()
+        return not is_writing or staging.staged.quiet_s >= commit_after_s
 
     def retry(self, staging: ArtifactStaging, pending: PendingTree) -> None:
         """Try a commit that failed again at once. A commit under way is left alone."""
@@ -277,11 +285,23 @@ class Committer:
         return min(delays, default=None)
 
     def _seal_due_in(self, staging: ArtifactStaging) -> float | None:
-        if self._commit_after_s is None or not staging.staged.is_dirty():
+        if staging.commit_after_s(self._commit_after_s) is None or not staging.staged.is_dirty():
             return None
         with staging.lock:
             writers = staging.staged.open_for_writing()
-        return max(self._commit_after_s - staging.staged.quiet_s, _LOOK_AGAIN_S if writers else 0.0)
+        if self._is_left(staging):
+            # What they had open is closed a moment after their end.
+            return _LOOK_AGAIN_S / 10 if writers else 0.0
+        writers_of = staging.staged.writers
+        commit_after_s = staging.commit_after_s(self._commit_after_s)
+        if commit_after_s is None or (writers_of is not None and writers_of.waits_for_commit):
+            return None
+        return max(commit_after_s - staging.staged.quiet_s, _LOOK_AGAIN_S if writers else 0.0)
+
+    def _is_left(self, staging: ArtifactStaging) -> bool:
+        """Nobody is left who could go on writing, and everybody who wrote ended well."""
+        writers = staging.staged.writers
+        return writers is not None and writers.left_by_all()
 
     def _commit_due_in(self, staging: ArtifactStaging) -> float | None:
         pending = staging.oldest_pending()
@@ -313,7 +333,7 @@ class Committer:
 
     def _seal(self, staging: ArtifactStaging) -> None:
         try:
-            pending = staging.seal(CommitRequest(), quiet_s=self._commit_after_s or 0.0, automatic=True)
+            pending = staging.seal(CommitRequest(), is_due=lambda: self._is_due(staging), automatic=True)
         except (Busy, NothingStaged):
             return
         except OSError as error:
@@ -322,6 +342,15 @@ class Committer:
         else:
             self._faults.clear(staging.sealing)
             logger.info("sealed %s as %s", staging.label, pending.name)
+
+    def _is_due(self, staging: ArtifactStaging) -> bool:
+        """Whether a seal that was due still is, after the time that syncing takes: somebody may have come since."""
+        writers = staging.staged.writers
+        if writers is not None and writers.have_all_ended():
+            return True
+        commit_after_s = staging.commit_after_s(self._commit_after_s)
+        waits = writers is not None and writers.waits_for_commit
+        return commit_after_s is not None and not waits and staging.staged.quiet_s >= commit_after_s
 
     def _attempt(self, staging: ArtifactStaging, pending: PendingTree) -> bool:
         """Commit one sealed tree; False when it has to be tried again or is blocked."""

@@ -18,6 +18,10 @@ attribute                    on                     access  value
 ``user.artifactfs.retry``    pending               write   anything: try the commit again at once
 ``user.artifactfs.reopen``   pending               write   anything: take the files back into staging, if that is empty
 ``user.artifactfs.stage``    ``staging``            write   ``v3``, ``latest`` or an alias: fill staging from it
+``user.artifactfs.commit-after``  ``staging``       both    seconds of quiet, or ``never``, instead of the mount's own;
+                                                            b"" for the mount's own again
+``user.artifactfs.run``      ``staging``            write   anything: commit nothing by itself before the process that
+                                                            writes this has asked for a commit or ended
 ``user.artifactfs.version``  versions, their files  read    ``v3``
 ``user.artifactfs.digest``   versions, their files  read    hex digest of the content
 ``user.artifactfs.created``  versions               read    ISO 8601, UTC
@@ -46,6 +50,8 @@ DISCARD = PREFIX + "discard"
 RETRY = PREFIX + "retry"
 REOPEN = PREFIX + "reopen"
 STAGE = PREFIX + "stage"
+COMMIT_AFTER = PREFIX + "commit-after"
+RUN = PREFIX + "run"
 VERSION = PREFIX + "version"
 DIGEST = PREFIX + "digest"
 CREATED = PREFIX + "created"
@@ -89,12 +95,14 @@ class CommitRequest(msgspec.Struct, frozen=True, omit_defaults=True):
 class Hold(msgspec.Struct, frozen=True):
     """The reason why staged files are not committed by themselves. `at` is in seconds since the epoch.
 
-    `lost`: the staging disk did not keep all of it, and a request does not commit it either.
+    `lost`: the staging disk did not keep all of it, and a request does not commit it either. `by_writer`: a writer
+    failed, and a later job that writes there and ends well makes up for it.
     """
 
     why: str
     at: float
     lost: bool = False
+    by_writer: bool = False
 
 
 class TakenBack(msgspec.Struct, frozen=True):

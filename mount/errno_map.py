@@ -75,6 +75,27 @@ def is_expected(error: BaseException) -> bool:
     return (isinstance(error, OSError) and bool(error.errno)) or any(isinstance(error, kind) for kind, _ in _TABLE)
 
 
+# Others are answers, which programs live with: ENOENT, EEXIST.
+_KEPT_NOTHING = frozenset(
+    (
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EIO,
+        errno.EFBIG,
+        errno.ENOMEM,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENXIO,
+        errno.ENODEV,
+    )
+)
+
+
+def is_failure_to_keep(error: BaseException) -> bool:
+    """Tell whether a program that asks for a change and is told `error` lacks something it meant to keep."""
+    return errno_of(error) in _KEPT_NOTHING
+
+
 def unsupported(path: str) -> OSError:
     """The error of a system call that a file of that kind does not know."""
     return OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), path)

@@ -6,10 +6,12 @@ Threading: a handle may be used from several threads at once; reads and writes c
 
 from __future__ import annotations
 
+import functools
 import os
 import resource
 import threading
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from artifactfs import durable
 from artifactfs.beneath import NotRegular
@@ -269,6 +271,23 @@ class VersionFile:
         self.content.close()
 
 
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def _telling(method: _Method) -> _Method:
+    """A method of `StagedFile` by which a program changes it: what it is told when that fails, the tree is told too."""
+
+    @functools.wraps(method)
+    def telling(self: StagedFile, *args: Any) -> Any:
+        try:
+            return method(self, *args)
+        except Exception as error:
+            self.tree.told(error)
+            raise
+
+    return cast("_Method", telling)
+
+
 class StagedFile:
     """An open file of a staged or sealed tree. What `write` has returned for survives the end of the daemon."""
 
@@ -297,6 +316,7 @@ class StagedFile:
             data += more
         return data
 
+    @_telling
     def write(self, data: Any, offset: int) -> int:
         """Write all of `data` (bytes-like) at `offset`; returns its length. Raises OSError (ENOSPC …)."""
         self.tree.touch()
@@ -306,6 +326,7 @@ class StagedFile:
         durable.write_all(self.fd, view, offset)
         return len(view)
 
+    @_telling
     def truncate(self, size_bytes: int) -> None:
         """Cut or extend the file."""
         self.tree.touch()
@@ -320,6 +341,7 @@ class StagedFile:
             return _seek_in_data(offset, whence, self.reference.reference.size_bytes)
         return os.lseek(self.fd, offset, whence)
 
+    @_telling
     def copy_from(self, source: Handle, source_offset: int, offset: int, size_bytes: int) -> int:
         """copy_file_range(2): returns how many bytes were copied, 0 at the end of `source`.
 
@@ -342,6 +364,7 @@ class StagedFile:
                 return done
         return self.write(source.read(size_bytes, source_offset), offset)
 
+    @_telling
     def fallocate(self, mode: int, offset: int, size_bytes: int) -> None:
         """fallocate(2). Raises OSError."""
         self.tree.touch()
@@ -385,6 +408,7 @@ class StagedFile:
         if self.reference is not None:
             self.reference.forget(self.fd)
 
+    @_telling
     def fsync(self, data_only: bool) -> None:
         """Make the file durable. Raises OSError."""
         try:
@@ -394,9 +418,13 @@ class StagedFile:
             self.tree.note_lost(error)
             raise
 
+    @_telling
     def flush(self) -> None:
         """A program closes the file: on a disk that tells late, raise what it says of what was written. OSError."""
-        if self.writable and self.tree.room.tells_late:
+        if not self.writable:
+            return
+        self.tree.closes()
+        if self.tree.room.tells_late:
             os.close(os.dup(self.fd))
 
     def close(self) -> None:

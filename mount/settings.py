@@ -19,6 +19,7 @@ from mount import wire
 
 DRIVERS = ("auto", "kernel", "libfuse")
 READS = ("auto", "cache", "passthrough")
+ON_FAILURE = ("hold", "commit")
 MAX_SECONDS = 10 * 365 * 86400.0
 # The highest number stands for no user in chown(2).
 MAX_ID = (1 << 32) - 2
@@ -40,7 +41,9 @@ class MountSettings:
     Attributes:
         url: the store, any URL that `artifactfs.connect` takes.
         mountpoint: absolute path of an existing empty directory.
-        commit_after_s: seconds of quiet after which staging is committed; None never commits by itself.
+        commit_after_s: seconds of quiet after which staging is committed, while somebody is left who may go on; None
+            never commits by itself.
+        on_failure: one of `ON_FAILURE`: what becomes of what a writer wrote that failed.
         refresh_s: how old a listing may be before the store is asked again.
         driver: one of `DRIVERS`.
         reads: one of `READS`: by which way programs get the bytes of versions, with the driver called kernel.
@@ -60,7 +63,10 @@ class MountSettings:
 
     url: str
     mountpoint: Path
-    commit_after_s: float | None = 5.0
+    # Most pauses are shorter: between the commands that a person types, the cells of a notebook, the files of a script
+    # that computes. Where nobody is left nothing is waited for.
+    commit_after_s: float | None = 30.0
+    on_failure: str = "hold"
     refresh_s: float = 2.0
     driver: str = "auto"
     reads: str = "auto"
@@ -93,6 +99,8 @@ class MountSettings:
             raise SettingsError(f"--read-timeout must be seconds > 0, got {self.read_timeout_s}")
         if not 0 <= self.drain_timeout_s <= MAX_SECONDS:
             raise SettingsError(f"--drain-timeout must be seconds ≥ 0, got {self.drain_timeout_s}")
+        if self.on_failure not in ON_FAILURE:
+            raise SettingsError(f"--on-failure must be one of {', '.join(ON_FAILURE)}, got {self.on_failure!r}")
         if self.driver not in DRIVERS:
             raise SettingsError(f"--driver must be one of {', '.join(DRIVERS)}, got {self.driver!r}")
         if self.reads not in READS:

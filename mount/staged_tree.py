@@ -21,8 +21,10 @@ from artifactfs.beneath import open_regular
 from artifactfs.longpaths import reach
 from artifactfs.manifest import Entry
 from mount import disk
+from mount.asking import ASKING
 from mount.control import Hold
 from mount.descriptors import CLOSED, OwnedFd
+from mount.endings import Ending, Watched
 from mount.errno_map import is_attribute_too_long, is_no_attribute, unsupported
 from mount.errors import Stale
 from mount.forced_seal import OpenFiles, copy_open, exchange, path_of, told_path
@@ -31,6 +33,7 @@ from mount.places import Place, Places
 from mount.references import Reference, References, referred_entry
 from mount.room import DiskRoom
 from mount.tree import Caller, Dirent
+from mount.watched_writers import WatchedWriters
 
 PERMISSIONS = 0o7777
 
@@ -47,6 +50,8 @@ class StagedTree:
         references: References,
         on_lost: Callable[[OSError], None],
         take_hold: Callable[[Hold], AbstractContextManager[object]],
+        writers: WatchedWriters | None,
+        on_failure: Callable[[str], None],
         *,
         sealed: bool = False,
     ) -> None:
@@ -59,6 +64,11 @@ class StagedTree:
         self.note_lost = on_lost
         """To be called when a sync of a file has failed."""
         self._take_hold = take_hold
+        self._on_failure = on_failure
+        self.writers = writers
+        """None for a tree that is no artifact's, or is written to no more."""
+        self._last_writer: int | None = None
+        self._last_written = ""
         self.last_change_ns = time.monotonic_ns()
         self.touched = False
         self._on_dirty = on_dirty
@@ -77,11 +87,40 @@ class StagedTree:
         return self._changed
 
     def touch(self) -> None:
-        """Note a change: the quiet time starts again."""
+        """Note a change, and who makes it: the quiet time starts again."""
+        if ASKING.thread != self._last_writer:
+            self._note_writer()
         self.last_change_ns = time.monotonic_ns()
         if not self.touched:
             self.touched = True
             self._on_dirty()
+
+    def _note_writer(self) -> None:
+        thread = ASKING.thread
+        if thread is not None and self.writers is not None:
+            process = self.writers.wrote(thread)
+            # Only the number of a thread that leads its process stays that of the process as long as it lives.
+            self._last_writer = thread if process is not None and process.pid == thread else None
+
+    def told(self, error: Exception) -> None:
+        """Note that a program is told an error for a change."""
+        if ASKING.thread is not None and self.writers is not None:
+            why = self.writers.was_told(ASKING.thread, error, self._last_written)
+            if why is not None:
+                self._on_failure(why)
+
+    def closes(self) -> None:
+        """Note that a program closes a file that was open for writing."""
+        if ASKING.thread is not None and self.writers is not None:
+            self.writers.closes(ASKING.thread)
+
+    def writer_ended(self, process: Watched, ending: Ending) -> str | None:
+        """A process has ended; returns why that makes what is staged wait, if it does. Its number may be given away."""
+        if self.writers is None:
+            return None
+        if self._last_writer == process.pid:
+            self._last_writer = None
+        return self.writers.ended(process, ending, self._last_written)
 
     @property
     def quiet_s(self) -> float:
@@ -198,7 +237,15 @@ class StagedTree:
             # Not O_APPEND: a descriptor in append mode would ignore the offset, which the kernel gives of every write.
             handle = StagedFile(self, self._open(path, flags & os.O_ACCMODE), writable)
             self._handles.add(handle)
+            if writable:
+                self._note_opened(path)
         return self._truncated(handle, flags)
+
+    def _note_opened(self, path: str) -> None:
+        """Who has a file open for writing counts as a writer before the first byte."""
+        self._last_written = path
+        if ASKING.thread != self._last_writer:
+            self._note_writer()
 
     def _open(self, path: str, flags: int) -> OwnedFd:
         place = self._places.at(path)
@@ -241,6 +288,7 @@ class StagedTree:
                 os.fchmod(fd, mode & PERMISSIONS)
             handle = StagedFile(self, fd, access != os.O_RDONLY)
             self._handles.add(handle)
+            self._last_written = path
         return self._truncated(handle, flags)
 
     def _truncated(self, handle: StagedFile, flags: int) -> StagedFile:
@@ -456,6 +504,9 @@ class _Change:
         tree._changed.acquire()
         try:
             tree._check_writable()
+            if ASKING.thread != tree._last_writer:
+                # Before the change: a daemon that is killed after it shall have left a note of who made it.
+                tree._note_writer()
             if not tree.exists():
                 tree.root.mkdir(parents=True)
                 tree._places.note_move()
@@ -466,6 +517,8 @@ class _Change:
     def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
         if kind is None:
             self._tree.touch()
+        elif isinstance(error, Exception):
+            self._tree.told(error)
         self._tree._changed.release()
 
 

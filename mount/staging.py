@@ -6,6 +6,8 @@ On disk, below the artifact's directory in the staging area::
     untouched           staging was filled from a version, and nobody has changed anything since
     held                what is staged is not committed by itself, and why (`control.Hold`)
     reopened            staging is a sealed tree that was taken back (`reopening`)
+    writers             who has written to staging and not ended yet (`watched_writers`)
+    commit-after        how long this artifact's staging must be quiet, where it was told (`control.COMMIT_AFTER`)
     pending.<n>/        a sealed tree: commit.json and tree/
     .discarded.<n>/     a tree that is not staging yet, or not any more
 
@@ -15,7 +17,8 @@ removed at the next start. So what has been written is at every moment in exactl
 
 Neighbours: `area` finds and makes these, the vfs reads and writes trees, the committer seals them and takes them away.
 Threading: safe from any thread. Lock order: `ArtifactStaging.lock` (also the lock of its trees) → `StagingArea._lock` →
-`StagingArea._dirty_lock`; none is held across a backend call, only across system calls on the local disk.
+`StagingArea._dirty_lock`, `Holding._lock`, `Watch._lock`, which are leaves. None is held across a backend call, only
+across system calls on the local disk.
 """
 
 from __future__ import annotations
@@ -25,8 +28,8 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +41,19 @@ from artifactfs.managers.commit_id import new_commit_id
 from artifactfs.names import PENDING_PREFIX, STAGING
 from mount import reopening, wire
 from mount.areas import check_artifact
-from mount.control import ArtifactState, CommitRequest, CommitState, Finished, Hold, Staged, TakenBack
+from mount.control import ArtifactState, CommitRequest, CommitState, Finished, Staged, TakenBack
+from mount.endings import Ending, Watch, Watched
 from mount.errors import Busy, Held, NothingStaged, NotPermitted, StagingNotEmpty
 from mount.faults import reason_of
 from mount.handles import VersionReader
+from mount.holding import HELD, Holding
 from mount.pending import PendingTree, SealRecord
 from mount.references import References
 from mount.reopening import REOPENED, Reopened
 from mount.room import DiskRoom
 from mount.staged_tree import StagedTree
 from mount.tree import LoadedVersion
+from mount.watched_writers import WatchedWriters
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +63,8 @@ OnDirty = Callable[["ArtifactStaging"], None]
 # Beside an artifact's staging directory; see the module docstring.
 UNTOUCHED = "untouched"
 TRASH = ".discarded"
-HELD = "held"
+WRITERS = "writers"
+COMMIT_AFTER = "commit-after"
 
 # Between the steps of a save (close, rename, chmod, utimens) a program does nothing for microseconds; on a busy machine
 # it may have to wait for its turn. A commit on request seals no sooner after the last change.
@@ -66,6 +73,7 @@ SETTLE_S = 0.05
 _SETTLE_WAIT_S = 1.0
 
 _REMEMBERED_RESULTS = 64
+_NOT_TOLD = -1.0
 _SYNC_ROUNDS = 3
 
 
@@ -81,8 +89,14 @@ class ArtifactStaging:
         room: DiskRoom,
         reader: VersionReader,
         sync: Sync,
+        watch: Watch,
+        *,
+        failures_hold: bool = True,
     ) -> None:
-        """`sync` puts the whole staging disk on disk; when it fails it calls `hold_lost` of every artifact."""
+        """`sync` puts the whole staging disk on disk; when it fails it calls `hold_lost` of every artifact.
+
+        `failures_hold`: what a writer that fails leaves is not committed by itself.
+        """
         self.directory = directory
         self.collection = collection
         self.artifact = artifact
@@ -93,6 +107,10 @@ class ArtifactStaging:
         self._room = room
         self._sync = sync
         self._references = References(reader)
+        self._watch = watch
+        self._failures_hold = failures_hold
+        self._holding = Holding(directory, self.label, by_writers=failures_hold)
+        self._commit_after: float | None = _NOT_TOLD
         self.staged = self._new_tree()
         self.pending: list[PendingTree] = []
         self.reopened: Reopened | None = None
@@ -146,6 +164,7 @@ class ArtifactStaging:
             else:
                 found.append(PendingTree(directory, self._sealed_tree(directory), record, recovered=True))
         self._recover_hold()
+        self._commit_after = self._recovered_commit_after()
         is_staged = not self.staged.is_empty() and not self.is_untouched
         with self.lock:
             if not self._is_recovered:
@@ -154,6 +173,12 @@ class ArtifactStaging:
                 self._is_recovered = True
         if is_staged:
             self.staged.touch()
+
+    def _recovered_commit_after(self) -> float | None:
+        try:
+            return msgspec.json.decode((self.directory / COMMIT_AFTER).read_bytes(), type=float | None)
+        except FileNotFoundError:
+            return _NOT_TOLD
 
     def _recovered_record(self, directory: Path) -> SealRecord | None:
         """The record of a sealed tree; None when there is nothing to commit in it (any more)."""
@@ -170,18 +195,22 @@ class ArtifactStaging:
         return record
 
     def _recover_hold(self) -> None:
-        if self.staged.is_empty():
-            (self.directory / HELD).unlink(missing_ok=True)
+        staged = self.staged
+        if staged.is_empty():
+            self._forget_marks()
             return
-        try:
-            self.staged.held = msgspec.json.decode((self.directory / HELD).read_bytes(), type=Hold)
-        except FileNotFoundError:
-            if self._was_interrupted and not self.is_untouched:
-                self._hold(Hold("the machine went down before all of it was on disk", time.time()))
-        except msgspec.DecodeError as error:
-            self.staged.held = Hold(f"the note of why it is held is damaged: {error}", time.time(), lost=True)
+        unseen = staged.writers.recover() if staged.writers is not None else []
+        is_changed = not self.is_untouched
+        self._holding.recover(
+            staged, interrupted=self._was_interrupted and is_changed, unseen=unseen if is_changed else []
+        )
 
     def _new_tree(self) -> StagedTree:
+        writers = (
+            WatchedWriters(self.directory / WRITERS, self._watch, self.changed, self.writer_ended)
+            if self.collection
+            else None
+        )
         return StagedTree(
             self.directory / STAGING,
             self.changed,
@@ -189,12 +218,23 @@ class ArtifactStaging:
             self._room,
             self._references,
             self.hold_lost,
-            self._take_hold,
+            lambda hold: self._holding.taking(self.staged, hold),
+            writers,
+            lambda why: self._holding.failed(self.staged, why),
         )
 
     def _sealed_tree(self, directory: Path) -> StagedTree:
         return StagedTree(
-            directory / "tree", self.changed, _nothing, self._room, self._references, _nothing, nullcontext, sealed=True
+            directory / "tree",
+            self.changed,
+            _nothing,
+            self._room,
+            self._references,
+            _nothing,
+            nullcontext,
+            None,
+            _nothing,
+            sealed=True,
         )
 
     def _note_touched(self) -> None:
@@ -202,48 +242,45 @@ class ArtifactStaging:
         self._on_dirty(self)
 
     def hold_lost(self, error: OSError) -> None:
-        """Commit nothing of what is staged: a sync has told that not all of it is on disk.
+        """Commit nothing of what is staged: see `Holding.lost`. No lock is taken: who finds out may hold another's."""
+        self._holding.lost(self.staged, error)
 
-        Programs may still see it all in memory, and a sync that succeeds now proves nothing. So it waits, over remounts
-        too, until it is discarded or its last file is removed.
-        """
-        # Without the lock: who finds out may hold that of another artifact.
-        held = self.staged.held
-        if (held is None or not held.lost) and not self.staged.is_empty():
-            reason = error.strerror or type(error).__name__
-            self._hold(Hold(f"the staging disk did not keep all of it: {reason}", time.time(), lost=True))
+    def wait_for_commit_of(self, thread: int) -> bool:
+        """Commit nothing by itself while the process of `thread` lives; False when it cannot be seen."""
+        writers = self.staged.writers
+        return writers is not None and writers.commits_itself(thread)
 
-    def _hold(self, hold: Hold) -> None:
-        """Have what is staged wait, over remounts too."""
-        self.staged.held = hold
-        logger.error("what is staged for %s is held: %s", self.label, hold.why)
-        try:
-            durable.replace(self.directory / HELD, msgspec.json.encode(hold))
-        except OSError as unsaved:
-            logger.error("cannot note on disk that what is staged for %s is held: %s", self.label, unsaved)
+    def writer_ended(self, process: Watched, ending: Ending) -> None:
+        """A process has ended that may have written here. Raises OSError."""
+        with self.lock:
+            staged = self.staged
+            if staged.writers is None:
+                return
+            failure = staged.writer_ended(process, ending)
+            is_made_up_for = failure is None and ending.went_well and staged.writers.releases(process)
+        # What follows is put on disk, which no other request need wait for.
+        if failure is not None:
+            self._holding.failed(staged, failure)
+        elif is_made_up_for:
+            self._holding.made_up_for(staged, process)
+        staged.writers.note_end(process)
+        self._on_dirty(self)
 
-    @contextmanager
-    def _take_hold(self, hold: Hold) -> Iterator[None]:
-        """Hold what is staged for the reason for which a file was held that the body moves here.
+    def commit_after_s(self, otherwise: float | None) -> float | None:
+        """The quiet time before it is committed by itself; None: it is not. `otherwise` where nobody told."""
+        return otherwise if self._commit_after == _NOT_TOLD else self._commit_after
 
-        It is on disk before that, and taken back when the body fails. Call with the lock held. Raises OSError.
-        """
-        before = self.staged.held
-        if before is not None and (before.lost or not hold.lost):
-            yield
-            return
-        place = self.directory / HELD
-        durable.replace(place, msgspec.json.encode(hold))
-        try:
-            yield
-        except BaseException:
-            if before is None:
+    def tell_commit_after(self, seconds: float | None, *, forget: bool = False) -> None:
+        """Set what `commit_after_s` returns, over remounts too, or forget what was set. Raises OSError."""
+        place = self.directory / COMMIT_AFTER
+        with self.lock:
+            if forget:
                 place.unlink(missing_ok=True)
             else:
-                durable.replace(place, msgspec.json.encode(before))
-            raise
-        self.staged.held = hold
-        logger.error("what is staged for %s is held: %s", self.label, hold.why)
+                self.directory.mkdir(parents=True, exist_ok=True)
+                durable.replace(place, msgspec.json.encode(seconds))
+            self._commit_after = _NOT_TOLD if forget else seconds
+        self._on_dirty(self)
 
     @property
     def is_untouched(self) -> bool:
@@ -278,13 +315,18 @@ class ArtifactStaging:
         self.staged = self._new_tree()
 
     def seal(
-        self, request: CommitRequest, wait_s: float = 0.0, quiet_s: float = 0.0, *, automatic: bool = False
+        self,
+        request: CommitRequest,
+        wait_s: float = 0.0,
+        is_due: Callable[[], bool] = lambda: True,
+        *,
+        automatic: bool = False,
     ) -> PendingTree:
         """Set what is staged aside for committing and start an empty staging.
 
         Waits up to `wait_s` for files open for writing to be closed. At the moment of the rename nothing may have
-        changed for `quiet_s`, and never for less than `SETTLE_S`, so that a save in several steps is not cut in two. A
-        forced seal waits for neither. `automatic`: nobody asked for it.
+        changed for `SETTLE_S`, so that a save in several steps is not cut in two, and `is_due`, which is asked with the
+        lock held, must be true. A forced seal waits for neither. `automatic`: nobody asked for it.
         Raises Busy when files are open or were changed, NothingStaged, OSError (the disk).
         """
         with self._sealing:
@@ -306,7 +348,7 @@ class ArtifactStaging:
                 pending.save()
                 synced_ns = self._sync_staged()
                 with self.lock:
-                    self._move_staged(pending, quiet_s, synced_ns, force=request.force)
+                    self._move_staged(pending, is_due, synced_ns, force=request.force)
             except BaseException:
                 if not (directory / "tree").exists():
                     remove_tree(directory)
@@ -356,8 +398,12 @@ class ArtifactStaging:
             time.sleep(min(left, left_to_wait))
 
     def _refuse_held(self, automatic: bool) -> None:
-        held = self.staged.held
-        if held is not None and (held.lost or automatic):
+        held, writers = self.staged.held, self.staged.writers
+        # A failure that is known, and about to be put on disk.
+        is_failing = self._failures_hold and writers is not None and writers.have_failed
+        if automatic and (is_failing or (held is not None and not held.lost)):
+            raise Busy(f"what is staged for {self.label} is held")
+        if held is not None and held.lost:
             raise Held(
                 f"what is staged for {self.label} is held: {held.why}; copy what is whole to another place, discard "
                 "what is staged, and copy it back"
@@ -375,11 +421,11 @@ class ArtifactStaging:
                 break
         return before
 
-    def _move_staged(self, pending: PendingTree, quiet_s: float, synced_ns: int, *, force: bool) -> None:
+    def _move_staged(self, pending: PendingTree, is_due: Callable[[], bool], synced_ns: int, *, force: bool) -> None:
         """The rename. Called with the lock held, so that no operation falls between the two trees."""
         if not force:
             self._wait_for_writers(0)
-            if self.staged.quiet_s < max(quiet_s, SETTLE_S):
+            if self.staged.quiet_s < SETTLE_S or not is_due():
                 raise Busy(f"{self.label} is being changed")
         if self.staged.is_empty():
             raise NothingStaged(f"nothing is staged for {self.label}")
@@ -413,7 +459,7 @@ class ArtifactStaging:
             return files
 
     def _forget_marks(self) -> None:
-        for mark in (UNTOUCHED, HELD, REOPENED):
+        for mark in (UNTOUCHED, HELD, WRITERS, REOPENED):
             (self.directory / mark).unlink(missing_ok=True)
         self.reopened = None
 
@@ -460,6 +506,11 @@ class ArtifactStaging:
                 (self.directory / REOPENED).unlink(missing_ok=True)
                 self.reopened = None
             return self.reopened is not None
+
+    def forget_all_told(self) -> None:
+        """Before the artifact goes: take away what lies beside its empty staging. Called with the lock held."""
+        self._forget_marks()
+        self.tell_commit_after(None, forget=True)
 
     def remove(self, pending: PendingTree) -> None:
         """Take a sealed tree away, after its commit or to discard it. Raises OSError."""

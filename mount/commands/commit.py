@@ -78,7 +78,7 @@ def commit(path: str, message: str, aliases: tuple[str, ...], force: bool, no_wa
     if late is not None and not late.told:
         recorded = _after_the_fact(place, finished, request)
     answer = about | _as_json(finished) | {"message_recorded": recorded}
-    click.echo(json.dumps(answer) if as_json else _as_text(place, finished))
+    click.echo(json.dumps(answer) if as_json else as_text(place, finished))
     if finished.created and not recorded:
         click.echo(f"the message is not recorded: {place.label} {finished.version} has another already", err=True)
         raise click.exceptions.Exit(OTHER_MESSAGE)
@@ -93,10 +93,23 @@ class Late:
     told: bool = False
 
 
+def committed(place: Place, request: CommitRequest) -> Finished | None:
+    """Commit what is staged and wait for it; None when nothing is. Raises ClientError, OSError."""
+    return _wait(place, request.commit_id, None) if _is_sealed(place, request) else None
+
+
 def _seal(place: Place, request: CommitRequest) -> str:
-    """Set the staged files aside; waits a while for those open for writing. Returns the id of the commit they are in.
+    """Set the staged files aside. Returns the id of the commit they are in.
 
     That is another than the request's when they had been sealed by themselves. Raises ClientError, OSError.
+    """
+    return request.commit_id if _is_sealed(place, request) else _sealed_by_itself(place)
+
+
+def _is_sealed(place: Place, request: CommitRequest) -> bool:
+    """Set the staged files aside; waits a while for those open for writing. False when there are none.
+
+    Raises ClientError, OSError.
     """
     from mount import client
 
@@ -106,7 +119,7 @@ def _seal(place: Place, request: CommitRequest) -> str:
             client.request_commit(place.staging, request)
         except OSError as error:
             if error.errno == errno.ENODATA:
-                return _sealed_by_itself(place)
+                return False
             if error.errno == errno.EIO:
                 _refuse_held(place)
             if error.errno != errno.EBUSY:
@@ -118,7 +131,7 @@ def _seal(place: Place, request: CommitRequest) -> str:
                     f"{place.label} has {writing} open for writing; close what writes there and commit again"
                 ) from error
         else:
-            return request.commit_id
+            return True
         time.sleep(POLL_S)
 
 
@@ -250,7 +263,8 @@ def _as_json(finished: Finished) -> dict[str, Any]:
     }
 
 
-def _as_text(place: Place, finished: Finished) -> str:
+def as_text(place: Place, finished: Finished) -> str:
+    """Tell of a commit that is over."""
     if finished.version is None:
         return f"{place.label}: no version was made: {finished.note or 'there was nothing to keep'}"
     if not finished.created:

@@ -42,8 +42,10 @@ def seconds_or_never(text: str) -> float:
     "--commit-after",
     type=seconds_or_never,
     metavar="SECONDS|never",
-    help="Commit what is staged after so many quiet seconds; 'never' leaves it to 'artifactfs commit'.  [default: 5]",
+    help="Commit what is staged after so many quiet seconds, or at once when all who wrote have ended; 'never' leaves "
+    "it to 'artifactfs commit'.  [default: 30]",
 )
+@click.option("--on-failure", help="What a failed writer left: hold or commit it.  [default: hold]")
 @click.option("--refresh", type=float, metavar="SECONDS", help="How old a listing may get.  [default: 2]")
 @click.option(
     "--min-free",

@@ -62,6 +62,9 @@ def left_over(status: Status) -> list[str]:
 
 def hold(held: Hold) -> str:
     """The reason why staged files wait, and what to do."""
+    at = time.strftime("%H:%M", time.localtime(held.at))
+    if held.by_writer:
+        return f"{held.why}, {at}; run it again, or 'artifactfs commit' or 'artifactfs discard' it"
     if held.lost:
         return f"{held.why}; copy what is whole to another place, then 'artifactfs discard'"
     return f"{held.why}; look at it, then 'artifactfs commit' or 'artifactfs discard'"

@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, NoReturn
 
 from mount import control
+from mount.asking import ASKING
 from mount.descriptors import OwnedFd
 from mount.drivers import DriverUnavailable
 from mount.drivers.failures import errno_after
@@ -46,6 +47,26 @@ _HIDDEN = re.compile(r"\.fuse_hidden[0-9a-f]{16}\Z")
 _UTIME_NOW = (1 << 30) - 1
 _UTIME_OMIT = (1 << 30) - 2
 _NO_ID = 0xFFFFFFFF
+
+# The requests of which it matters who asks: they change what is staged, or tell of an error of a change.
+_BY_SOMEBODY = frozenset(
+    (
+        *(
+            "chmod",
+            "chown",
+            "copy_file_range",
+            "create",
+            "fallocate",
+            "flush",
+            "fsync",
+            "link",
+            "mkdir",
+            "mknod",
+            "open",
+        ),
+        *("rename", "rmdir", "setxattr", "symlink", "truncate", "unlink", "utimens", "write"),
+    )
+)
 
 
 def _import_mfusepy() -> Any:
@@ -173,12 +194,16 @@ def _operations(mfusepy: Any, vfs: Vfs, on_ready: Callable[[], None]) -> Any:
 
     for name, request in vars(_Requests).items():
         if not name.startswith("_"):
-            setattr(Operations, name, _translating(mfusepy, name, request))
+            by_somebody = name in _BY_SOMEBODY
+            setattr(Operations, name, _translating(mfusepy, name, request, by_somebody=by_somebody))
     return Operations(vfs, on_ready, mfusepy.fuse_get_context)
 
 
-def _translating(mfusepy: Any, name: str, request: Callable[..., Any]) -> Callable[..., Any]:
+def _translating(mfusepy: Any, name: str, request: Callable[..., Any], *, by_somebody: bool) -> Callable[..., Any]:
+    context = mfusepy.fuse_get_context
+
     def answer(*args: Any) -> Any:
+        ASKING.thread = context()[2] if by_somebody else None
         try:
             return request(*args)
         except Exception as error:  # noqa: BLE001 - every failure becomes an errno, unknown ones are logged

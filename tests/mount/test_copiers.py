@@ -22,5 +22,5 @@ def test_four_copiers_lose_and_mix_nothing(make_mount: MakeMount) -> None:
 
 def test_copiers_outlive_the_daemon(make_mount: MakeMount) -> None:
     """S2, C7, C8: the same while the daemon is killed again and again."""
-    mount = make_mount("--commit-after", "0.3", "--refresh", "0.5")
+    mount = make_mount("--commit-after", "0.3", "--on-failure", "commit", "--refresh", "0.5")
     print(copiers.soak(mount, copiers.Plan(seconds=SECONDS / 2, copiers=2, kill_every_s=1.5)))

@@ -16,7 +16,7 @@ SEED = 4
 
 def test_ten_kills(driver: str) -> None:
     """S2, C7, C8: what was closed or synced is found after every kill, and is in exactly one version at the end."""
-    arguments = ("--commit-after", "0.2", "--refresh", "0.5", "--min-free", "0")
+    arguments = ("--commit-after", "0.2", "--on-failure", "commit", "--refresh", "0.5", "--min-free", "0")
     with quick_directory() as directory, mounted(directory, driver, *arguments) as mount:
         counts = CrashLoop(mount, SEED).run(KILLS)
         assert counts.kills == KILLS

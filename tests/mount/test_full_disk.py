@@ -93,3 +93,21 @@ def test_sealing_on_a_full_disk(mount: Mount, disk: Path) -> None:
     assert mount.state(LABEL).pending == []
     ballast.unlink()
     assert mount.commit(LABEL)["version"] == "v0"
+
+
+def test_a_copy_that_did_not_fit_is_held(disk: Path, tmp_path: Path, driver: str) -> None:
+    """C21: ``cp`` was told, and what it left is no version until it is copied again."""
+    big = tmp_path / "big"
+    big.write_bytes(os.urandom(DISK_BYTES))
+    arguments = ("--commit-after", "0.2", "--min-free", "0", "--refresh", "0.2")
+    with mounted(tmp_path / "mount", driver, *arguments, store=disk / "store") as mount:
+        staging = mount.make(LABEL)
+        done = subprocess.run(["cp", big, staging / "weights.bin"], capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert "No space left on device" in done.stderr
+        eventually(lambda: (staged := mount.state(LABEL).staged) is not None and staged.held is not None)
+        assert "was told 'No space left on device' while writing weights.bin" in artifactfs("status", mount.path).stdout
+        assert not (mount / LABEL / "v0").exists()
+        os.truncate(big, 1 << 20)
+        eventually(lambda: subprocess.run(["cp", big, staging / "weights.bin"], check=True))
+        assert (mount.committed(LABEL, "v0") / "weights.bin").read_bytes() == big.read_bytes()

@@ -91,6 +91,10 @@ def _mounted(driver: str, *arguments: str) -> Iterator[Mount]:
     shutil.rmtree(directory)
 
 
+KILLED_IN_BETWEEN = ("--on-failure", "commit")
+"""For programs that are killed, or see the drive die, between files of which each is whole by itself."""
+
+
 def _say(text: object) -> None:
     print(text, flush=True)
 
@@ -99,14 +103,16 @@ def _copiers(options: argparse.Namespace) -> None:
     from tests.soak import copiers
 
     plan = copiers.Plan(options.minutes * 60, options.copiers, options.seed, options.kill_every)
-    with _mounted(options.driver, "--commit-after", str(options.commit_after), "--refresh", "0.5") as mount:
+    with _mounted(
+        options.driver, "--commit-after", str(options.commit_after), "--refresh", "0.5", *KILLED_IN_BETWEEN
+    ) as mount:
         _say(copiers.soak(mount, plan))
 
 
 def _crash(options: argparse.Namespace) -> None:
     from tests.soak.crash import CrashLoop
 
-    with _mounted(options.driver, "--commit-after", "0.2", "--refresh", "0.5") as mount:
+    with _mounted(options.driver, "--commit-after", "0.2", "--refresh", "0.5", *KILLED_IN_BETWEEN) as mount:
         _say(CrashLoop(mount, options.seed).run(options.kills, _say))
 
 

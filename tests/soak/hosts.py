@@ -47,7 +47,7 @@ def soak(server: Server, directory: Path, plan: Plan, say: Callable[[object], No
                     arguments = _move(mount, server, stack)
                 else:
                     arguments = server.arguments()
-                mount.mount("--commit-after", "0.05", "--refresh", "0.5", *arguments)
+                mount.mount("--commit-after", "0.05", "--refresh", "0.5", "--on-failure", "commit", *arguments)
             started = time.monotonic()
             wrote = commit_at_once(hosts, plan.versions)
             took_s = time.monotonic() - started

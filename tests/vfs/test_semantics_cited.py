@@ -24,6 +24,7 @@ def cited() -> Iterator[tuple[str, str]]:
         *TESTS.glob("managers/*.py"),
         *TESTS.glob("store/*.py"),
         *TESTS.glob("content/*.py"),
+        *TESTS.glob("squirrel/*.py"),
     ):
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.FunctionDef):

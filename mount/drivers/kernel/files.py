@@ -131,7 +131,13 @@ class Files:
         """FUSE_FLUSH where no disk has to be asked: that it is answered tells the program that we live."""
         if self._context.settings.read_only:
             raise NeverAskAgain
-        return None if self._tells_late else b""
+        if self._tells_late:
+            return None
+        number, *_ = protocol.fuse_flush_in.read(request.body)
+        file = self._context.files.get(number)
+        if file is not None and isinstance(file.handle, StagedFile):
+            file.handle.tree.closes()
+        return b""
 
     def release(self, request: Request) -> bytes:
         """FUSE_RELEASE."""

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from artifactfs.errors import ArtifactError
 from mount import disk
+from mount.asking import ASKING
 from mount.drivers import DriverUnavailable
 from mount.drivers.failures import errno_after
 from mount.drivers.kernel import protocol
@@ -41,6 +42,11 @@ BUFFER_BYTES = MAX_WRITE + protocol.fuse_in_header.size + protocol.fuse_write_in
 
 _header = protocol.fuse_in_header.unpack_from
 _HEADER_BYTES = protocol.fuse_in_header.size
+
+# Sent when the last user of something has gone, in the name of whoever that was.
+_BY_NOBODY = frozenset(
+    (protocol.FUSE_RELEASE, protocol.FUSE_RELEASEDIR, protocol.FUSE_FORGET, protocol.FUSE_BATCH_FORGET)
+)
 
 
 class _Handler(NamedTuple):
@@ -202,6 +208,7 @@ class Session:
         reply is sent.
         """
         unique = request.unique
+        ASKING.thread = None if request.opcode in _BY_NOBODY else request.pid
         try:
             body = handle(request)
         except Malformed as error:

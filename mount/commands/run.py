@@ -1,0 +1,103 @@
+"""``artifactfs run``: run a command whose files become one version."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shlex
+import signal
+import subprocess
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import click
+
+from artifactfs.commands.options import PATH, TEXT
+
+if TYPE_CHECKING:
+    from mount.client import Place
+
+NOT_FOUND = 127
+NOT_EXECUTABLE = 126
+KILLED = 128
+"""Exit statuses as of shells: the last with the number of the signal added."""
+
+
+@click.command(short_help="Run a command whose files become one version.")
+@click.argument("path", type=PATH)
+@click.option("-m", "--message", type=TEXT, default="", help="What to remember about the version.")
+@click.option("--alias", "aliases", multiple=True, metavar="NAME", help="Give the version this name; may be repeated.")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def run(path: str, message: str, aliases: tuple[str, ...], command: tuple[str, ...]) -> None:
+    """Run COMMAND, and commit what is staged for the artifact that PATH belongs to when it ends with status 0.
+
+    Write it as 'artifactfs run PATH -- COMMAND ARGUMENTS'. Nothing of the artifact is committed by itself meanwhile,
+    however long the command pauses. If it fails, what is staged is held: run it again, 'artifactfs commit' or
+    'artifactfs discard' it. The version is printed.
+
+    \b
+    Exit status: that of the command (128 and the number of the signal, if one killed it); 127 there is no such command;
+    1 the command ended with 0, and its files are not committed.
+    """
+    from artifactfs import names
+    from artifactfs.managers.commit_id import new_commit_id
+    from mount import client
+    from mount.commands.commit import as_text, committed
+    from mount.control import CommitRequest
+
+    for alias in aliases:
+        names.check_alias(alias)
+    place = client.find_place(Path(path))
+    try:
+        client.request_run(place.staging)
+    except OSError as error:
+        raise client.refused(error, f"waiting with {place.label}") from error
+    status = _run(command)
+    if status:
+        click.echo(_failed(place, command, status), err=True)
+        raise click.exceptions.Exit(status)
+    finished = committed(place, CommitRequest(new_commit_id(), message, list(aliases)))
+    if finished is None or finished.version is None:
+        click.echo(f"nothing is staged for {place.label}: no version was made", err=True)
+        return
+    click.echo(as_text(place, finished), err=True)
+    click.echo(f"{place.label}@{finished.version}")
+
+
+def _run(command: tuple[str, ...]) -> int:
+    """The exit status of a command. The signals that would end it end it, not this process, which lives to tell."""
+    try:
+        process = subprocess.Popen(command)
+    except OSError as error:
+        click.echo(f"artifactfs: {command[0]}: {error.strerror}", err=True)
+        return NOT_FOUND if error.errno == errno.ENOENT else NOT_EXECUTABLE
+
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        process.send_signal(number)
+
+    def leave_to_it(_number: int, _frame: FrameType | None) -> None:
+        """A terminal sends Ctrl-C to the whole job: to the command too."""
+
+    signal.signal(signal.SIGINT, leave_to_it)
+    signal.signal(signal.SIGQUIT, leave_to_it)
+    signal.signal(signal.SIGTERM, pass_on)
+    signal.signal(signal.SIGHUP, pass_on)
+    status = process.wait()
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
+    return status if status >= 0 else KILLED - status
+
+
+def _failed(place: Place, command: tuple[str, ...], status: int) -> str:
+    if status > KILLED:
+        try:
+            how = f"was killed by {signal.Signals(status - KILLED).name}"
+        except ValueError:
+            how = f"ended with status {status}"
+    else:
+        how = f"ended with status {status}"
+    return (
+        f"{shlex.quote(os.path.basename(command[0]))} {how}: what is staged for {place.label} is held; run it again, "
+        "or 'artifactfs commit' or 'artifactfs discard' it"
+    )

@@ -12,11 +12,12 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
 
-from artifactfs.errors import ArtifactError, FormatError, NotFound
+from artifactfs.errors import AccessDenied, ArtifactError, FormatError, NotFound
 from artifactfs.manifest import Entry, EntryKind
 
 if TYPE_CHECKING:
@@ -180,11 +181,18 @@ def _versions(
             yield manager.version_info(artifact, collection, version)
             return
         artifacts = [(collection, artifact)]
+    elif collection is not None:
+        artifacts = [(collection, found) for found in manager.list_artifacts(collection)]
     else:
-        collections = [collection] if collection is not None else manager.list_collection_names()
-        artifacts = [(name, found) for name in collections for found in manager.list_artifacts(name)]
+        artifacts = []
+        for name in manager.list_collection_names():
+            listed = _listed(manager, collector, name, partial(manager.list_artifacts, name))
+            artifacts += [(name, found) for found in listed]
     for name, found in artifacts:
-        for number in manager.list_version_names(found, name):
+        list_versions = partial(manager.list_version_names, found, name)
+        # Of the one that was asked for an error is the answer.
+        versions = list_versions() if artifact else _listed(manager, collector, f"{name}/{found}", list_versions)
+        for number in versions:
             label = f"{name}/{found}@{number}"
             try:
                 yield manager.version_info(found, name, number)
@@ -194,11 +202,24 @@ def _versions(
                 _refused(manager, collector, FindingKind.DAMAGED_RECORD, label, error, versions=(label,))
 
 
+def _listed(manager: ArtifactManager, collector: Collector, where: str, names: Callable[[], list[str]]) -> list[str]:
+    """What a collection or artifact holds: nothing where it was deleted meanwhile, or cannot be listed."""
+    try:
+        return names()
+    except NotFound:
+        return []
+    except ArtifactError as error:
+        _refused(manager, collector, FindingKind.UNREADABLE, where, error)
+        return []
+
+
 def _refused(
     manager: ArtifactManager, collector: Collector, kind: FindingKind, where: str, error: ArtifactError, **more: Any
 ) -> None:
     """A finding of what an error tells. Raises what the backend raises when it answers for nothing any more."""
-    if error.transient:
+    if isinstance(error, AccessDenied):
+        kind = FindingKind.UNREADABLE
+    elif error.transient:
         # A sector that cannot be read looks like a store that does not answer.
         manager.list_collection_names()
         kind = FindingKind.UNREADABLE

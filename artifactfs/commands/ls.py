@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
@@ -43,7 +44,8 @@ def ls(store: StoreChoice, address: Address | None, long: bool, recursive: bool,
       of an artifact     collection, artifact, version, aliases [and those of 'log']
       of a version       path, kind (file, directory, symlink), size_bytes, digest, mode, modified_at, target;
                          a directory that holds something may be known by path and kind only
-    With --recursive, the objects of all levels below, those of files with collection, artifact and version too.
+    With --recursive, the objects of all levels below, those of files with collection, artifact and version too. What
+    cannot be read is told on stderr, all else is listed, and the exit status is 1.
     """
     manager = store.connect()
     if recursive and (address is None or (address.version is None and address.path is None)):
@@ -172,7 +174,7 @@ def _each(manager: ArtifactManager, ask: Callable[[ArtifactManager, dict[str, An
 # -- everything below the store, a collection or an artifact -----------------------------------------------------------
 
 
-class _Below(NamedTuple):
+class _Found(NamedTuple):
     """Something below the address: what JSON shows of it, and the version's manifest and its place there for a file."""
 
     address: str
@@ -182,55 +184,96 @@ class _Below(NamedTuple):
     position: int | None = None
 
 
+class _Names(NamedTuple):
+    aliases: Mapping[str, str]
+    versions: list[str]
+
+
 def _everything(manager: ArtifactManager, address: Address | None, long: bool, as_json: bool) -> None:
-    """Print all levels as they are found: a store has more files than fit in memory."""
-    found = _below(manager, address, long)
+    """Print all levels as they are found: a store has more files than fit in memory.
+
+    What cannot be read is told on stderr, in its place, and passed over. Raises FormatError at the end, then.
+    """
+    from artifactfs.errors import FormatError
+
+    below = _Below(manager, long)
+    found = below.of(address)
     if as_json:
         show.json_array(each.fields for each in found)
     else:
         show.lines(_everything_line(each, long) for each in found)
+    if below.faults:
+        raise FormatError(f"{show.count(below.faults, 'place')} could not be read")
 
 
-def _below(manager: ArtifactManager, address: Address | None, long: bool) -> Iterator[_Below]:
-    collections = manager.list_collection_names() if address is None else [address.collection]
-    for collection in collections:
+class _Below:
+    """What lies below the store, a collection or an artifact, and how much of it cannot be read."""
+
+    def __init__(self, manager: ArtifactManager, long: bool) -> None:
+        self._manager = manager
+        self._long = long
+        self.faults = 0
+
+    def of(self, address: Address | None) -> Iterator[_Found]:
+        """All levels, each before what is in it. Raises what keeps the place that was asked for from being read."""
+        manager = self._manager
         if address is None:
-            yield _Below(collection, {"collection": collection})
-        whole = address is None or address.artifact is None
-        for artifact in manager.list_artifacts(collection) if whole else [str(address and address.artifact)]:
-            if whole:
-                yield _Below(f"{collection}/{artifact}", {"collection": collection, "artifact": artifact})
-            yield from _below_artifact(manager, collection, artifact, long, whole)
+            for collection in manager.list_collection_names():
+                yield _Found(collection, {"collection": collection})
+                for artifact in self._asked(collection, partial(manager.list_artifacts, collection)) or ():
+                    yield from self._artifact(collection, artifact)
+        elif address.artifact is None:
+            for artifact in manager.list_artifacts(address.collection):
+                yield from self._artifact(address.collection, artifact)
+        else:
+            yield from self._versions(
+                address.collection, address.artifact, self._names(address.collection, address.artifact)
+            )
 
+    def _names(self, collection: str, artifact: str) -> _Names:
+        aliases = self._manager.aliases(artifact, collection)
+        return _Names(aliases, self._manager.list_version_names(artifact, collection))
 
-def _below_artifact(
-    manager: ArtifactManager, collection: str, artifact: str, long: bool, may_be_gone: bool
-) -> Iterator[_Below]:
-    """The versions and their files; with `may_be_gone`, what was deleted since it was listed is left out."""
-    from artifactfs.errors import NotFound
+    def _artifact(self, collection: str, artifact: str) -> Iterator[_Found]:
+        label = f"{collection}/{artifact}"
+        yield _Found(label, {"collection": collection, "artifact": artifact})
+        found = self._asked(label, partial(self._names, collection, artifact))
+        if found is not None:
+            yield from self._versions(collection, artifact, found)
 
-    try:
-        aliases = manager.aliases(artifact, collection)
-        versions = manager.list_version_names(artifact, collection)
-    except NotFound:
-        if may_be_gone:
-            return
-        raise
-    for version in versions:
-        label = f"{collection}/{artifact}@{version}"
-        about: dict[str, Any] = {"collection": collection, "artifact": artifact, "version": version}
+    def _versions(self, collection: str, artifact: str, found: _Names) -> Iterator[_Found]:
+        manager = self._manager
+        aliases, versions = found
+        for version in versions:
+            label = f"{collection}/{artifact}@{version}"
+            about: dict[str, Any] = {"collection": collection, "artifact": artifact, "version": version}
+            fields = {**about, "aliases": show.aliases_of(version, aliases)}
+            manifest = self._asked(label, partial(manager.manifest, artifact, collection, version))
+            if manifest is not None and self._long:
+                info = self._asked(label, partial(manager.version_info, artifact, collection, version))
+                fields = {} if info is None else show.version_fields(info, aliases)
+            if manifest is None or not fields:
+                continue
+            yield _Found(label, fields)
+            for path, position in _walk(manifest, ""):
+                entry = {**about, **_fields(manifest, path, position)}
+                yield _Found(f"{label}:{path}", entry, manifest, path, position)
+
+    def _asked(self, label: str, ask: Callable[[], T]) -> T | None:
+        """The answer; None where it was deleted since it was listed, or cannot be read, which is told."""
+        from artifactfs.errors import RECORD_FAULTS, NotFound
+
         try:
-            manifest = manager.manifest(artifact, collection, version)
-            info = manager.version_info(artifact, collection, version) if long else None
+            return ask()
         except NotFound:
-            continue
-        fields = {**about, "aliases": show.aliases_of(version, aliases)}
-        yield _Below(label, fields if info is None else show.version_fields(info, aliases))
-        for path, position in _walk(manifest, ""):
-            yield _Below(f"{label}:{path}", {**about, **_fields(manifest, path, position)}, manifest, path, position)
+            return None
+        except RECORD_FAULTS as error:
+            click.echo(f"{show.name(label)}: {error}", err=True)
+            self.faults += 1
+            return None
 
 
-def _everything_line(each: _Below, long: bool) -> str:
+def _everything_line(each: _Found, long: bool) -> str:
     if each.manifest is None:
         facts = "  ".join(_facts(each.fields)[1:]) if long and "files" in each.fields else ""
         return show.styled(show.name(each.address), fg="blue") + (f"  {facts}" if facts else "")

@@ -72,6 +72,14 @@ def read_file(path: str, most_bytes: int) -> bytes:
         os.close(fd)
 
 
+def found_status(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """The status of what a directory listed, itself and not what it leads to; None when it is gone. Raises OSError."""
+    try:
+        return entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
 def lstat_beneath(directory: int, path: str) -> os.stat_result:
     """lstat(2) of a path of any length beneath the directory with that descriptor. Raises OSError."""
     if len(path) < _SHORT_CHARS:

@@ -18,7 +18,7 @@ from blake3 import blake3
 from artifactfs import names
 from artifactfs.errors import IntegrityError
 from artifactfs.objects import layout
-from artifactfs.objects.store import ObjectStore, StoredFile
+from artifactfs.objects.store import ObjectStore, OnFault, StoredFile
 
 _AT_ONCE = 64
 _LEFTOVER = re.compile(rf"{re.escape(layout.TEMPORARY_PREFIX)}(probe-)?[0-9a-f]{{32}}\Z")
@@ -54,10 +54,13 @@ class Inventory:
     lost: list[StoredFile] = field(default_factory=list)
 
 
-def take_inventory(store: ObjectStore, prefix: str = layout.COLLECTIONS) -> Inventory:
-    """List everything below `prefix`: all collections, one, or one artifact."""
+def take_inventory(store: ObjectStore, prefix: str = layout.COLLECTIONS, on_fault: OnFault | None = None) -> Inventory:
+    """List everything below `prefix`: all collections, one, or one artifact.
+
+    With `on_fault`, what cannot be listed is passed over as `ObjectStore.walk_readable` says.
+    """
     found = Inventory()
-    for file in store.walk(prefix):
+    for file in store.walk(prefix) if on_fault is None else store.walk_readable(prefix, on_fault):
         directory, _, name = file.key.rpartition("/")
         if _is_symlink(store, file.key):
             found.lost.append(file)

@@ -40,6 +40,8 @@ from artifactfs.objects.replies import TooMuch
 from artifactfs.threads import is_for_want_of_threads
 
 Buffer = bytes | bytearray | memoryview
+OnFault = Callable[[str, ArtifactError], None]
+"""Is told the key of what cannot be read, and why not."""
 S = TypeVar("S")
 T = TypeVar("T")
 
@@ -179,6 +181,13 @@ class ObjectStore(ABC):
     def walk(self, prefix: str) -> Iterator[StoredFile]:
         """Every file below `prefix`, temporary ones included. Never cached."""
 
+    def walk_readable(self, prefix: str, on_fault: OnFault) -> Iterator[StoredFile]:
+        """As :meth:`walk`, passing over each directory that cannot be listed: `on_fault` is told its key, and why not.
+
+        `on_fault` raises what must not be passed over. A backend that lists all at once has no such directories.
+        """
+        return self.walk(prefix)
+
     def few(self, prefix: str) -> list[StoredFile] | None:
         """As :meth:`walk`, when one request tells all there is; None when it takes more, or is not known to."""
         return None
@@ -265,6 +274,11 @@ class ObjectStore(ABC):
             return False  # the file system does not know the mode at all (TypeError, NotImplementedError)
         finally:
             self.delete(key)
+
+
+def raise_fault(_key: str, error: ArtifactError) -> None:
+    """The `OnFault` of who passes over nothing."""
+    raise error
 
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})

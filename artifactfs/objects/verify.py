@@ -73,7 +73,7 @@ def verify(
         prefix = layout.collection_prefix(collection)
         if artifact is not None:
             prefix = layout.artifact_prefix(collection, artifact)
-        check.part(take_inventory(store, prefix), version)
+        check.part(prefix, version)
     collector.done()
     return collector.report()
 
@@ -96,13 +96,13 @@ class _Check:
         """Check everything."""
         stored: list[bytes] = []
         strange: list[StoredFile] = []
-        for file in self._store.walk(layout.OBJECTS):
+        for file in self._store.walk_readable(layout.OBJECTS, self._unlisted):
             name = object_name(file.key)
             if name is None:
                 strange.append(file)
             else:
                 stored.append(bytes.fromhex(name))
-        listed = take_inventory(self._store)
+        listed = take_inventory(self._store, on_fault=self._unlisted)
         for file in [*strange, *listed.leftovers, *listed.unknown]:
             kind = FindingKind.LEFTOVER if is_leftover(file.key) else FindingKind.UNKNOWN_FILE
             detail = "a temporary name" if kind is FindingKind.LEFTOVER else "not written by artifactfs"
@@ -113,8 +113,9 @@ class _Check:
                 self._needed[raw_name] = Needed()
         self._objects()
 
-    def part(self, listed: Inventory, version: str | None) -> None:
-        """Check versions of one collection or artifact."""
+    def part(self, prefix: str, version: str | None) -> None:
+        """Check versions of one collection or artifact, which lies at `prefix`."""
+        listed = take_inventory(self._store, prefix, self._unlisted)
         if version is not None:
             number = names.version_number(version)
             listed.records = {key: place for key, place in listed.records.items() if place.number == number}
@@ -123,6 +124,11 @@ class _Check:
             listed.tombstones, listed.aliases = {}, []
         self._metadata(listed)
         self._objects()
+
+    def _unlisted(self, key: str, error: ArtifactError) -> None:
+        """Report a directory that cannot be listed. Raises StoreUnreachable when it is the store that went away."""
+        self._blind = True
+        self._collector.found(self._refused(error), key, error)
 
     # -- records, aliases, manifests --------------------------------------------------------------------------------
 

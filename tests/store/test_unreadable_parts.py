@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from artifactfs import ArtifactManager, connect
-from artifactfs.errors import AccessDenied
+from artifactfs.errors import AccessDenied, FormatError
+from artifactfs.findings import FindingKind
 from artifactfs.managers.commit_id import new_commit_id
 from artifactfs.objects import layout
+from mount.cli import cli
 
 _VERSION_3 = 0x20080522
 _OF_ALL_FILES = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
@@ -152,3 +155,41 @@ def test_a_version_of_squirrels_that_may_not_be_read(tmp_path: Path):
         assert cataloged(store) == {("c/m", 2)}
     finally:
         files.chmod(0o755)
+
+
+OF_OBJECTS = ["collections/c", "collections/c/m", "objects/NN"]
+OF_PLAIN = ["c", "c/m", "c/m/v1", "c/m/v1/files"]
+
+
+@pytest.mark.parametrize(
+    ("store", "key"),
+    [*(("objects", key) for key in OF_OBJECTS), *(("plain", key) for key in OF_PLAIN)],
+    indirect=["store"],
+)
+def test_verify_and_a_whole_listing_go_on(store: ArtifactManager, key: str):
+    """C18: each tells what it could not look at, and of everything else what there is."""
+    root = store.local_root
+    assert root is not None
+    if key.endswith("NN"):
+        entry = store.manifest("other", "second").find("f")
+        assert entry is not None
+        assert entry.object is not None
+        key = f"objects/{entry.object[:2]}"
+    is_listed = not key.startswith("objects/") and not key.endswith("/files")
+    (root / key).chmod(0)
+    try:
+        report = connect(store.url).verify()  # type: ignore[attr-defined]
+        listing = CliRunner().invoke(cli, ["ls", "-R", "--store", store.url])  # type: ignore[attr-defined]
+    finally:
+        (root / key).chmod(0o755)
+    assert not report.ok
+    assert FindingKind.UNREADABLE in {finding.kind for finding in report.damage}
+    place = key.removeprefix("collections/").removesuffix("/files").replace("/v1", "@v1")
+    assert any(place in str(finding) for finding in report.damage)
+    assert report.versions >= 1
+    assert "second/other@v0:f" in listing.stdout
+    assert isinstance(listing.exception, FormatError) == is_listed, "so the exit status tells"
+    assert ("1 place could" in str(listing.exception)) == is_listed
+    assert (f"{place}: " in listing.stderr) == is_listed
+    if key.startswith("c/m/v1"):
+        assert "c/m@v2:f" in listing.stdout

@@ -256,6 +256,7 @@ def status(vfs: Vfs) -> control.Status:
         artifacts=[_shortened(state) for state in vfs.states.all()] if vfs.states else [],
         faults=[*vfs.faults.present(), *_shortage(vfs)],
         waiting=vfs.area.waiting() if vfs.area else [],
+        made_store=vfs.manager.made_store,
     )
 
 

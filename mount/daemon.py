@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from artifactfs.errors import ArtifactError, StoreUnreachable
+from artifactfs.errors import ArtifactError, NotFound, StoreUnreachable
 from artifactfs.redaction import redact
 from mount import logs, mounts, preflight, wire
 from mount.processes import Process
@@ -293,9 +293,13 @@ def open_store(settings: MountSettings) -> ArtifactManager:
     try:
         if settings.read_only:
             # Reading is the test of what is there: a missing store, another format, missing rights.
+            if manager.is_made() is False:
+                raise NotFound(f"no store at {redact(settings.url)}: nothing is there, and --read-only makes none")
             manager.list_collection_names()
         else:
             manager.ensure_created()
+            if manager.made_store:
+                logger.info("made a new store at %s", redact(settings.url))
     except StoreUnreachable as error:
         memory = memory_of(manager, settings)
         if memory is None or not memory.recall():

@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 
 from artifactfs.errors import ArtifactError
-from artifactfs.managers.urls import check_url
+from artifactfs.managers.urls import check_new_place, check_url
 from mount import mounts
 from mount.client import Liveness, liveness
 from mount.settings import MountSettings
@@ -60,6 +60,8 @@ def check(settings: MountSettings) -> str | None:
     check_fuse(settings)
     cleared = check_mountpoint(settings.mountpoint)
     check_apart(settings)
+    if not settings.read_only:
+        check_new_place(settings.url)
     return cleared
 
 

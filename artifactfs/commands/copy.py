@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from artifactfs.commands.options import (
     CommandError,
     StoreChoice,
     artifact_of,
-    connect,
+    connected_to_write,
     json_option,
     key_value,
     nested,
@@ -65,7 +66,19 @@ def copy(
     """
     refuse_path(source, "copy")
     manager = store.connect()
-    there = manager if to_store is None else connect(to_store, nested(to_options))
+    with nullcontext(manager) if to_store is None else connected_to_write(to_store, nested(to_options)) as there:
+        _copy(manager, source, there, target, to_store, as_json=as_json)
+
+
+def _copy(
+    manager: ArtifactManager,
+    source: Address,
+    there: ArtifactManager,
+    target: Address | None,
+    to_store: str | None,
+    *,
+    as_json: bool,
+) -> None:
     collection, artifact = _target(source, target, to_store)
     same_place = (collection, artifact) == (source.collection, source.artifact)
     if same_place and (there is manager or (there.store_id is not None and there.store_id == manager.store_id)):

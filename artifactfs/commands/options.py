@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import click
 from click.shell_completion import CompletionItem
 
-from artifactfs.errors import ArtifactError, InvalidName
+from artifactfs.errors import ArtifactError, InvalidName, NotFound
 
 if TYPE_CHECKING:
     from artifactfs.address import Address
@@ -51,10 +51,24 @@ class StoreChoice:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def connect(self) -> ArtifactManager:
-        """Open it. Raises CommandError (none was named), UnknownScheme, MissingDependency."""
+        """Open the store, which must be there. Raises CommandError (none was named), NotFound, and as `connect`."""
+        from artifactfs.managers.urls import shown_url
+
+        manager = connect(self._named(), self.options)
+        if manager.is_made() is False:
+            raise NotFound(f"no store at {shown_url(self._named())}: nothing is there ('put' and 'mount' make one)")
+        return manager
+
+    @contextmanager
+    def to_write(self) -> Iterator[ArtifactManager]:
+        """Open the store, which is made where it is missing; then that is told. Raises as `connect`, NotFound."""
+        with connected_to_write(self._named(), self.options) as manager:
+            yield manager
+
+    def _named(self) -> str:
         if not self.url:
             raise CommandError(f"no store: give --store URL or set {STORE_VARIABLE}")
-        return connect(self.url, self.options)
+        return self.url
 
 
 def connect(url: str, options: Mapping[str, Any]) -> ArtifactManager:
@@ -62,6 +76,24 @@ def connect(url: str, options: Mapping[str, Any]) -> ArtifactManager:
     from artifactfs.managers.registry import connect as connect_to
 
     return connect_to(url, **options)
+
+
+@contextmanager
+def connected_to_write(url: str, options: Mapping[str, Any]) -> Iterator[ArtifactManager]:
+    """Open the store at `url`, which is made where it is missing; then that is told, however the command ends.
+
+    Raises as `connect`, and NotFound for what is most likely no place for a store.
+    """
+    from artifactfs.managers.urls import check_new_place, check_url, shown_url
+
+    check_url(url)
+    check_new_place(url)
+    manager = connect(url, options)
+    try:
+        yield manager
+    finally:
+        if manager.made_store:
+            click.echo(f"made a new store at {shown_url(url)}", err=True)
 
 
 class AddressType(click.ParamType):  # type: ignore[type-arg]

@@ -84,9 +84,11 @@ def put(
     artifact = artifact_of(address)
     if not os.path.exists(local):
         raise NotFound(f"{local} does not exist")
-    manager = store.connect()
     started = time.monotonic()
-    with show.progress(f"putting {address}", lambda: _size_of(local)) as progress:
+    with (
+        store.to_write() as manager,
+        show.progress(f"putting {address}", lambda: _size_of(local)) as progress,
+    ):
         result = manager.commit_tree(
             artifact,
             Path(local),

@@ -288,6 +288,11 @@ class ArtifactManager(ABC):
         """
         return None
 
+    @property
+    def made_store(self) -> bool:
+        """Whether this manager has made the store, which was not there before; False where it cannot tell."""
+        return False
+
     def ensure_created(self) -> None:
         """Make an empty store where there is none, so that it can be committed to. Raises AccessDenied, FormatError."""
         return

@@ -115,6 +115,11 @@ class FileSystemArtifactManager(StoredManager):
             self._marker.check_present()
         return found
 
+    @property
+    def made_store(self) -> bool:
+        """Whether this manager wrote the store's marker."""
+        return self._marker.made
+
     def ensure_created(self) -> None:
         """Make the store if it does not exist yet.
 

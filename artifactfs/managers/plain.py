@@ -99,6 +99,7 @@ class PlainArtifactManager(StoredManager):
         self._local = None if self._root is None else LocalCommitter(self._root, self._history, self._contents)
         self._remote = RemoteCommitter(self.store, self._history, self._contents)
         self._is_known = False
+        self._was_missing = False
 
     # -- the store --------------------------------------------------------------------------------------------------
 
@@ -120,6 +121,11 @@ class PlainArtifactManager(StoredManager):
     def is_made(self) -> bool | None:
         """Tell if a local directory holds a version, or what marks an empty store."""
         return None if self._root is None else looks_plain(self._root.path)
+
+    @property
+    def made_store(self) -> bool:
+        """Whether the directory of a local store was missing, and is there now."""
+        return self._was_missing and self._root is not None and self._root.current() is not None
 
     def ensure_created(self) -> None:
         """Make a local store's directory, where :func:`artifactfs.connect` will know it again.
@@ -160,6 +166,7 @@ class PlainArtifactManager(StoredManager):
         if held is None:
             if reading:
                 raise NotFound(f"no store at {root.path}: the directory does not exist (the first commit makes it)")
+            self._was_missing = True
         elif not self._is_known:
             # The layout has no marker: the directory itself is what tells.
             root.expect("", partial(_is_directory, _identity(held.fd)))

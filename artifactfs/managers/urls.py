@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 
-from artifactfs.errors import ArgumentError, UnknownScheme
+from artifactfs.errors import ArgumentError, NotFound, UnknownScheme
 from artifactfs.redaction import without_url_secrets
 
 PLAIN = "plain+"
@@ -20,7 +21,9 @@ LOCAL = frozenset({"", "file", "local"})
 _WHOLE = frozenset({"memory", WANDB})
 # Words that only a URL begins with, and any other before ":/".
 _ONE_SLASH = re.compile(
-    r"(s3a?|gs|gcs|az|abfss?|file|sftp|ssh|webdav|memory|wandb|[a-z][a-z0-9+.-]+(?=:/)):(/?[^/].*)\Z", re.IGNORECASE
+    r"(s3a?|gs|gcs|az|abfss?|adl|hdfs|webhdfs|oss|oci|hf|file|local|sftp|ssh|webdavs?|davs?|https?|memory|wandb"
+    r"|[a-z][a-z0-9+.-]+(?=:/)):(/?[^/].*)\Z",
+    re.IGNORECASE,
 )
 
 
@@ -41,6 +44,40 @@ def check_url(url: str) -> None:
         scheme, rest = mistyped[1].lower(), mistyped[2].lstrip("/")
         meant = without_url_secrets(f"{scheme}://{'/' if scheme in LOCAL else ''}{rest}")
         raise UnknownScheme(f"url looks mistyped: write {meant}, or put ./ before a path with a colon in it")
+
+
+def check_new_place(url: str) -> None:
+    """Raises NotFound for a local path at which no store can be meant: neither it nor its parent is there."""
+    path = local_path(url)
+    if path is None or os.path.lexists(path) or os.path.lexists(os.path.dirname(path)):
+        return
+    above, missing = os.path.split(os.path.dirname(path))
+    while not os.path.lexists(above):
+        above, missing = os.path.split(above)
+    try:
+        beside = os.listdir(above)
+    except OSError:
+        beside = []
+    alike = difflib.get_close_matches(missing, beside, 1)
+    meant = f"did you mean {os.path.join(above, alike[0])}, or " if alike else ""
+    raise NotFound(
+        f"no store at {path}, and no directory {os.path.dirname(path)} to make one in: {meant}make it first (mkdir -p)"
+    )
+
+
+def local_path(url: str) -> str | None:
+    """The absolute path of a local store; None for other stores."""
+    place = place_of(url)
+    scheme, separator, rest = place.partition("://")
+    if separator and scheme.lower() in LOCAL:
+        return os.path.abspath(rest)
+    return None if separator else os.path.abspath(os.path.expanduser(place))
+
+
+def shown_url(url: str) -> str:
+    """The URL as messages show it: without passwords, the path of a local store absolute."""
+    path = local_path(url)
+    return without_url_secrets(url) if path is None or place_of(url) != url or "://" in url else path
 
 
 def place_of(url: str) -> str:

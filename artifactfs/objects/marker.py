@@ -33,6 +33,8 @@ class StoreMarker:
         self._store = store
         self._lock = threading.Lock()
         self._seen: Marker | None = None
+        self.made = False
+        """Whether this object wrote the marker."""
         self._unkept: dict[str, bool] | None = None
 
     def read(self) -> Marker | None:
@@ -105,6 +107,7 @@ class StoreMarker:
     def _write(self) -> Marker:
         ours = Marker(id=uuid.uuid4().hex, created=time.time_ns())
         outcome = self._store.put_exclusive(layout.MARKER_KEY, layout.encode(ours))
+        self.made = outcome is Outcome.CREATED
         marker = self._see(ours) if outcome is Outcome.CREATED else self.read()
         if marker is None:
             raise StoreUnreachable(f"{self._store.url}: the store's marker was written but cannot be read back")

@@ -85,7 +85,8 @@ def seconds_or_never(text: str) -> float:
 def mount(url: str, mountpoint: str, foreground: bool, **given: Any) -> None:
     """Mount the store URL on the empty directory MOUNTPOINT.
 
-    URL is a directory or any fsspec URL (s3://bucket/path, memory://, …). A local store that does not exist is made.
+    URL is a directory or any fsspec URL (s3://bucket/path, memory://, …). A store that does not exist is made, in a
+    directory that does.
     Versions are below <collection>/<artifact>; what is copied into the directory staging there becomes the next one.
     """
     from artifactfs.redaction import redact
@@ -100,7 +101,11 @@ def mount(url: str, mountpoint: str, foreground: bool, **given: Any) -> None:
     status = launch.in_background(settings)
     for fault in status.faults:
         click.echo(f"artifactfs: {fault}", err=True)
-    click.echo(f"mounted {redact(settings.url)} on {settings.mountpoint}")
+    store = redact(settings.url)
+    if status.made_store:
+        click.echo(f"made a new store at {store}")
+    away = "" if status.reachable else ": it cannot be reached, and is shown as it is known from before"
+    click.echo(f"mounted {store} on {settings.mountpoint}{away}")
     for waiting in status.waiting:
         click.echo(f"artifactfs: {waiting}", err=True)
 

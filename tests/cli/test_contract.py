@@ -203,6 +203,7 @@ def test_damage_is_told_by_verify_cat_and_get(store: str, tmp_path: Path):
     assert (report["ok"], [finding["damage"] for finding in report["findings"]]) == (False, [True])
     assert "big.bin" in failing("cat", "models/bert@v0:big.bin", store=str(damaged))
     assert "big.bin" in failing("get", "models/bert@v0", tmp_path / "out", store=str(damaged))
+    program("put", damaged / "artifactfs.json", "c/a", store=str(tmp_path / "other"))
     assert "does not match its digest" in failing(
         "copy", "models/bert@v0", "--to-store", tmp_path / "other", store=str(damaged)
     )

@@ -139,7 +139,10 @@ def test_a_store_that_is_away_is_served_from_what_is_held(remote: Remote, prepar
     remote.proxy.cut_network()
     mount.expect_warning("mounting what is known of a store that does not answer")
     mount.expect_warning("(read|FUSE_READ) .*Could not connect")
-    mount.mount()
+    said = mount.mount().stdout
+    assert said.startswith("mounted s3://")
+    assert said.endswith(f" on {mount.path}: it cannot be reached, and is shown as it is known from before\n")
+    assert said.count("\n") == 1
     assert os.listdir(mount.path) == ["data"]
     assert sorted(os.listdir(mount / "data/set")) == ["latest", "staging", "v0"]
     same_tree(remote.tree / "small", top / "small")

@@ -159,6 +159,25 @@ def test_a_daemon_that_is_killed(make_mount: MakeMount) -> None:
     eventually(lambda: not mount.state("models/bert").pending)
 
 
+def test_a_descriptor_of_the_tree(mount: Mount) -> None:
+    """C19, D2: fstat(2) of a file that was open for reading tells of the file in staging."""
+    if mount.driver != "kernel":
+        pytest.skip("libfuse is asked by name")
+    staging = mount.make("refused/descriptor")
+    (staging / "f").write_text("before")
+    os.mkfifo(staging / "bad")
+    artifactfs("commit", mount / "refused/descriptor", check=False)
+    with open(mount / "refused/descriptor/pending.1/f", "rb") as file:
+        assert os.fstat(file.fileno()).st_size == 6
+        artifactfs("reopen", mount / "refused/descriptor")
+        assert os.fstat(file.fileno()).st_size == 6
+        (staging / "f").write_text("afterwards")
+        assert os.fstat(file.fileno()).st_size == 10
+        assert os.fstat(file.fileno()).st_ino == os.stat(staging / "f").st_ino
+        (staging / "bad").unlink()
+        assert mount.commit("refused/descriptor")["version"] == "v0"
+
+
 def test_a_shell_in_the_tree(mount: Mount) -> None:
     """C19: a program that works below the pending directory gets errors, and never another's file."""
     staging = mount.make("refused/shell")

@@ -183,10 +183,8 @@ def files_open_while_reopened(drive: Drive) -> None:
         for path in (tree, f"{tree}/d", f"{tree}/d/f"):
             eventually(lambda path=path: not drive.exists(path), 5)
         assert file.read(100, 0) == b"before"
-        assert file.stat().size_bytes == 6
         drive.write(f"{label}/staging/d/f", b"afterwards")
         assert file.read(100, 0) == b"afterwards"
-        eventually(lambda: file.stat().size_bytes == 10, 5)
         drive.unlink(f"{label}/staging/gone")
         drive.rename(f"{label}/staging/d", f"{label}/staging/e")
         assert gone.read(100, 0) == b"gone"

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from pathlib import Path
 
 import pytest
-from clocked_store import Clocked, Stopped, objects_in, tree_of
+from clocked_store import GRACE_S, Clocked, Stopped, objects_in, tree_of
 from store_helpers import contents
 
-from artifactfs.errors import FormatError, IntegrityError, Unsupported
+from artifactfs.errors import AccessDenied, FormatError, IntegrityError, Unsupported
 from artifactfs.managers.base import ArtifactManager
 from artifactfs.managers.filesystem import FileSystemArtifactManager
 from artifactfs.objects import layout, packs
@@ -107,6 +108,31 @@ def test_a_record_removed_by_hand(clocked: Clocked, tmp_path: Path):
     assert clocked.gc() == 0
     running.finish()
     clocked.check()
+
+
+@pytest.mark.parametrize("may_write", [True, False])
+@pytest.mark.parametrize("years", [-50, 50])
+def test_a_dry_run_goes_by_the_clock_of_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, years: int, may_write: bool
+):
+    """What it says does not hang on the clock of the host, and who may not write to the store is told as well."""
+    manager = FileSystemArtifactManager(str(tmp_path / "store"))
+    manager.commit_tree("m", tree_of(tmp_path, "a"), commit_id="a")
+    manager.delete_version("m", "v0")
+    age(manager, next(iter(objects_in(manager.store))))
+    manager.gc(grace_s=0)
+    real_ns = time.time_ns()
+    monkeypatch.setattr("time.time_ns", lambda: real_ns + years * 31_536_000 * 10**9)
+    if not may_write:
+
+        def denied(key: str, data: bytes) -> None:
+            raise AccessDenied(key)
+
+        monkeypatch.setattr(manager.store, "replace", denied)
+    report = manager.gc(dry_run=True, grace_s=GRACE_S)
+    assert (report.deleted_objects, report.waiting_objects) == (0, 2)
+    report = manager.gc(dry_run=True, grace_s=0)
+    assert report.deleted_objects == (2 if may_write else 0)
 
 
 def test_a_dry_run_changes_nothing(url: str, tmp_path: Path):

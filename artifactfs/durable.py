@@ -14,12 +14,16 @@ import ctypes
 import errno
 import functools
 import os
+import re
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 from artifactfs.longpaths import reach
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_TEMPORARY_SUFFIX = ".tmp"
+_TEMPORARY = re.compile(rf"\..+\.[0-9]+-[0-9]+{re.escape(_TEMPORARY_SUFFIX)}", re.DOTALL)
 
 
 def write_all(fd: int, data: bytes | bytearray | memoryview, offset: int | None = None) -> None:
@@ -81,15 +85,31 @@ def sync_filesystem(where: str | os.PathLike[str] | int) -> bool:
 def replace(path: str | os.PathLike[str], data: bytes | bytearray | memoryview, mode: int = 0o600) -> None:
     """Replace the file `path` by `data`, whole or not at all, on disk when this returns. Raises OSError."""
     directory, name = os.path.split(os.fspath(path))
-    temporary = f"{directory}/.{name}.tmp"
+    # Of this thread alone: two may replace one file at once, and each puts a whole one there.
+    temporary = f"{directory}/.{name}.{os.getpid()}-{threading.get_ident()}{_TEMPORARY_SUFFIX}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
-        write_all(fd, data)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    os.rename(temporary, path)
+        try:
+            write_all(fd, data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
     sync_directory(directory)
+
+
+def remove_leftovers(directory: str | os.PathLike[str]) -> None:
+    """Remove what processes left in a directory that died in `replace`, when nobody else replaces files in it.
+
+    Raises OSError.
+    """
+    for name in os.listdir(directory):
+        if _TEMPORARY.fullmatch(name):
+            os.unlink(os.path.join(directory, name))
 
 
 class Disk:

@@ -92,7 +92,7 @@ def chosen(staging_root: Path | None, name: str) -> Path:
 
 
 def make_and_take(root: Path, settings: MountSettings) -> int:
-    """As :func:`take`, of an area that is made where it is missing, unless it was asked for by name."""
+    """Lock an area, which is made where it is missing unless it was asked for by name. Raises as :func:`take`."""
     for _ in range(_TAKE_ATTEMPTS):
         if settings.take_staging is not None:
             break

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import msgspec
 
+from artifactfs import durable
 from artifactfs.beneath import open_regular
 from artifactfs.errors import ArtifactError
 from artifactfs.redaction import redact
@@ -170,9 +171,7 @@ def write_record(state_dir: Path, record: Record) -> None:
     """Leave or replace the record of a mountpoint. Raises OSError."""
     path = _record_file(state_dir, Path(record.mountpoint))
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(wire.encode(record))
-    temporary.replace(path)
+    durable.replace(path, wire.encode(record))
 
 
 def read_record(state_dir: Path, mountpoint: Path) -> Record | None:

@@ -40,6 +40,7 @@ ATTRIBUTE = "user.artifactfs.reference"
 ATTRIBUTE_BLOCKS = 8
 _CHUNK_BYTES = 8 << 20
 _SHOWN_CHARS = 256
+_MOST_HAD = 4096
 
 
 class Reference(msgspec.Struct, frozen=True, array_like=True):
@@ -206,7 +207,8 @@ class References:
         self._lock = threading.Lock()
         # By device and inode: overlayfs may show files of two layers with one number.
         self._open: weakref.WeakValueDictionary[tuple[int, int], OpenReference] = weakref.WeakValueDictionary()
-        self._had: set[tuple[int, int]] = set()
+        # Which files have been references; None when too many have been to remember them.
+        self._had: set[tuple[int, int]] | None = set()
 
     def find(self, fd: int) -> OpenReference | None:
         """What the open file refers to; None for one with bytes of its own. Raises OSError."""
@@ -220,17 +222,23 @@ class References:
             return None
         inode = found.st_dev, found.st_ino
         with self._lock:
-            self._had.add(inode)
+            if self._had is not None:
+                self._had.add(inode)
+                if len(self._had) > _MOST_HAD:
+                    self._had = None
             shared = self._open.get(inode)
             if shared is None or shared.reference != reference:
                 shared = self._open[inode] = OpenReference(reference, self._open_content)
             return shared
 
     def had(self, fd: int) -> bool:
-        """Tell whether the open file has been a reference: that it is none any more is on disk only after fsync(2)."""
+        """Tell whether the open file may have been one: that it is none any more is on disk only after fsync(2).
+
+        Where an artifact has had thousands of references it is said of all its files.
+        """
         found = os.fstat(fd)
         with self._lock:
-            return (found.st_dev, found.st_ino) in self._had
+            return self._had is None or (found.st_dev, found.st_ino) in self._had
 
     def renew(self, fd: int) -> OpenReference | None:
         """As `find`, for a file that was made to refer just now: what was known of it before is over."""

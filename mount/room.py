@@ -25,7 +25,7 @@ class DiskRoom:
         self._lock = threading.Lock()
         self._granted_bytes = 0
         self.tells_late = disk.tells_late(path)
-        """As `disk.tells_late`."""
+        """The answer of `disk.tells_late` for this disk."""
 
     def take(self, size_bytes: int) -> None:
         """Before writing so much. Raises NoRoom when that would leave too little free."""

@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,13 @@ from artifactfs import durable
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
 durable.replace(sys.argv[1], b"x" * 30_000)
+"""
+
+DIES_IN_THE_MIDDLE = """
+import os, signal, sys
+from artifactfs import durable
+os.fsync = lambda fd: os.kill(os.getpid(), signal.SIGKILL)
+durable.replace(sys.argv[1], b"x")
 """
 
 
@@ -44,6 +52,34 @@ def test_a_write_cut_short_replaces_nothing(tmp_path: Path) -> None:
     )
     assert "File too large" in done.stderr
     assert (tmp_path / "f").read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["f"]
+
+
+def test_two_replace_one_file(tmp_path: Path) -> None:
+    """Threads and processes may: what is there is always what one of them put there, and nothing else is left."""
+    texts = [bytes([65 + number]) * 70_000 for number in range(8)]
+
+    def replace(text: bytes) -> None:
+        for _ in range(30):
+            durable.replace(tmp_path / "f", text)
+            assert (tmp_path / "f").read_bytes() in texts
+
+    with ThreadPoolExecutor(len(texts)) as pool:
+        list(pool.map(replace, texts))
+    assert os.listdir(tmp_path) == ["f"]
+
+
+def test_what_the_dead_left_is_removed(tmp_path: Path) -> None:
+    """A process that died in the middle leaves a name that is known, and no other file goes with it."""
+    ended = subprocess.run(
+        [sys.executable, "-c", DIES_IN_THE_MIDDLE, str(tmp_path / "f")], capture_output=True, check=False
+    )
+    assert ended.returncode == -9, ended.stderr
+    for name in ("f", ".f.tmp", ".hidden", "x.1-2.tmp"):
+        (tmp_path / name).write_bytes(b"kept")
+    assert len(os.listdir(tmp_path)) == 5
+    durable.remove_leftovers(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [".f.tmp", ".hidden", "f", "x.1-2.tmp"]
 
 
 def test_write_all_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

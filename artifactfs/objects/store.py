@@ -182,7 +182,7 @@ class ObjectStore(ABC):
         """Every file below `prefix`, temporary ones included. Never cached."""
 
     def walk_readable(self, prefix: str, on_fault: OnFault) -> Iterator[StoredFile]:
-        """As :meth:`walk`, passing over each directory that cannot be listed: `on_fault` is told its key, and why not.
+        """Walk as :meth:`walk`, passing over each directory that cannot be listed: `on_fault` is told its key, and why.
 
         `on_fault` raises what must not be passed over. A backend that lists all at once has no such directories.
         """

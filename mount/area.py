@@ -269,13 +269,7 @@ class StagingArea:
 
     def remove_artifact(self, collection: str, artifact: str) -> None:
         """Undo `make_artifact`. Raises OSError (ENOTEMPTY) while anything is staged or pending."""
-        staging = self.artifact(collection, artifact)
-        with staging.lock, self._lock:
-            if staging.staged.exists():
-                staging.staged.root.rmdir()
-            staging.forget_all_told()
-            staging.directory.rmdir()
-            self._artifacts.pop((collection, artifact), None)
+        self.artifact(collection, artifact).remove_all()
 
 
 def area_root(manager: ArtifactManager, settings: MountSettings) -> Path:

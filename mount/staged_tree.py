@@ -36,6 +36,8 @@ from mount.tree import Caller, Dirent
 from mount.watched_writers import WatchedWriters
 
 PERMISSIONS = 0o7777
+_REMOVED = ".removed"
+"""Where nothing is ever made beside a tree."""
 
 
 class StagedTree:
@@ -151,6 +153,17 @@ class StagedTree:
             os.chmod(self.root, stat.S_IMODE(mode) | stat.S_IRWXU)
         os.rename(self.root, root)
         self._places.root = root
+        self.sealed = True
+
+    def remove(self) -> None:
+        """Remove the empty tree: nothing is found or made through it any more, whatever is made in its place.
+
+        Called with the lock held. Raises OSError (ENOTEMPTY).
+        """
+        with suppress(FileNotFoundError):
+            self.root.rmdir()
+        self._places.root = self.root.with_name(_REMOVED)
+        self._places.note_move()
         self.sealed = True
 
     def copy_open(self, directory: Path) -> OpenFiles:
@@ -487,7 +500,7 @@ class StagedTree:
 
     def _check_writable(self) -> None:
         if self.sealed:
-            raise Stale("these files have been sealed for their commit; look staging/ up again")
+            raise Stale("these files have been sealed for their commit, or removed; look staging/ up again")
 
     def _changing(self) -> _Change:
         return _Change(self)

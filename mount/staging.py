@@ -154,6 +154,7 @@ class ArtifactStaging:
         reopened = reopening.recovered(self.directory, is_empty=self.staged.is_empty())
         for trash in self.directory.glob(f"{TRASH}.*"):
             remove_tree(trash)
+        durable.remove_leftovers(self.directory)
         found = []
         for directory in sorted(
             self.directory.glob(f"{PENDING_PREFIX}.*"), key=lambda p: int(p.name.rpartition(".")[2])
@@ -507,10 +508,18 @@ class ArtifactStaging:
                 self.reopened = None
             return self.reopened is not None
 
-    def forget_all_told(self) -> None:
-        """Before the artifact goes: take away what lies beside its empty staging. Called with the lock held."""
-        self._forget_marks()
-        self.tell_commit_after(None, forget=True)
+    def remove_all(self) -> None:
+        """Remove the artifact, of which nothing is staged or pending. Raises OSError (ENOTEMPTY).
+
+        What is made in its place has this same object, so that one lock guards what lies there, and another tree, so
+        that whoever holds the old one reaches nothing in it.
+        """
+        with self.lock:
+            self.staged.remove()
+            self.staged = self._new_tree()
+            self._forget_marks()
+            self.tell_commit_after(None, forget=True)
+            self.directory.rmdir()
 
     def remove(self, pending: PendingTree) -> None:
         """Take a sealed tree away, after its commit or to discard it. Raises OSError."""

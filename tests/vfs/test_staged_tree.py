@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from mount import control
 from mount.errors import NoRoom, ReadOnly, Stale
 from mount.handles import IS_ROOT, StagedFile
 from mount.staged_tree import StagedTree
 from mount.tree import Caller
 from tests.drives import DirectDrive
+from tests.mount.harness import eventually
 from tests.scenarios import refused
 from tests.vfs.conftest import MakeDrive
 
@@ -309,3 +311,58 @@ def test_no_room(make_drive: MakeDrive) -> None:
         handle.write(b"x", 0)
     handle.close()
     assert tree.usage() == (1, 0)
+
+
+def test_removed_and_made_again(drive: DirectDrive) -> None:
+    """S17: one object has the lock of an artifact, whatever becomes of it, and the old staging takes nothing."""
+    assert drive.area is not None
+    drive.mkdir("c")
+    drive.mkdir("c/a")
+    staging = drive.area.artifact("c", "a")
+    before = [staging.staged]
+    make(before[0], "f")
+    before[0].unlink("f")
+    for _ in range(2):
+        drive.rmdir("c/a")
+        drive.mkdir("c/a")
+        assert drive.area.artifact("c", "a") is staging
+        before.append(staging.staged)
+    drive.write("c/a/staging/new", b"new")
+    for tree in before[:-1]:
+        assert tree is not staging.staged
+        assert tree.lock is staging.staged.lock
+        assert tree.is_empty()
+        with pytest.raises(Stale):
+            make(tree, "f")
+        with pytest.raises(Stale):
+            tree.mkdir("d", 0o755, ME)
+        with refused(errno.ENOENT):
+            tree.open("new", os.O_RDONLY)
+    assert drive.contents("c/a/staging") == {"new": b"new"}
+    with refused(errno.ENOTEMPTY):
+        drive.rmdir("c/a")
+    assert drive.contents("c/a/staging") == {"new": b"new"}
+
+
+def test_many_references_are_not_remembered_one_by_one(drive: DirectDrive, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S9: of more than can be remembered each counts as one that has been a reference."""
+    monkeypatch.setattr("mount.references._MOST_HAD", 2)
+    drive.mkdir("c")
+    drive.mkdir("c/a")
+    for number in range(4):
+        drive.write(f"c/a/staging/f{number}", b"x")
+    drive.setxattr("c/a/staging", control.COMMIT, control.encode(control.CommitRequest()))
+    eventually(lambda: drive.versions("c/a") == ["v0"])
+    drive.setxattr("c/a", control.STAGE, b"v0")
+    assert drive.area is not None
+    tree = drive.area.artifact("c", "a").staged
+    had = []
+    for number in range(4):
+        handle = tree.open(f"f{number}", os.O_RDWR)
+        had.append(tree.references.had(handle.fd))
+        handle.close()
+    assert had == [True] * 4
+    make(tree, "g")
+    handle = tree.open("g", os.O_RDWR)
+    assert tree.references.had(handle.fd)
+    handle.close()

@@ -31,6 +31,8 @@ class FindingKind(str, enum.Enum):
 
     DAMAGED_RECORD = "damaged-record"
     """A commit record or tombstone that cannot be read, or a record that does not fit its manifest."""
+    DAMAGED_ANNOTATION = "damaged-annotation"
+    """A message or metadata that was given to a version later, and cannot be read."""
     DAMAGED_ALIAS = "damaged-alias"
     """An alias that cannot be read."""
     DANGLING_ALIAS = "dangling-alias"
@@ -50,7 +52,7 @@ class FindingKind(str, enum.Enum):
     UNREFERENCED_OBJECT = "unreferenced-object"
     """Stored bytes that no live version needs: of deleted versions, or of a commit that is still running. See gc."""
     LEFTOVER = "leftover"
-    """A temporary name: left by a writer that died, or being written right now. See gc."""
+    """What a writer that died left, or one is writing right now; what was said of a deleted version. See gc."""
     UNKNOWN_FILE = "unknown-file"
     """A file that artifactfs did not write. Nothing ever deletes it."""
 

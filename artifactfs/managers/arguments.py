@@ -247,6 +247,8 @@ RULES: Mapping[str, Rule] = {
 """The rule of each argument, by its name."""
 NEEDS: Mapping[str, str] = {"version": "artifact"}
 """The argument without which another means nothing, where a method lets both be left out."""
+ONE_OF: Mapping[str, tuple[str, ...]] = {"annotate": ("message", "metadata")}
+"""By the name of a method: the arguments of which at least one has to say something."""
 
 
 def guard(kind: type, rules: Mapping[str, Rule], *, known_to: tuple[type, ...] = ()) -> None:
@@ -276,6 +278,8 @@ def checked(method: _Method, rules: Mapping[str, Rule]) -> _Method:
         for name in positional
     )
 
+    inner = _saying(method, ONE_OF[method.__name__]) if method.__name__ in ONE_OF else method
+
     @functools.wraps(method)
     def call(self: Any, /, *args: Any, **more: Any) -> Any:
         for value, (name, usual, check, may_be_none) in zip(args, in_order):  # noqa: B905 - strict costs as much again
@@ -285,10 +289,21 @@ def checked(method: _Method, rules: Mapping[str, Rule]) -> _Method:
         for name, value in more.items():
             if name in known and (value is not None or name not in optional):
                 known[name](name, value)
-        return method(self, *args, **more)
+        return inner(self, *args, **more)
 
     needed = {name: other for name, other in NEEDS.items() if name in optional and other in optional}
     return cast(_Method, _together(call, positional, needed) if needed else call)
+
+
+def _saying(method: Callable[..., Any], one_of: tuple[str, ...]) -> Callable[..., Any]:
+    """`method`, refusing a call where none of these arguments, which are given by keyword, says something."""
+
+    def call(self: Any, /, *args: Any, **more: Any) -> Any:
+        if all(more.get(name) in (None, {}) for name in one_of):
+            raise ArgumentError(f"nothing is said: give {' or '.join(one_of)}")
+        return method(self, *args, **more)
+
+    return call
 
 
 def _together(method: Callable[..., Any], positional: tuple[str, ...], needed: Mapping[str, str]) -> Callable[..., Any]:

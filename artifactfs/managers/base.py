@@ -52,6 +52,7 @@ class VersionInfo:
     """What a listing knows of one version, without opening its manifest.
 
     `created_ns` is nanoseconds since the epoch; `digest` is the content digest in hex, None where a backend has none.
+    `message` and `metadata` are as :meth:`ArtifactManager.annotate` left them.
     `commit_id` names the commit that made it, so that a repeated commit can find its own result.
     """
 
@@ -557,6 +558,29 @@ class ArtifactManager(ABC):
     def delete_alias(self, artifact: str, alias: str, collection: str | None = None) -> None:
         """Remove an alias. Raises VersionNotFound when there is none, Unsupported (this backend has no aliases)."""
         raise Unsupported(f"{type(self).__name__} has no aliases")
+
+    def annotate(
+        self,
+        artifact: str,
+        version: str,
+        collection: str | None = None,
+        *,
+        message: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> VersionInfo:
+        """Give a version that was made before another message, or more metadata; returns it as it is shown then.
+
+        `message` takes the place of the one shown, None leaves it. The keys of `metadata`, a JSON object, are added to
+        those there are, or replace them. Files and digest stay, and so does what was recorded when the version was
+        made; of two callers at once the last one's words stay.
+        Raises ArgumentError (neither is given), VersionNotFound, AccessDenied, SerializationError (message and metadata
+        would take more than 64 KiB, or metadata is no JSON), Unsupported (this backend keeps neither).
+
+        Example:
+            >>> manager.annotate("bert", "v3", message="the one in the paper").message  # doctest: +SKIP
+            'the one in the paper'
+        """
+        raise Unsupported(f"{type(self).__name__} keeps no messages and no metadata")
 
     def delete_version(self, artifact: str, version: str, collection: str | None = None) -> None:
         """Delete a version for good: its number is never used again, ``latest`` moves, its aliases go.

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,8 +33,9 @@ from artifactfs.managers.base import ArtifactNames, CommitResult, LocalRange, Pr
 from artifactfs.managers.browsable import StoredManager
 from artifactfs.manifest import Entry, EntryKind, Manifest
 from artifactfs.objects import layout
+from artifactfs.objects.annotations import Annotations
 from artifactfs.objects.commit import Commit, Committer
-from artifactfs.objects.history import History, Known
+from artifactfs.objects.history import History, Known, Numbers
 from artifactfs.objects.layout import Alias, Tombstone
 from artifactfs.objects.manifests import Manifests
 from artifactfs.objects.marker import StoreMarker
@@ -66,6 +68,7 @@ class FileSystemArtifactManager(StoredManager):
         self.url = url if "://" in url else os.path.abspath(os.path.expanduser(url))
         self._marker = StoreMarker(self.store)
         self._history = History(self.store)
+        self._annotations = Annotations(self.store, self._history)
         # No part refers back to the manager: with its last reference the store's directory is let go, and its disk.
         self._manifests = Manifests(self.store, self.url)
         self._committer = Committer(self.store, self._history, self._manifests.load, self._manifests.keep)
@@ -150,22 +153,29 @@ class FileSystemArtifactManager(StoredManager):
     def exists_in_collection(self, artifact: str, collection: str | None = None) -> bool:
         """Whether the artifact has a live version in the collection. One listing of the backend."""
         try:
-            return bool(self._live(artifact, collection))
+            return bool(self._numbers(artifact, collection).live)
         except (ArtifactNotFound, InvalidName):
             return False
 
     def list_version_names(self, artifact: str, collection: str | None = None) -> list[str]:
         """The live versions, oldest first. One listing of the backend."""
-        return [names.version_name(number) for number in self._live(artifact, collection)]
+        return [names.version_name(number) for number in self._numbers(artifact, collection).live]
 
     def list_versions(self, artifact: str, collection: str | None = None) -> list[VersionInfo]:
         """Every live version, oldest first; records not read before are read together."""
-        numbers = self._live(artifact, collection)
-        return [known.info for known in self._history.records(collection or self.active_collection, artifact, numbers)]
+        numbers = self._numbers(artifact, collection)
+        known = self._history.records(collection or self.active_collection, artifact, numbers.live)
+        return self._annotations.shown([each.info for each in known], numbers.annotated)
 
     def version_info(self, artifact: str, collection: str | None = None, version: str | None = None) -> VersionInfo:
         """What is known of one version."""
-        return self._known(artifact, collection, version).info
+        collection = collection or self.active_collection
+        with self._if_there():
+            number = self._history.resolve(collection, artifact, version)
+            ask: list[Callable[..., Any]] = [self._history.version, self._annotations.of]
+            known, said = self.store.at_once(lambda one: one(collection, artifact, number), ask)
+        info: VersionInfo = known.info
+        return info if said is None else said.over(info)
 
     def manifest(self, artifact: str, collection: str | None = None, version: str | None = None) -> Manifest:
         """The files of a version; manifests read lately are kept, up to 256 MiB."""
@@ -236,6 +246,19 @@ class FileSystemArtifactManager(StoredManager):
             raise VersionNotFound(f"no alias {alias!r} of {artifact}")
         self.store.delete(key)
 
+    def annotate(
+        self,
+        artifact: str,
+        version: str,
+        collection: str | None = None,
+        *,
+        message: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> VersionInfo:
+        """Give a version another message, or more metadata, as `objects.annotations` keeps it."""
+        version = self.version_info(artifact, collection, version).version
+        return self._annotations.annotate(partial(self.version_info, artifact, collection, version), message, metadata)
+
     def delete_version(self, artifact: str, version: str, collection: str | None = None) -> None:
         """Delete a version for good; an alias or ``latest`` names the version it stands for."""
         collection = collection or self.active_collection
@@ -252,6 +275,7 @@ class FileSystemArtifactManager(StoredManager):
         # Where somebody else deletes it at this moment, theirs is the tombstone and the rest is done twice.
         self.store.put_exclusive(layout.tombstone_key(prefix, number), layout.encode(tombstone))
         self.store.delete(layout.record_key(prefix, number))
+        self._annotations.delete(collection, artifact, number)
         for alias in pointing:
             self.store.delete(layout.alias_key(prefix, alias))
 
@@ -328,7 +352,7 @@ class FileSystemArtifactManager(StoredManager):
             self.list_version_names(artifact, collection)  # that it exists: what is not there would be sound
             if version is not None:
                 number = self._history.resolve(collection, artifact, version)
-                if number not in self._live(artifact, collection):
+                if number not in self._numbers(artifact, collection).live:
                     raise VersionNotFound(f"no version {version} of {collection}/{artifact}")
                 version = names.version_name(number)
         elif collection is not None:
@@ -346,22 +370,24 @@ class FileSystemArtifactManager(StoredManager):
 
     # -- parts ------------------------------------------------------------------------------------------------------
 
-    def _live(self, artifact: str, collection: str | None) -> list[int]:
+    @contextmanager
+    def _if_there(self) -> Iterator[None]:
+        """What the store says is not there may be missing because the store is: raises StoreUnreachable then."""
         self._marker.require()
         try:
-            return self._history.existing_numbers(collection or self.active_collection, artifact).live
-        except ArtifactNotFound:
-            self._marker.check_present()
-            raise
-
-    def _known(self, artifact: str, collection: str | None, version: str | None) -> Known:
-        self._marker.require()
-        collection = collection or self.active_collection
-        try:
-            return self._history.version(collection, artifact, self._history.resolve(collection, artifact, version))
+            yield
         except NotFound:
             self._marker.check_present()
             raise
+
+    def _numbers(self, artifact: str, collection: str | None) -> Numbers:
+        with self._if_there():
+            return self._history.existing_numbers(collection or self.active_collection, artifact)
+
+    def _known(self, artifact: str, collection: str | None, version: str | None) -> Known:
+        collection = collection or self.active_collection
+        with self._if_there():
+            return self._history.version(collection, artifact, self._history.resolve(collection, artifact, version))
 
     def _commit(self, commit: Commit, aliases: Sequence[str]) -> CommitResult:
         names.check_collection(commit.collection)
@@ -371,12 +397,11 @@ class FileSystemArtifactManager(StoredManager):
         done = self._committer.commit(commit, look)
         for alias in aliases:
             self._write_alias(commit.collection, commit.artifact, alias, done.record.version)
-        return CommitResult(
-            done.record.info(commit.collection, commit.artifact),
-            done.created,
-            done.sent_bytes,
-            done.deduplicated_bytes,
-        )
+        info = done.record.info(commit.collection, commit.artifact)
+        if look.made is not None or not done.created:
+            # It was there before, and something may have been said of it.
+            [info] = self._annotations.shown([info], [info.number])
+        return CommitResult(info, done.created, done.sent_bytes, done.deduplicated_bytes)
 
     def _write_alias(self, collection: str, artifact: str, alias: str, version: str) -> None:
         key = layout.alias_key(layout.artifact_prefix(collection, artifact), alias)

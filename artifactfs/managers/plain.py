@@ -22,6 +22,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ from artifactfs.errors import (
 from artifactfs.managers.base import CommitResult, LocalRange, Progress, ReferenceOf, VersionInfo
 from artifactfs.managers.browsable import StoredManager
 from artifactfs.manifest import Entry, EntryKind, Manifest
+from artifactfs.objects.annotations import Annotations
 from artifactfs.objects.commit import Commit
 from artifactfs.objects.history import Known
 from artifactfs.objects.layout import (
@@ -94,6 +96,7 @@ class PlainArtifactManager(StoredManager):
         root = self.store.local_root
         self.url = SCHEME_PREFIX + (url if root is None else f"file://{root}")
         self._history = PlainHistory(self.store)
+        self._annotations = Annotations(self.store, self._history)
         self._contents = Contents(self.store)
         self._root = self.store.root if isinstance(self.store, LocalStore) else None
         self._local = None if self._root is None else LocalCommitter(self._root, self._history, self._contents)
@@ -214,21 +217,22 @@ class PlainArtifactManager(StoredManager):
         """Every live version, oldest first. Those that squirrel-core wrote are listed file by file."""
         self._require(reading=True)
         collection = collection or self.active_collection
-        live = self._history.existing_numbers(collection, artifact).live
-        found = self._history.found(collection, artifact, live)
+        numbers = self._history.existing_numbers(collection, artifact)
+        found = self._history.found(collection, artifact, numbers.live)
         infos: list[VersionInfo] = []
         for number, known in found.items():
             try:
                 infos.append(self._contents.info(collection, artifact, number, known))
             except RECORD_FAULTS as error:
                 self._history.tell(layout.version_key(collection, artifact, number), error)
-        return infos
+        return self._annotations.shown(infos, numbers.annotated)
 
     def version_info(self, artifact: str, collection: str | None = None, version: str | None = None) -> VersionInfo:
         """What is known of one version; `digest` is None where squirrel-core wrote it."""
         collection = collection or self.active_collection
-        number, known = self._find(artifact, collection, version)
-        return self._contents.info(collection, artifact, number, known)
+        number, known, is_annotated = self._find(artifact, collection, version)
+        info = self._contents.info(collection, artifact, number, known)
+        return self._annotations.shown([info], [number])[0] if is_annotated else info
 
     def manifest(self, artifact: str, collection: str | None = None, version: str | None = None) -> Manifest:
         """The files of a version, found by listing where squirrel-core wrote it; then no digests are known.
@@ -236,7 +240,7 @@ class PlainArtifactManager(StoredManager):
         Raises FormatError for what no version can hold, such as a symlink that leads out of it.
         """
         collection = collection or self.active_collection
-        number, known = self._find(artifact, collection, version)
+        number, known, _ = self._find(artifact, collection, version)
         return self._contents.manifest(collection, artifact, number, known)
 
     def read_entry(self, info: VersionInfo, entry: Entry, offset: int = 0, size_bytes: int | None = None) -> bytes:
@@ -284,7 +288,7 @@ class PlainArtifactManager(StoredManager):
         names.check_alias(alias)
         self._require_writer()
         collection = collection or self.active_collection
-        number, _ = self._find(artifact, collection, version)
+        number, _, _ = self._find(artifact, collection, version)
         self._move_old_notes()
         self._write_alias(collection, artifact, alias, names.version_name(number))
 
@@ -298,6 +302,21 @@ class PlainArtifactManager(StoredManager):
             raise VersionNotFound(f"no alias {alias!r} of {artifact}")
         self.store.delete(key)
 
+    def annotate(
+        self,
+        artifact: str,
+        version: str,
+        collection: str | None = None,
+        *,
+        message: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> VersionInfo:
+        """Give a version another message, or more metadata; squirrel-core sees neither. Raises UnsafeStore too."""
+        self._require_writer()
+        version = self.version_info(artifact, collection, version).version
+        self._move_old_notes()
+        return self._annotations.annotate(partial(self.version_info, artifact, collection, version), message, metadata)
+
     def delete_version(self, artifact: str, version: str, collection: str | None = None) -> None:
         """Delete a version's files for good; its directory stays, see the module docstring. Raises UnsafeStore too."""
         self._require_writer()
@@ -306,7 +325,7 @@ class PlainArtifactManager(StoredManager):
         number = self._history.resolve(collection, artifact, version)
         known, is_damaged = None, False
         try:
-            known = self._history.find(collection, artifact, number)
+            known, _ = self._history.find(collection, artifact, number)
         except RECORD_FAULTS:
             is_damaged = True  # it is deleted like any other
         name = names.version_name(number)
@@ -327,6 +346,7 @@ class PlainArtifactManager(StoredManager):
             remove_remotely(self.store, key)
         else:
             remove_locally(self._root, self._local, key)
+        self._annotations.delete(collection, artifact, number)
         for alias in pointing:
             self.store.delete(alias_key(prefix, alias))
 
@@ -376,15 +396,16 @@ class PlainArtifactManager(StoredManager):
         for alias in aliases:
             self._write_alias(collection, artifact, alias, result.info.version)
         self._require()  # the first commit makes the directory that must be there from then on
-        return result
+        [info] = self._annotations.shown([result.info], [result.info.number])
+        return replace(result, info=info)
 
     # -- parts ------------------------------------------------------------------------------------------------------
 
-    def _find(self, artifact: str, collection: str, version: str | None) -> tuple[int, Known | None]:
-        """The number a version, alias or None stands for, and its record. Raises as `version_info`."""
+    def _find(self, artifact: str, collection: str, version: str | None) -> tuple[int, Known | None, bool]:
+        """The number a version, alias or None stands for, and what `PlainHistory.find` gives of it."""
         self._require(reading=True)
         number = self._history.resolve(collection, artifact, version)
-        return number, self._history.find(collection, artifact, number)
+        return number, *self._history.find(collection, artifact, number)
 
     def _write_alias(self, collection: str, artifact: str, alias: str, version: str) -> None:
         self.store.replace(alias_key(self._history.prefix(collection, artifact), alias), encode(Alias(version)))

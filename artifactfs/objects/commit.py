@@ -410,7 +410,7 @@ def record_of(
         size_bytes=manifest.size_bytes,
         message=commit.message,
         metadata=dict(commit.metadata),
-        creator=_creator(),
+        creator=creator(),
         parent=parent,
         clock=max(now_ns, latest_clock, commit_time_ns(commit.commit_id) or 0),
     )
@@ -429,7 +429,8 @@ def _label(commit: Commit) -> str:
 
 
 @functools.cache
-def _creator() -> Creator:
+def creator() -> Creator:
+    """Who this process is, as the records that it writes tell."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):

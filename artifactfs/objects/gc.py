@@ -27,8 +27,9 @@ whole period.
 
 A version's objects are known from its manifest only, so one manifest that cannot be read, a record that does not even
 tell which that is, or a store without a single version, makes gc delete nothing. Tombstones stay: numbers are never
-used again. A file that this package did not name is never deleted, and ``staging`` is not looked at. Two passes at once
-do no harm: each deletes what is due by its own list, and the later list wins.
+used again. What was said of a deleted version goes. A file that this package did not name is never deleted, and
+``staging`` is not looked at. Two passes at once do no harm: each deletes what is due by its own list, and the later
+list wins.
 
 Threading: any thread and any process; no lock is held.
 """
@@ -196,7 +197,7 @@ class _Pass:
         objects = size_bytes = 0
         unreferenced: list[tuple[StoredFile, int | None]] = []
         due: list[StoredFile] = []
-        leftovers = [*listed.leftovers, *self._leftovers_elsewhere()]
+        leftovers = [*listed.leftovers, *listed.orphans, *self._leftovers_elsewhere()]
         unknown = len(listed.unknown)
         for file in self._store.walk(layout.OBJECTS):
             name = object_name(file.key)

@@ -36,11 +36,15 @@ CLOCK_SKEW_NS = 24 * 3600 * 1_000_000_000
 
 @dataclass(frozen=True)
 class Numbers:
-    """One listing of an artifact: the numbers in use, deleted ones apart, and the aliases' names."""
+    """One listing of an artifact: the numbers in use, deleted ones apart, and the aliases' names.
+
+    `annotated` are the numbers with an annotation beside their record.
+    """
 
     live: list[int]
     deleted: set[int]
     aliases: list[str]
+    annotated: frozenset[int] = frozenset()
 
     @property
     def next(self) -> int:
@@ -144,7 +148,7 @@ class History:
         keys = [layout.alias_key(prefix, alias) for alias in numbers.aliases]
         live = {names.version_name(number) for number in numbers.live}
         found: dict[str, str] = {}
-        for alias, key, raw in zip(numbers.aliases, keys, self._read_each(keys), strict=True):
+        for alias, key, raw in zip(numbers.aliases, keys, self.read_each(keys), strict=True):
             try:
                 if isinstance(raw, Exception):
                     raise raw
@@ -188,7 +192,7 @@ class History:
         for start in range(0, len(missing), _RECORDS_AT_ONCE):
             some = missing[start : start + _RECORDS_AT_ONCE]
             keys = [self.record_key(prefix, number) for number in some]
-            for number, key, raw in zip(some, keys, self._read_each(keys), strict=True):
+            for number, key, raw in zip(some, keys, self.read_each(keys), strict=True):
                 try:
                     if isinstance(raw, bytes):
                         record = layout.decode_record(raw, key, number)
@@ -214,15 +218,15 @@ class History:
         if not is_told:
             _log.warning("passing over what cannot be read in %s: %s", self._store.url, error)
 
-    def _read_each(self, keys: list[str]) -> list[bytes | ArtifactError | None]:
+    def read_each(self, keys: list[str]) -> list[bytes | ArtifactError | None]:
         """The bytes of small files; for one that is no file that could be read, what is wrong with it."""
         try:
             return [*self._store.get_many(keys)]
         except RECORD_FAULTS as error:
-            return [error] if len(keys) == 1 else [found for key in keys for found in self._read_each([key])]
+            return [error] if len(keys) == 1 else [found for key in keys for found in self.read_each([key])]
 
     def _read(self, key: str) -> bytes | None:
-        found = self._read_each([key])[0]
+        found = self.read_each([key])[0]
         return found if isinstance(found, bytes) else None
 
     def keep(self, collection: str, artifact: str, number: int, record: Record) -> None:
@@ -344,14 +348,17 @@ def numbers_in(files: Iterable[str]) -> Numbers:
     live: list[int] = []
     deleted: set[int] = set()
     aliases: list[str] = []
+    annotated: set[int] = set()
     for name in files:
         if (number := layout.number_of(name, layout.VERSION_SUFFIX)) is not None:
             live.append(number)
         elif (number := layout.number_of(name, layout.DELETED_SUFFIX)) is not None:
             deleted.add(number)
+        elif (number := layout.number_of(name, layout.ANNOTATION_SUFFIX)) is not None:
+            annotated.add(number)
         elif name.endswith(layout.ALIAS_SUFFIX) and names.is_alias(alias := name[: -len(layout.ALIAS_SUFFIX)]):
             aliases.append(alias)
     if deleted:
         live = [number for number in live if number not in deleted]
     live.sort()
-    return Numbers(live, deleted, sorted(aliases))
+    return Numbers(live, deleted, sorted(aliases), frozenset(annotated))

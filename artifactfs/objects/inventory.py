@@ -1,4 +1,4 @@
-"""What lies below ``collections/`` of a store: records, tombstones, aliases, and the rest.
+"""What lies below ``collections/`` of a store: records, tombstones, annotations, aliases, and the rest.
 
 Shared by `objects.gc` and `objects.verify`, which look at a whole store at once and at what is damaged in it, where
 `objects.history` serves the readers of one artifact. Pure functions on one store, no state, safe from any thread.
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class Place(NamedTuple):
-    """Where a record or a tombstone lies, and of which version it is."""
+    """Where a record, a tombstone or an annotation lies, and of which version it is."""
 
     key: str
     prefix: str
@@ -41,14 +41,17 @@ class Place(NamedTuple):
 
 @dataclass
 class Inventory:
-    """One listing, sorted into kinds. `records` are those of live versions; `aliases` are (prefix, alias).
+    """One listing, sorted into kinds. `records` and `annotations` are those of live versions.
 
-    `lost` are symlinks, which nobody follows: behind them may be versions.
+    `aliases` are (prefix, alias); `orphans` are annotations of versions that were deleted, which nobody needs; `lost`
+    are symlinks, which nobody follows: behind them may be versions.
     """
 
     records: dict[str, Place] = field(default_factory=dict)
     tombstones: dict[str, Place] = field(default_factory=dict)
+    annotations: dict[str, Place] = field(default_factory=dict)
     aliases: list[tuple[str, str]] = field(default_factory=list)
+    orphans: list[StoredFile] = field(default_factory=list)
     leftovers: list[StoredFile] = field(default_factory=list)
     unknown: list[StoredFile] = field(default_factory=list)
     lost: list[StoredFile] = field(default_factory=list)
@@ -60,6 +63,7 @@ def take_inventory(store: ObjectStore, prefix: str = layout.COLLECTIONS, on_faul
     With `on_fault`, what cannot be listed is passed over as `ObjectStore.walk_readable` says.
     """
     found = Inventory()
+    annotations: list[tuple[StoredFile, Place]] = []
     for file in store.walk(prefix) if on_fault is None else store.walk_readable(prefix, on_fault):
         directory, _, name = file.key.rpartition("/")
         if _is_symlink(store, file.key):
@@ -72,12 +76,21 @@ def take_inventory(store: ObjectStore, prefix: str = layout.COLLECTIONS, on_faul
             found.records[file.key] = Place(file.key, directory, number, file.changed_ns)
         elif (number := layout.number_of(name, layout.DELETED_SUFFIX)) is not None:
             found.tombstones[file.key] = Place(file.key, directory, number, file.changed_ns)
+        elif (number := layout.number_of(name, layout.ANNOTATION_SUFFIX)) is not None:
+            annotations.append((file, Place(file.key, directory, number, file.changed_ns)))
         elif name.endswith(layout.ALIAS_SUFFIX) and names.is_alias(alias := name[: -len(layout.ALIAS_SUFFIX)]):
             found.aliases.append((directory, alias))
         else:
             found.unknown.append(file)
     for buried in found.tombstones.values():
         found.records.pop(layout.record_key(buried.prefix, buried.number), None)
+    for file, place in annotations:
+        if layout.tombstone_key(place.prefix, place.number) in found.tombstones:
+            found.orphans.append(file)
+        elif layout.record_key(place.prefix, place.number) in found.records:
+            found.annotations[file.key] = place
+        else:
+            found.unknown.append(file)
     return found
 
 

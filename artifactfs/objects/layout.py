@@ -10,6 +10,7 @@ between its parts. Times are integers, nanoseconds since the epoch (UTC): exact,
     objects/<2 hex>/<64 hex>                            immutable bytes, named by their BLAKE3
     collections/<collection>/<artifact>/v3.version      Record: the version exists because this does
     collections/<collection>/<artifact>/v3.deleted      Tombstone: the number is never used again
+    collections/<collection>/<artifact>/v3.annotation   Annotation: what was said of the version later
     collections/<collection>/<artifact>/<alias>.alias   Alias
 """
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import msgspec
@@ -27,6 +29,7 @@ from artifactfs.managers.base import VersionInfo
 
 LAYOUT_FORMAT = 1
 RECORD_FORMAT = 1
+ANNOTATION_FORMAT = 1
 DIGEST = "blake3"
 MARKER_KEY = "artifactfs.json"
 PROBE_KEY = "artifactfs.probe.json"
@@ -35,6 +38,7 @@ COLLECTIONS = "collections"
 STAGING = "staging"
 VERSION_SUFFIX = ".version"
 DELETED_SUFFIX = ".deleted"
+ANNOTATION_SUFFIX = ".annotation"
 ALIAS_SUFFIX = ".alias"
 TEMPORARY_PREFIX = ".tmp-"
 # Names in a store's root that do not make it a foreign directory: the drive's area, and what mkfs puts on a disk.
@@ -125,6 +129,26 @@ class Tombstone(msgspec.Struct, frozen=True):
     format: int = RECORD_FORMAT
 
 
+class Annotation(msgspec.Struct, frozen=True):
+    """``vN.annotation``: what was said of a version after it was made.
+
+    `message` takes the place of the record's, None leaves that one; `metadata` is laid over the record's, key by key.
+    `written` is what the clock of the writing host said, `writer` who wrote it.
+    """
+
+    version: str
+    written: int
+    message: str | None = None
+    metadata: dict[str, Any] = {}
+    writer: Creator = Creator()
+    format: int = ANNOTATION_FORMAT
+
+    def over(self, info: VersionInfo) -> VersionInfo:
+        """The version with what was said of it."""
+        message = info.message if self.message is None else self.message
+        return replace(info, message=message, metadata={**info.metadata, **self.metadata})
+
+
 class Alias(msgspec.Struct, frozen=True):
     """``<alias>.alias``."""
 
@@ -146,22 +170,22 @@ _manifest_decoder = msgspec.json.Decoder(_Names)
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
-def encode(value: Marker | Probe | Record | Tombstone | Alias) -> bytes:
+Stored = Marker | Probe | Record | Tombstone | Annotation | Alias
+
+
+def encode(value: Stored) -> bytes:
     """The JSON of a small file, after the reader's own check of it.
 
     Raises:
         SerializationError: it is nothing that a reader would take, a message that is no text say, or metadata that
-            cannot be JSON; or it makes a record of more than 64 KiB.
+            cannot be JSON; or it makes a record or an annotation of more than 64 KiB.
     """
     try:
         raw = _encode(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise SerializationError(f"message or metadata cannot be written as JSON: {error}") from error
-    if isinstance(value, Record) and len(raw) > MAX_RECORD_BYTES:
-        raise SerializationError(
-            f"message and metadata take {len(raw)} bytes, at most {MAX_RECORD_BYTES} fit a commit record: "
-            "log what is larger as a file"
-        )
+    if isinstance(value, Record | Annotation) and len(raw) > MAX_RECORD_BYTES:
+        raise too_long(len(raw))
     try:
         _check_readable(value, raw)
     except FormatError as error:
@@ -169,15 +193,29 @@ def encode(value: Marker | Probe | Record | Tombstone | Alias) -> bytes:
     return raw
 
 
-def _check_readable(value: Marker | Probe | Record | Tombstone | Alias, raw: bytes) -> None:
+def too_long(size_bytes: int) -> SerializationError:
+    """The error for a message and metadata of that size."""
+    return SerializationError(
+        f"message and metadata take {size_bytes} bytes, at most {MAX_RECORD_BYTES} fit a version: "
+        "log what is larger as a file"
+    )
+
+
+def _check_readable(value: Stored, raw: bytes) -> None:
     """Raises FormatError when what was encoded could not be read again."""
     what = f"the {type(value).__name__.lower()}"
     match value:
-        case Record() | Tombstone():
+        case Record() | Tombstone() | Annotation():
             if not names.is_version(value.version):
                 raise FormatError(f"{value.version!r} is no version")
-            decode = decode_record if isinstance(value, Record) else decode_tombstone
-            decode(raw, what, names.version_number(value.version))
+            number = names.version_number(value.version)
+            match value:
+                case Record():
+                    decode_record(raw, what, number)
+                case Tombstone():
+                    decode_tombstone(raw, what, number)
+                case Annotation():
+                    decode_annotation(raw, what, number)
         case Alias():
             decode_alias(raw, what)
         case Marker():
@@ -212,6 +250,7 @@ _decode_marker = _decoder(Marker, LAYOUT_FORMAT)
 decode_probe = _decoder(Probe, LAYOUT_FORMAT)
 _decode_record = _decoder(Record, RECORD_FORMAT)
 _decode_tombstone = _decoder(Tombstone, RECORD_FORMAT)
+_decode_annotation = _decoder(Annotation, ANNOTATION_FORMAT)
 _decode_alias = _decoder(Alias, LAYOUT_FORMAT)
 
 
@@ -249,6 +288,22 @@ def decode_tombstone(raw: bytes, key: str, number: int) -> Tombstone:
     tombstone = _decode_tombstone(raw, key)
     _check_record(tombstone.record, key, number)
     return tombstone
+
+
+def decode_annotation(raw: bytes, key: str, number: int) -> Annotation:
+    """Read the annotation stored at `key` for version `number`. Raises FormatError."""
+    annotation = _decode_annotation(raw, key)
+    if annotation.version != f"v{number}" or not -_LATEST < annotation.written < _LATEST:
+        raise FormatError(f"{key} is damaged: it names version {annotation.version!r}, time {annotation.written}")
+    return annotation
+
+
+def is_newer_annotation(raw: bytes) -> bool:
+    """Tell whether a newer program wrote an annotation that cannot be read, so that it must not be replaced."""
+    try:
+        return _format_decoder.decode(raw).format > ANNOTATION_FORMAT
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
 
 
 def decode_alias(raw: bytes, key: str) -> str:
@@ -334,6 +389,11 @@ def record_key(prefix: str, number: int) -> str:
 def tombstone_key(prefix: str, number: int) -> str:
     """The key of a version's tombstone."""
     return f"{prefix}/v{number}{DELETED_SUFFIX}"
+
+
+def annotation_key(prefix: str, number: int) -> str:
+    """The key of what was said of a version later."""
+    return f"{prefix}/v{number}{ANNOTATION_SUFFIX}"
 
 
 def alias_key(prefix: str, alias: str) -> str:

@@ -1,4 +1,4 @@
-"""Checking a store of the object layout: every record, alias, manifest and object, and every file inside the objects.
+"""Checking a store of the object layout: records, annotations, aliases, manifests, objects, the files inside those.
 
 Each object is read once: its bytes are hashed as a whole, for its own name, and in pieces, for the files that lie in
 it. What the files are comes from the manifests, which are read first; of a file that many versions share, 48 bytes are
@@ -107,6 +107,9 @@ class _Check:
             kind = FindingKind.LEFTOVER if is_leftover(file.key) else FindingKind.UNKNOWN_FILE
             detail = "a temporary name" if kind is FindingKind.LEFTOVER else "not written by artifactfs"
             self._collector.found(kind, file.key, detail, size_bytes=file.size_bytes)
+        for file in listed.orphans:
+            detail = "said of a version that was deleted"
+            self._collector.found(FindingKind.LEFTOVER, file.key, detail, size_bytes=file.size_bytes)
         self._metadata(listed)
         for raw_name in stored:
             if raw_name not in self._needed and raw_name.hex() not in self._versions:
@@ -119,6 +122,7 @@ class _Check:
         if version is not None:
             number = names.version_number(version)
             listed.records = {key: place for key, place in listed.records.items() if place.number == number}
+            listed.annotations = {key: place for key, place in listed.annotations.items() if place.number == number}
             if not listed.records:
                 raise VersionNotFound(f"no version {version} below {self._store.url}")
             listed.tombstones, listed.aliases = {}, []
@@ -150,6 +154,11 @@ class _Check:
                 layout.decode_tombstone(raw, place.key, place.number)
             except FormatError as error:
                 self._collector.found(FindingKind.DAMAGED_RECORD, place.key, error)
+        for place, raw in self._read_each(listed.annotations.values()):
+            try:
+                layout.decode_annotation(raw, place.key, place.number)
+            except FormatError as error:
+                self._collector.found(FindingKind.DAMAGED_ANNOTATION, place.key, error, versions=(place.label,))
         self._aliases(listed)
         self._read_manifests()
 

@@ -80,7 +80,7 @@ class PlainHistory(History):
         pending = {number for name in notes if (number := layout.pending_number(name)) is not None}
         dead = noted.deleted | pending
         live = [number for number in sorted(taken) if number not in dead and self._holds_files(key, number)]
-        return Numbers(live, dead.union(taken).difference(live), noted.aliases)
+        return Numbers(live, dead.union(taken).difference(live), noted.aliases, noted.annotated)
 
     def pending(self, collection: str, artifact: str, commit_id: str) -> int | None:
         """The number at which the commit with that id was interrupted, None when it was not."""
@@ -116,14 +116,15 @@ class PlainHistory(History):
         except RECORD_FAULTS:
             return True  # as `_has_version`
 
-    def find(self, collection: str, artifact: str, number: int) -> Known | None:
-        """The record of a version that is there, None where somebody else wrote it.
+    def find(self, collection: str, artifact: str, number: int) -> tuple[Known | None, bool]:
+        """(the record of a version that is there, whether it has an annotation); None where somebody else wrote it.
 
         Raises VersionNotFound, ArtifactNotFound, FormatError.
         """
-        if number not in self.existing_numbers(collection, artifact).live:
+        numbers = self.existing_numbers(collection, artifact)
+        if number not in numbers.live:
             raise VersionNotFound(f"no version v{number} of {collection}/{artifact}")
-        return self.record(collection, artifact, number)
+        return self.record(collection, artifact, number), number in numbers.annotated
 
     def _holds_files(self, key: str, number: int) -> bool:
         """Whether a version's directory holds more than what we keep in it. Elsewhere than on disk it is only listed

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("conformance", "conformance_files")
+pytest.register_assert_rewrite("conformance", "conformance_annotations", "conformance_files")
 
 from subjects import SERVERS, SUBJECTS, Subject, on_server, write  # noqa: E402 - asserts in the suite are rewritten first
 

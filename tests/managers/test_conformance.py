@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import conformance
+import conformance_annotations
 import conformance_files
 import pytest
 
@@ -34,6 +35,10 @@ class TestCatalogs(conformance.Catalogs):
 
 
 class TestErrors(conformance.Errors):
+    pass
+
+
+class TestAnnotations(conformance_annotations.Annotations):
     pass
 
 

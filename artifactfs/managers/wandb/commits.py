@@ -86,7 +86,7 @@ class Commit:
 def commit(store: Store, wanted: Commit) -> CommitResult:
     """Make the version. Raises as `ArtifactManager.commit_tree`."""
     check_new(wanted.collection, wanted.artifact)
-    _check_metadata(wanted.metadata)
+    check_metadata(wanted.metadata)
     tree = _Tree(wanted.tree, wanted.below)
     place = store.project_path(), wanted.artifact
     with _locks_lock:
@@ -105,7 +105,8 @@ def commit(store: Store, wanted: Commit) -> CommitResult:
     return result
 
 
-def _check_metadata(metadata: Mapping[str, Any]) -> None:
+def check_metadata(metadata: Mapping[str, Any]) -> None:
+    """Raises SerializationError for metadata that W&B cannot keep beside ours."""
     try:
         json.dumps(metadata, allow_nan=False)
     except (TypeError, ValueError) as error:

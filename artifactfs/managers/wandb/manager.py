@@ -54,8 +54,10 @@ from artifactfs.managers.wandb.versions import (
     shown_artifact,
     shown_collection,
     stored_name,
+    stored_version,
 )
 from artifactfs.manifest import Entry, EntryKind, Manifest
+from artifactfs.objects.annotations import check_fitting
 from artifactfs.objects.restore import Report, restore_tree, write_file
 
 logger = logging.getLogger(__name__)
@@ -210,7 +212,7 @@ class WandbArtifactManager(BrowsableManager):
                 raise absent
             return found[-1]
         told: dict[str, Any] | None = None
-        wanted = _wanted(version)
+        wanted = stored_version(version)
         if wanted is not None:
             try:
                 told = self._project.ask(absent, "version", artifact=self._project.address(artifact, wanted))
@@ -361,6 +363,28 @@ class WandbArtifactManager(BrowsableManager):
             absent, "delete_alias", artifact=self._project.address(artifact, version), alias=names.unescape(alias)
         )
 
+    def annotate(
+        self,
+        artifact: str,
+        version: str,
+        collection: str | None = None,
+        *,
+        message: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> VersionInfo:
+        """Give a version another description, or more metadata: W&B keeps what was given last."""
+        info = self.version_info(artifact, collection, version)
+        check_fitting(info, message, metadata)
+        commits.check_metadata({**info.metadata, **(metadata or {})})
+        self._project.ask(
+            VersionNotFound(f"no version {version!r} of {artifact}"),
+            "annotate",
+            artifact=self._project.address(artifact, info.version),
+            description=message,
+            metadata=dict(metadata or {}),
+        )
+        return self.version_info(artifact, info.collection, info.version)
+
     def delete_version(self, artifact: str, version: str, collection: str | None = None) -> None:
         """Delete a version for good. W&B's own `latest` is moved to the version that is the highest then."""
         collection = collection or self.active_collection
@@ -408,13 +432,6 @@ class WandbArtifactManager(BrowsableManager):
             progress=progress,
         )
         return commits.commit(self, wanted)
-
-
-def _wanted(version: str) -> str | None:
-    """What W&B calls a version or an alias as it is shown; None for what can be neither."""
-    if names.is_version(version) or names.is_alias(version):
-        return version
-    return names.unescape(version) if "%" in version else None
 
 
 def _following(loaded: _Loaded, path: str, count: int) -> list[str]:

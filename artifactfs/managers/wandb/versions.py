@@ -86,6 +86,13 @@ def stored_name(shown: str) -> str:
     return stored
 
 
+def stored_version(shown: str) -> str | None:
+    """What W&B calls a version or an alias; None for what can be neither."""
+    if names.is_version(shown) or names.is_alias(shown):
+        return shown
+    return names.unescape(shown) if "%" in shown else None
+
+
 def check_new(collection: str, artifact: str) -> None:
     """Raises InvalidName unless something can be logged there."""
     names.check_collection(collection)

@@ -182,6 +182,15 @@ class Client:
             found.aliases = [*found.aliases, alias]
             found.save()
 
+    def annotate(self, artifact: str, description: str | None, metadata: dict[str, Any]) -> None:
+        """Give a version another description, None for no other, and more metadata."""
+        self.check_on()
+        found = self.api.artifact(artifact)
+        if description is not None:
+            found.description = description
+        found.metadata = {**found.metadata, **metadata}
+        found.save()
+
     def delete_alias(self, artifact: str, alias: str) -> None:
         """Take an alias from a version."""
         self.check_on()

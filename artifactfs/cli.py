@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from artifactfs.commands.alias import alias
+from artifactfs.commands.annotate import annotate
 from artifactfs.commands.cache import cache
 from artifactfs.commands.cat import cat
 from artifactfs.commands.catalog import catalog
@@ -29,6 +30,7 @@ COMMANDS: tuple[click.Command, ...] = (
     diff,
     copy,
     alias,
+    annotate,
     delete,
     verify,
     gc,

@@ -216,6 +216,32 @@ def json_or_text(value: str) -> Any:
         return value
 
 
+def metadata_of(text: str) -> dict[str, Any]:
+    """``epoch=3`` → {"epoch": 3}; a JSON object is taken whole."""
+    if not is_utf8(text):
+        raise click.BadParameter("the text is not UTF-8")
+    if text.lstrip().startswith("{"):
+        try:
+            found: dict[str, Any] = json.loads(text)
+        except ValueError as error:
+            raise click.BadParameter(f"not a JSON object: {error}") from None
+        return found
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise click.BadParameter("expected KEY=VALUE or a JSON object")
+    return {key: json_or_text(value)}
+
+
+metadata_option = click.option(
+    "--metadata",
+    type=metadata_of,
+    multiple=True,
+    callback=lambda _context, _option, given: {key: value for each in given for key, value in each.items()},
+    metavar="KEY=VALUE|JSON",
+    help="Remember this with the version: VALUE is JSON where it is JSON, else text; may be repeated.",
+)
+
+
 def store_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add ``--store`` and ``--storage-option``; the command gets them as one argument `store`, a StoreChoice."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from pathlib import Path
@@ -17,9 +16,8 @@ from artifactfs.commands.options import (
     TEXT,
     StoreChoice,
     artifact_of,
-    is_utf8,
     json_option,
-    json_or_text,
+    metadata_option,
     refuse_version,
     store_options,
 )
@@ -29,34 +27,12 @@ if TYPE_CHECKING:
     from artifactfs.managers.base import CommitResult
 
 
-def metadata_of(text: str) -> dict[str, Any]:
-    """``epoch=3`` → {"epoch": 3}; a JSON object is taken whole."""
-    if not is_utf8(text):
-        raise click.BadParameter("the text is not UTF-8")
-    if text.lstrip().startswith("{"):
-        try:
-            found: dict[str, Any] = json.loads(text)
-        except ValueError as error:
-            raise click.BadParameter(f"not a JSON object: {error}") from None
-        return found
-    key, separator, value = text.partition("=")
-    if not separator or not key:
-        raise click.BadParameter("expected KEY=VALUE or a JSON object")
-    return {key: json_or_text(value)}
-
-
 @click.command(short_help="Make a directory or file the next version of an artifact.")
 @click.argument("local", type=PATH)
 @click.argument("address", type=ADDRESS)
 @click.option("-m", "--message", type=TEXT, default="", help="What to remember about the version.")
 @click.option("--alias", "aliases", multiple=True, metavar="NAME", help="Give the version this name; may be repeated.")
-@click.option(
-    "--metadata",
-    type=metadata_of,
-    multiple=True,
-    metavar="KEY=VALUE|JSON",
-    help="Remember this with the version: VALUE is JSON where it is JSON, else text; may be repeated.",
-)
+@metadata_option
 @json_option
 @store_options
 def put(
@@ -65,7 +41,7 @@ def put(
     address: Address,
     message: str,
     aliases: tuple[str, ...],
-    metadata: tuple[dict[str, Any], ...],
+    metadata: dict[str, Any],
     as_json: bool,
 ) -> None:
     """Make the directory or file LOCAL the next version of an artifact.
@@ -96,7 +72,7 @@ def put(
             commit_id=new_commit_id(),
             below=_place(local, address.path),
             message=message,
-            metadata={key: value for each in metadata for key, value in each.items()},
+            metadata=metadata,
             aliases=aliases,
             progress=progress,
         )

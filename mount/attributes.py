@@ -6,11 +6,12 @@ that programs which copy attributes along (cp -a, rsync -X, tar) carry none of t
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -24,6 +25,7 @@ from mount.settings import MAX_SECONDS
 from mount.tree import Artifact, Node, Root, StagedNode, VersionNode
 
 if TYPE_CHECKING:
+    from artifactfs.managers.base import VersionInfo
     from mount.pending import PendingTree
     from mount.staging import ArtifactStaging
     from mount.vfs import Vfs
@@ -74,7 +76,9 @@ def _of_version(vfs: Vfs, node: VersionNode, name: str) -> str | None:
     if name == control.CREATED:
         return datetime.fromtimestamp(info.created_ns / 1e9, timezone.utc).isoformat()
     if name == control.MESSAGE:
-        return info.message
+        return vfs.listing.words(info).message
+    if name == control.METADATA:
+        return msgspec.json.encode(vfs.listing.words(info).metadata).decode()
     if name == control.ALIASES:
         aliases = vfs.listing.aliases(info.collection, info.artifact)
         return msgspec.json.encode(sorted(a for a, version in aliases.items() if version == info.version)).decode()
@@ -122,18 +126,48 @@ def _pending(staging: ArtifactStaging, name: str) -> PendingTree:
     return pending
 
 
-def _aliases(vfs: Vfs, node: Node, value: bytes) -> None:
+def _version(node: Node) -> VersionInfo:
+    """The version that an action on the node is about. Raises NotPermitted."""
     if not isinstance(node, VersionNode) or node.path:
-        raise NotPermitted("only a version has aliases")
+        raise NotPermitted("only a version has aliases, a message and metadata: ask at its top directory")
+    return node.version.info
+
+
+def _aliases(vfs: Vfs, node: Node, value: bytes) -> None:
+    info = _version(node)
     try:
         wanted = msgspec.json.decode(value, type=list[str])
     except msgspec.DecodeError as error:
         raise InvalidName(f"not a list of aliases: {error}") from error
-    info = node.version.info
     for alias in wanted:
         vfs.manager.set_alias(info.artifact, alias, info.version, info.collection)
         logger.info("alias %s of %s/%s is %s on request", alias, info.collection, info.artifact, info.version)
     vfs.listing.forget(info.collection, info.artifact)
+
+
+def _message(vfs: Vfs, node: Node, value: bytes) -> None:
+    info = _version(node)
+    try:
+        _annotate(vfs, info, message=value.decode())
+    except UnicodeDecodeError as error:
+        raise InvalidName(f"not a message: {error}") from error
+    # Nothing can be staged for an artifact whose name breaks the rules.
+    with contextlib.suppress(NotPermitted):
+        vfs.staging_of(Artifact(info.collection, info.artifact)).note_message(info.version)
+
+
+def _metadata(vfs: Vfs, node: Node, value: bytes) -> None:
+    info = _version(node)
+    try:
+        metadata = msgspec.json.decode(value, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidName(f"not a JSON object: {error}") from error
+    _annotate(vfs, info, metadata=metadata)
+
+
+def _annotate(vfs: Vfs, info: VersionInfo, **said: Any) -> None:
+    vfs.listing.learn_words(vfs.manager.annotate(info.artifact, info.version, info.collection, **said))
+    logger.info("%s/%s@%s has another %s on request", info.collection, info.artifact, info.version, *said)
 
 
 def _discard(vfs: Vfs, node: Node, _value: bytes) -> None:
@@ -214,6 +248,8 @@ def _leave(vfs: Vfs, node: Node, value: bytes) -> None:
 _ACTIONS: dict[str, Callable[[Vfs, Node, bytes], None]] = {
     control.COMMIT: _commit,
     control.ALIASES: _aliases,
+    control.MESSAGE: _message,
+    control.METADATA: _metadata,
     control.DISCARD: _discard,
     control.RETRY: _retry,
     control.REOPEN: _reopen,

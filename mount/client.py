@@ -121,6 +121,11 @@ def add_aliases(version: Path, aliases: Sequence[str]) -> None:
     os.setxattr(version, control.ALIASES, msgspec.json.encode(list(aliases)))
 
 
+def annotate(version: Path, message: str) -> None:
+    """Give a version of the mount another message. Raises OSError."""
+    os.setxattr(version, control.MESSAGE, message.encode())
+
+
 def request_drain(mountpoint: Path) -> None:
     """Ask to seal and commit everything that is staged, but for artifacts with files open for writing.
 

@@ -18,6 +18,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from artifactfs.errors import AlreadyExists, ArtifactError, IntegrityError
@@ -400,7 +401,10 @@ class Committer:
         files = self._manager.manifest(staging.artifact, staging.collection, result.info.version).file_count
         if (seen.digest, seen.file_count) != (result.info.digest, files):
             raise IntegrityError(f"{staging.label}@{result.info.version} reads back different from what was committed")
-        return result
+        if result.created and record.message and not (seen.message or result.note):
+            # An attempt whose answer was lost had made it, before the message came.
+            seen = self._manager.annotate(staging.artifact, seen.version, staging.collection, message=record.message)
+        return replace(result, info=seen)
 
     def _by_reference(self, tree: StagedTree) -> dict[str, Any]:
         """What lets the manager take files that stand for bytes it has; if it cannot, they get bytes of their own."""

@@ -25,7 +25,8 @@ attribute                    on                     access  value
 ``user.artifactfs.version``  versions, their files  read    ``v3``
 ``user.artifactfs.digest``   versions, their files  read    hex digest of the content
 ``user.artifactfs.created``  versions               read    ISO 8601, UTC
-``user.artifactfs.message``  versions               read    the commit message
+``user.artifactfs.message``  versions               both    the message; written: another one, in UTF-8
+``user.artifactfs.metadata`` versions               both    JSON object; written: keys to add to it, or to replace
 ``user.artifactfs.aliases``  versions               both    JSON list; written: names to give the version too
 ===========================  =====================  ======  ==========================================================
 
@@ -56,6 +57,7 @@ VERSION = PREFIX + "version"
 DIGEST = PREFIX + "digest"
 CREATED = PREFIX + "created"
 MESSAGE = PREFIX + "message"
+METADATA = PREFIX + "metadata"
 ALIASES = PREFIX + "aliases"
 
 # The kernel carries at most 64 KiB in one attribute (XATTR_SIZE_MAX).
@@ -131,7 +133,7 @@ class Staged(msgspec.Struct, frozen=True):
 class Pending(msgspec.Struct, frozen=True):
     """One sealed tree. Times are seconds since the epoch; `next_retry` is None unless the state is retrying.
 
-    `automatic`: it was sealed by itself, and no request has given it a message.
+    `automatic`: it was sealed by itself, and nobody has given it a message.
     """
 
     name: str

@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from cachetools import LRUCache, TTLCache
 
@@ -28,10 +28,11 @@ from artifactfs.errors import (
     ArtifactNotFound,
     CollectionNotFound,
     InvalidName,
+    NotFound,
     StoreTimeout,
     StoreUnreachable,
 )
-from artifactfs.managers.base import ArtifactManager, ArtifactNames
+from artifactfs.managers.base import ArtifactManager, ArtifactNames, VersionInfo
 from artifactfs.threads import is_for_want_of_threads
 from mount.settings import MountSettings
 
@@ -45,6 +46,14 @@ _THREADS = 4
 _CACHED_LISTINGS = 20_000
 _OVERVIEW = ("overview",)
 _NOTHING = ArtifactNames((), ())
+
+
+class Words(NamedTuple):
+    """What is said of a version."""
+
+    message: str
+    metadata: dict[str, Any]
+
 
 Value = TypeVar("Value")
 Key = tuple[str, ...]
@@ -68,7 +77,7 @@ def memory_of(manager: ArtifactManager, settings: MountSettings) -> StoreMemory 
 
 
 class Listing:
-    """Collections, artifacts, versions and aliases of a store, at most `refresh_s` old.
+    """Collections, artifacts, versions, aliases and what is said of versions, at most `refresh_s` old.
 
     When the store does not answer, what was known last is given; when nothing is known, StoreUnreachable is raised:
     an outage never looks like an empty directory. A name that no store can hold has no artifacts and no versions.
@@ -136,6 +145,34 @@ class Listing:
         found = {name: to for name, to in self._get(("aliases", collection, artifact), fetch).items() if to in versions}
         found[names.LATEST] = versions[-1]
         return found
+
+    def words(self, info: VersionInfo) -> Words:
+        """The message and metadata of a version, which may have got others since it was loaded as `info`."""
+        key = _words_key(info)
+        with self._lock:
+            is_known = key in self._known
+        if not is_known and self._last_known(key) is _UNKNOWN:
+            with self._lock:
+                self._known.setdefault(key, _words_of(info))
+
+        def fetch() -> dict[str, Any]:
+            try:
+                return _words_of(self._manager.version_info(info.artifact, info.collection, info.version))
+            except NotFound:
+                return _words_of(info)  # deleted meanwhile: who has it open is told what it said
+
+        return Words(**self._get(key, fetch))
+
+    def learn_words(self, info: VersionInfo) -> None:
+        """Take in what is said of a version since a moment ago."""
+        key, value = _words_key(info), _words_of(info)
+        with self._lock:
+            # A fetch under way may have seen the store before.
+            self._under_way.pop(key, None)
+            self._fresh[key] = value, time.monotonic() + self._refresh_s
+            self._known[key] = value
+        if self._memory is not None:
+            self._memory.note_listing(key, value)
 
     def lifetime_s(self, collection: str | None = None, artifact: str | None = None) -> float:
         """Seconds until one of the listings that lead there is asked for again; 0 when none is known."""
@@ -295,6 +332,14 @@ class Listing:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
+def _words_key(info: VersionInfo) -> Key:
+    return "words", info.collection, info.artifact, info.version
+
+
+def _words_of(info: VersionInfo) -> dict[str, Any]:
+    return {"message": info.message, "metadata": dict(info.metadata)}
+
+
 def _to_json(value: Any) -> Any:
     return sorted(value) if isinstance(value, frozenset) else value
 
@@ -307,5 +352,5 @@ def _from_json(key: Key, kept: Any) -> Any:
             }
             for collection, of in kept.items()
         }
-    kinds = {"collections": frozenset, "artifacts": frozenset, "versions": tuple, "aliases": dict}
+    kinds = {"collections": frozenset, "artifacts": frozenset, "versions": tuple, "aliases": dict, "words": dict}
     return kinds[key[0]](kept)

@@ -552,6 +552,13 @@ class ArtifactStaging:
                 record.message, record.aliases, record.automatic = before
                 raise
 
+    def note_message(self, version: str) -> None:
+        """Note that a version was given a message: the commit that made it waits for none any more."""
+        with self.lock:
+            for at, finished in enumerate(self.finished):
+                if finished.version == version and finished.created and finished.automatic:
+                    self.finished[at] = msgspec.structs.replace(finished, automatic=False)
+
     def oldest_pending(self) -> PendingTree | None:
         """The sealed tree whose turn it is."""
         with self.lock:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from mount.client import Place
     from mount.control import ArtifactState, CommitRequest, Finished, Pending
 
-OTHER_MESSAGE = 3
-"""Exit status: the version that holds the files was made before, without the message."""
+NO_MESSAGE = 3
+"""Exit status: the files are in a version that was made before, and the message could not be given to it."""
 POLL_FIRST_S = 0.01
 POLL_S = 0.2
 WRITERS_S = 10.0
@@ -38,13 +38,13 @@ LOST_AFTER_S = 5.0
 def commit(path: str, message: str, aliases: tuple[str, ...], force: bool, no_wait: bool, as_json: bool) -> None:
     """Commit what is staged for the artifact that PATH belongs to.
 
-    PATH is the artifact's directory, its staging directory, or anything in that. What the drive has sealed by itself a
-    moment before, and nothing since, is committed with this message and these aliases; if it is a version already, that
-    gets the aliases.
+    PATH is the artifact's directory, its staging directory, or anything in that. What the drive has committed by itself
+    before, and nothing since, gets this message and these aliases, whether it waits for its turn or is a version
+    already.
 
     \b
-    Exit status: 0 committed; 1 not; 3 the files are in a version that was made before with another message,
-    which does not change.
+    Exit status: 0 committed; 1 not; 3 the files are in a version that was made before, and the message could
+    not be given to it.
 
     \b
     --json prints one object: collection, artifact, commit_id, and when it was waited for: version,
@@ -66,22 +66,26 @@ def commit(path: str, message: str, aliases: tuple[str, ...], force: bool, no_wa
         late = Late(request, commit_id) if commit_id != request.commit_id else None
         about = {"collection": place.collection, "artifact": place.artifact, "commit_id": commit_id}
         if no_wait:
-            if late is not None:
-                _hurry(place, late)
-            click.echo(json.dumps(about) if as_json else f"committing {place.label} (commit {commit_id})")
-            return
-        finished = _wait(place, commit_id, late)
+            over = _hurry(place, late) if late is not None else None
+            if over is None:
+                click.echo(json.dumps(about) if as_json else f"committing {place.label} (commit {commit_id})")
+                return
+            finished = over
+        else:
+            finished = _wait(place, commit_id, late)
     except KeyboardInterrupt:
         click.echo(f"interrupted: once sealed, the commit of {place.label} goes on; see 'artifactfs status'", err=True)
         raise click.exceptions.Exit(130) from None
-    recorded = finished.message_recorded
+    recorded, lost = finished.message_recorded, "it has another already"
     if late is not None and not late.told:
-        recorded = _after_the_fact(place, finished, request)
+        recorded, lost = _after_the_fact(place, finished, request)
     answer = about | _as_json(finished) | {"message_recorded": recorded}
     click.echo(json.dumps(answer) if as_json else as_text(place, finished))
     if finished.created and not recorded:
-        click.echo(f"the message is not recorded: {place.label} {finished.version} has another already", err=True)
-        raise click.exceptions.Exit(OTHER_MESSAGE)
+        click.echo(f"the message is not recorded: {place.label} {finished.version}: {lost}", err=True)
+        raise click.exceptions.Exit(NO_MESSAGE)
+    if finished.version is not None and not recorded:
+        click.echo(f"{finished.version} keeps its message; 'artifactfs annotate' gives it another", err=True)
 
 
 @dataclass
@@ -103,7 +107,7 @@ def _seal(place: Place, request: CommitRequest) -> str:
 
     That is another than the request's when they had been sealed by themselves. Raises ClientError, OSError.
     """
-    return request.commit_id if _is_sealed(place, request) else _sealed_by_itself(place)
+    return request.commit_id if _is_sealed(place, request) else _sealed_by_itself(place, request.message)
 
 
 def _is_sealed(place: Place, request: CommitRequest) -> bool:
@@ -147,7 +151,7 @@ def _refuse_held(place: Place) -> None:
         )
 
 
-def _sealed_by_itself(place: Place) -> str:
+def _sealed_by_itself(place: Place, message: str) -> str:
     """The id of the last commit, when nobody asked for it. Raises ClientError when there is none such."""
     from mount import client
 
@@ -160,6 +164,8 @@ def _sealed_by_itself(place: Place) -> str:
         text += f"; {count(len(state.pending), 'commit')} under way (see 'artifactfs status')"
     elif state.finished and state.finished[-1].version is not None:
         text += f"; the last commit gave {state.finished[-1].version}"
+    if message:
+        text += "; 'artifactfs annotate' gives a version a message"
     raise client.ClientError(text)
 
 
@@ -202,31 +208,50 @@ def _tell(place: Place, state: ArtifactState, late: Late) -> None:
             raise client.refused(error, f"committing {place.label}") from error
 
 
-def _hurry(place: Place, late: Late) -> None:
-    """Tell a commit what it is to be called without waiting for it. Raises ClientError when it is too late for that."""
+def _hurry(place: Place, late: Late) -> Finished | None:
+    """Give a commit its message and aliases without waiting for it; returns it where it is over.
+
+    Raises ClientError when it is under way.
+    """
     from mount import client
 
-    _tell(place, client.read_state(place.staging), late)
+    state = client.read_state(place.staging)
+    finished = next((done for done in state.finished if done.commit_id == late.commit_id), None)
+    if finished is not None:
+        return finished
+    _tell(place, state, late)
     if not late.told and (late.request.message or late.request.aliases):
         raise client.ClientError(
-            f"{place.label} is being committed by itself already: without --no-wait it gets its aliases afterwards"
+            f"{place.label} is being committed by itself at this moment: without --no-wait it gets its message and "
+            "aliases when that is done"
         )
+    return None
 
 
-def _after_the_fact(place: Place, finished: Finished, request: CommitRequest) -> bool:
-    """Give aliases to a version that was made before the request; whether it has what was asked for as its message.
+def _after_the_fact(place: Place, finished: Finished, request: CommitRequest) -> tuple[bool, str]:
+    """Give aliases and message to the version that was made of the files before the request.
 
+    Returns whether it has the message, and why not. Equal content that made no version changes the message of none.
     Raises ClientError.
     """
     from mount import client
 
     click.echo(f"nothing was staged any more: {place.label} had been committed by itself", err=True)
-    if finished.version is not None and request.aliases:
+    if finished.version is None:
+        return not request.message, "no version was made"
+    version = place.directory / finished.version
+    if request.aliases:
         try:
-            client.add_aliases(place.directory / finished.version, request.aliases)
+            client.add_aliases(version, request.aliases)
         except OSError as error:
             raise client.refused(error, f"naming {place.label} {finished.version}") from error
-    return not request.message
+    if not (finished.created and request.message):
+        return not request.message, "the version was made before"
+    try:
+        client.annotate(version, request.message)
+    except OSError as error:
+        return False, str(client.refused(error, "annotating it"))
+    return True, ""
 
 
 def _show_pending(state: ArtifactState, commit_id: str, display: show.Display) -> bool:

@@ -43,8 +43,14 @@ def message(mount: Mount, label: str, version: str) -> str:
     return os.getxattr(mount / label / version, control.MESSAGE).decode()
 
 
+def is_idle(mount: Mount, label: str) -> bool:
+    """Nothing is staged or pending."""
+    state = mount.state(label)
+    return state.staged is None and not state.pending
+
+
 def test_it_is_a_version_already(mount: Mount, label: str) -> None:
-    """C13: the version gets the aliases, and is told; its message does not change, which is another exit status."""
+    """C13: the version gets the aliases, then the message, and is told; then it is as if it had been asked for."""
     (mount / label / "staging" / "f").write_text("x")
     mount.committed(label, "v0")
     eventually(lambda: not mount.state(label).pending)
@@ -55,12 +61,42 @@ def test_it_is_a_version_already(mount: Mount, label: str) -> None:
     answer = json.loads(done.stdout)
     assert (answer["version"], answer["message_recorded"]) == ("v0", True)
     assert os.readlink(mount / label / "best") == os.readlink(mount / label / "first") == "v0"
-    done = artifactfs("commit", mount / label, "-m", "too late", "--alias", "late", check=False)
-    assert done.returncode == 3
-    assert f"the message is not recorded: {label} v0 has another already" in done.stderr
+    done = artifactfs("commit", mount / label, "-m", "late, but\nsaid", "--alias", "late", "--json")
+    answer = json.loads(done.stdout)
+    assert (answer["version"], answer["message_recorded"]) == ("v0", True)
+    assert "had been committed by itself" in done.stderr
     assert os.readlink(mount / label / "late") == "v0"
-    assert message(mount, label, "v0") == ""
-    assert store.connect(mount.store).list_version_names(*reversed(label.split("/"))) == ["v0"]
+    assert message(mount, label, "v0") == "late, but\nsaid"
+    collection, artifact = label.split("/")
+    [info] = store.connect(mount.store).list_versions(artifact, collection)
+    assert (info.version, info.message) == ("v0", "late, but\nsaid")
+    done = artifactfs("commit", mount / label, "-m", "once more", check=False)
+    assert done.returncode == 1
+    assert f"nothing is staged for {label}; the last commit gave v0; 'artifactfs annotate'" in done.stderr
+    assert message(mount, label, "v0") == "late, but\nsaid"
+
+
+def test_it_is_a_version_already_and_nobody_waits(mount: Mount, label: str) -> None:
+    """C13: the words are not lost with --no-wait either."""
+    (mount / label / "staging" / "f").write_text("x")
+    mount.committed(label, "v0")
+    eventually(lambda: not mount.state(label).pending)
+    done = artifactfs("commit", mount / label, "-m", "said", "--no-wait")
+    assert done.stdout.startswith(f"{label} v0: 1 file")
+    assert message(mount, label, "v0") == "said"
+
+
+def test_the_same_content_makes_no_version(mount: Mount, label: str) -> None:
+    """C5, C13: equal content that was committed by itself changes the message of no version, and that is told."""
+    for _ in range(2):
+        (mount / label / "staging" / "f").write_text("x")
+        mount.committed(label, "v0")
+        eventually(lambda: is_idle(mount, label))
+        done = artifactfs("commit", mount / label, "-m", "words", "--json", check=False)
+        assert done.returncode == 0
+    assert (json.loads(done.stdout)["created"], json.loads(done.stdout)["message_recorded"]) == (False, False)
+    assert "v0 keeps its message; 'artifactfs annotate' gives it another" in done.stderr
+    assert message(mount, label, "v0") == "words"
 
 
 def test_it_is_sealed_and_waits(mount: Mount, label: str) -> None:

@@ -19,7 +19,10 @@ pytestmark = [pytest.mark.fuse, pytest.mark.skipif(os.geteuid() != 0, reason="on
 
 LABEL = "c/a"
 USER = 12345
-ACTIONS = (control.COMMIT, control.DISCARD, control.STAGE, control.RETRY, control.ALIASES, control.DRAIN, control.LEAVE)
+ACTIONS = (
+    *(control.COMMIT, control.DISCARD, control.STAGE, control.RETRY, control.DRAIN, control.LEAVE),
+    *(control.ALIASES, control.MESSAGE, control.METADATA),
+)
 
 
 @pytest.fixture

@@ -15,11 +15,13 @@ from pathlib import Path
 import pytest
 
 from artifactfs.managers.wandb import processes, side_file
+from mount import control
 from mount.control import CommitState
 from tests import trees
 from tests.mount.harness import COMMAND_TIMEOUT_S, EVENTUALLY_S, Mount, artifactfs, eventually, run, same_tree
 from tests.mount.shared import mounted
 from tests.mount.test_programs import PROGRAMS, Program
+from tests.scenarios import refused
 from tests.wandb_server.handle import ENTITY, KEY, PROJECT, WandbServer
 from tests.wandb_server.shared import use
 
@@ -172,6 +174,31 @@ with run() as r:
     assert drive.commit("models/exchanged")["version"] == "v1"
     run("cp", top / "v0/weights", top / "staging")
     assert drive.commit("models/exchanged")["version"] == "v2"
+
+
+def test_what_is_said_later(server: WandbServer, drive: Mount, tmp_path: Path) -> None:
+    """W10, V9: a message is W&B's description, metadata W&B's; each shows what the other changed."""
+    (drive.make("models/said") / "f").write_text("x")
+    drive.commit("models/said", "-m", "first")
+    version = drive / "models/said/v0"
+    os.setxattr(version, control.MESSAGE, "später".encode())
+    os.setxattr(version, control.METADATA, b'{"epoch": 3}')
+    code = """
+found = wandb.Api().artifact(PLACE + "said:v0")
+assert found.description == "sp\u00e4ter", found.description
+assert found.metadata["epoch"] == 3 and found.metadata["artifactfs"]["commit_id"], found.metadata
+found.description = "theirs"
+found.metadata["more"] = "m"
+found.save()
+"""
+    client(server, tmp_path / "client", code)
+    eventually(lambda: os.getxattr(version, control.MESSAGE) == b"theirs")
+    assert json.loads(os.getxattr(version, control.METADATA)) == {"epoch": 3, "more": "m"}
+    with refused(errno.EINVAL):
+        os.setxattr(version, control.METADATA, b'{"artifactfs": {}}')
+    done = artifactfs("annotate", "--store", URL, "models/said@v0", "-m", "by command", "--json")
+    assert json.loads(done.stdout)["metadata"] == {"epoch": 3, "more": "m"}
+    eventually(lambda: os.getxattr(version, control.MESSAGE) == b"by command")
 
 
 def test_references(server: WandbServer, drive: Mount, tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_a_message_that_comes_later(stage: Stage) -> None:
 
 
 def test_a_message_that_comes_too_late(stage: Stage) -> None:
-    """C7, C13: the attempt whose answer was lost had made the version; it stays the one, and the answer says so."""
+    """C7, C13: the attempt whose answer was lost had made the version; it stays the one, and gets the message."""
     drive = stage.open()
     stage.faulty.arm("commit_tree", When.AFTER, FAULTS["unreachable"].error)
     seal_automatically(drive)
@@ -127,8 +127,9 @@ def test_a_message_that_comes_too_late(stage: Stage) -> None:
     stage.faulty.heal()
     eventually(lambda: drive.is_idle(LABEL), what=str(drive.state(LABEL)))
     [finished] = drive.state(LABEL).finished
-    assert (finished.version, finished.message_recorded) == ("v0", False)
-    assert [info.message for info in artifactfs.connect(stage.store).list_versions("a", "c")] == [""]
+    assert (finished.version, finished.message_recorded) == ("v0", True)
+    assert [info.message for info in artifactfs.connect(stage.store).list_versions("a", "c")] == ["later"]
+    assert drive.getxattr(f"{LABEL}/v0", control.MESSAGE) == b"later"
     assert drive.readlink(f"{LABEL}/best") == "v0"
 
 

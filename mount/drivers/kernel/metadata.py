@@ -36,7 +36,7 @@ from mount.vfs import Vfs
 
 _NS = 1_000_000_000
 _NO_CHANGE = -1
-_OF_THE_STORE = frozenset({control.ALIASES, control.STAGE, control.REOPEN})
+_OF_THE_STORE = frozenset({control.ALIASES, control.MESSAGE, control.METADATA, control.STAGE, control.REOPEN})
 
 
 class Metadata:
@@ -157,7 +157,7 @@ class Metadata:
         return b""
 
     def setxattr_waits_for(self, request: Request) -> Kind:
-        """The kind of thing that SETXATTR may wait for: few attributes need the store at once."""
+        """The kind of thing that SETXATTR may wait for: some attributes need the store at once."""
         return Kind.NAMES if self._named_value(request)[0] in _OF_THE_STORE else Kind.LOCAL
 
     def _named_value(self, request: Request) -> tuple[str, bytes]:

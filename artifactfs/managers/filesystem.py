@@ -325,7 +325,9 @@ class FileSystemArtifactManager(StoredManager):
         made = self._history.find_commit(collection, artifact, commit_id, numbers)
         if made is None and not numbers.live:
             self._marker.check_present()
-        return None if made is None else made.info(collection, artifact)
+        if made is None:
+            return None
+        return self._annotations.shown([made.info(collection, artifact)], numbers.annotated)[0]
 
     def restore(self, info: VersionInfo, target: Path, progress: Progress | None = None) -> None:
         """Write a version's files to the directory `target`, checked; where they lie one after another, in one read."""

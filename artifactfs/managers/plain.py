@@ -269,7 +269,9 @@ class PlainArtifactManager(StoredManager):
             made = self._history.find_commit(collection, artifact, commit_id, numbers)
         except (NotFound, InvalidName):
             return None
-        return None if made is None else made.info(collection, artifact)
+        if made is None:
+            return None
+        return self._annotations.shown([made.info(collection, artifact)], numbers.annotated)[0]
 
     def restore(self, info: VersionInfo, target: Path, progress: Progress | None = None) -> None:
         """Write a version's files to the directory `target`, checked where their digests are known."""

@@ -77,6 +77,9 @@ class Annotations:
         manager.annotate("model", "v0", message="later")
         assert commit(manager, tree, message="other").info.message == "later"
         assert commit(manager, tree, message="m", commit_id="once").info.message == "later"
+        found = manager.find_commit("model", "once")
+        assert found is not None
+        assert found.message == "later"
         assert manager.list_version_names("model") == ["v0"]
 
     @needs(Keeps.METADATA)

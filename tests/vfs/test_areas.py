@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 from collections.abc import Callable
@@ -143,6 +144,31 @@ def test_an_area_in_use_is_not_told_of_nor_taken(settings: MountSettings, monkey
             assert two.area.waiting() == []
         with pytest.raises(AreaBusy, match=name):
             drive_of(settings, take_staging=name)
+
+
+def test_an_area_that_is_left_while_another_takes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """O12: in squirrel's layout it goes with its mount, and who takes it at that moment gets a new one, alone."""
+    url = f"plain+file://{tmp_path}/store"
+    artifactfs.connect(url).ensure_created()
+    settings = MountSettings(url, tmp_path / "mnt", state_dir=tmp_path / "state", min_free_bytes=0)
+    first = StagingArea.open(artifactfs.connect(url), settings)
+    flock, left = fcntl.flock, []
+
+    def late(fd: int, operation: int) -> None:
+        if not left:
+            left.append(root_of(settings))
+            first.close()
+            assert not left[0].exists()
+        flock(fd, operation)
+
+    monkeypatch.setattr("mount.areas.fcntl.flock", late)
+    second = StagingArea.open(artifactfs.connect(url), settings)
+    assert left == [root_of(settings)]
+    assert left[0].exists()
+    with pytest.raises(AreaBusy):
+        StagingArea.open(artifactfs.connect(url), settings)
+    second.close()
+    assert os.listdir(tmp_path / "store/.artifactfs/store") == []
 
 
 @pytest.mark.parametrize("name", ["0-0123456789abcdef", "../../etc", "", "."])

@@ -184,7 +184,8 @@ def files_open_while_reopened(drive: Drive) -> None:
             eventually(lambda path=path: not drive.exists(path), 5)
         assert file.read(100, 0) == b"before"
         drive.write(f"{label}/staging/d/f", b"afterwards")
-        assert file.read(100, 0) == b"afterwards"
+        # Through another name a file may be believed to be as it was, for as long as a driver allows.
+        eventually(lambda: file.read(100, 0) == b"afterwards")
         drive.unlink(f"{label}/staging/gone")
         drive.rename(f"{label}/staging/d", f"{label}/staging/e")
         assert gone.read(100, 0) == b"gone"

@@ -102,6 +102,13 @@ def open_regular(path: str | bytes, flags: int = os.O_RDONLY, *, beneath: int | 
     `path` lies beneath the directory with the descriptor `beneath`; without one it is any path, of which only the last
     part must not be a symlink. Raises NotRegular. Reading and writing a regular file never ask for O_NONBLOCK.
     """
+    return open_regular_and_stat(beneath, path, flags)[0]
+
+
+def open_regular_and_stat(
+    beneath: int | None, path: str | bytes, flags: int = os.O_RDONLY
+) -> tuple[int, os.stat_result]:
+    """Do as `open_regular`, and give what fstat(2) tells of the file too."""
     flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         if beneath is not None:
@@ -117,11 +124,11 @@ def open_regular(path: str | bytes, flags: int = os.O_RDONLY, *, beneath: int | 
         if error.errno == errno.EISDIR:
             raise NotRegular(errno.EISDIR, "is a directory, not a regular file", path) from error
         raise
-    mode = os.fstat(fd).st_mode
-    if stat.S_ISREG(mode):
-        return fd
+    status = os.fstat(fd)
+    if stat.S_ISREG(status.st_mode):
+        return fd, status
     os.close(fd)
-    raise not_regular(mode, path)
+    raise not_regular(status.st_mode, path)
 
 
 def not_regular(mode: int, path: str | bytes) -> NotRegular:

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
-from artifactfs.beneath import NotRegular, not_regular, open_directory_beneath, open_regular
+from artifactfs.beneath import NotRegular, not_regular, open_directory_beneath, open_regular, open_regular_and_stat
 from artifactfs.durable import sync_directory, sync_file
 from artifactfs.errors import ArtifactError, IntegrityError, UnsafeStore
 from artifactfs.objects.bounds import MOST_WHOLE_BYTES
@@ -107,24 +107,24 @@ class LocalStore(ObjectStore):
         return f"{self.local_root}/{key}" if key else self.local_root
 
     def open_local(self, path: str) -> int:
-        return self._open(path[len(self.local_root) + 1 :])
+        return self._open(path[len(self.local_root) + 1 :])[0]
 
-    def _open(self, key: str) -> int:
+    def _open(self, key: str) -> tuple[int, os.stat_result]:
         """Open a file, which never changes, wherever the store is by now. Raises OSError, StoreUnreachable."""
-        return self._asked(key, lambda root: open_regular(key, beneath=root))
+        return self._asked(open_regular_and_stat, key)
 
     def _status(self, key: str) -> os.stat_result:
         """lstat(2), wherever the store is by now. Raises OSError, StoreUnreachable."""
-        return self._asked(key, lambda root: lstat_beneath(root, key))
+        return self._asked(lstat_beneath, key)
 
-    def _asked(self, key: str, call: Callable[[int], T]) -> T:
+    def _asked(self, call: Callable[[int, str], T], key: str) -> T:
         """Make a system call beneath the directory that is held; an error counts only where the store still is."""
         held = self.root.current()
         while True:
             try:
                 if held is None:
                     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.local_path(key))
-                return call(held.fd)
+                return call(held.fd, key)
             except NotRegular:
                 raise
             except OSError:
@@ -135,9 +135,9 @@ class LocalStore(ObjectStore):
 
     def get(self, key: str) -> bytes:
         try:
-            fd = self._open(key)
+            fd, status = self._open(key)
             try:
-                if os.fstat(fd).st_size > MOST_WHOLE_BYTES:
+                if status.st_size > MOST_WHOLE_BYTES:
                     raise IntegrityError(f"{key} of {self.url} is larger than anything that is read whole")
                 return read_all(fd, MOST_WHOLE_BYTES)
             finally:
@@ -149,10 +149,10 @@ class LocalStore(ObjectStore):
 
     def get_range(self, key: str, offset: int, size_bytes: int) -> bytes:
         try:
-            fd = self._open(key)
+            fd, status = self._open(key)
             try:
                 # A damaged manifest may claim any size; what is read is bounded by what is there.
-                size_bytes = min(size_bytes, max(0, os.fstat(fd).st_size - offset))
+                size_bytes = min(size_bytes, max(0, status.st_size - offset))
                 data = os.pread(fd, size_bytes, offset)
                 while len(data) < size_bytes and (more := os.pread(fd, size_bytes - len(data), offset + len(data))):
                     data += more
@@ -175,7 +175,7 @@ class LocalStore(ObjectStore):
             self.root.look()
             for key in keys:
                 try:
-                    fd = self._open(key)
+                    fd, _ = self._open(key)
                 except FileNotFoundError:
                     found.append(None)
                     continue
@@ -197,11 +197,11 @@ class LocalStore(ObjectStore):
                 for entry in entries:
                     if entry.name.startswith(TEMPORARY_PREFIX):
                         continue
+                    is_directory = entry.is_dir(follow_symlinks=False)
                     # What a symlink stands for is shown, and is an error to who looks into it.
-                    is_link = entry.is_symlink()
-                    if is_link or entry.is_dir(follow_symlinks=False):
+                    if is_directory or entry.is_symlink():
                         directories.append(entry.name)
-                    if is_link or not entry.is_dir(follow_symlinks=False):
+                    if not is_directory:
                         files.append(entry.name)
         except ArtifactError:
             raise
@@ -261,7 +261,7 @@ class LocalStore(ObjectStore):
 
     def renew(self, key: str) -> bool:
         try:
-            fd = self._open(key)
+            fd, _ = self._open(key)
         except ArtifactError:
             raise
         except FileNotFoundError:

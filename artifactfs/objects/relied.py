@@ -29,6 +29,8 @@ Content = tuple[bytes, bytes, int, int]
 
 # Files that lie one after another are read together, up to this size.
 _SPAN_BYTES = 8 << 20
+# Of a larger file: what stays in the processor's cache until it is hashed.
+_BLOCK_BYTES = 1 << 20
 # One page of a listing costs about as much as this many small calls, of which many run at once.
 _CALLS_PER_PAGE = 32
 
@@ -140,7 +142,7 @@ def _digest(store: ObjectStore, name: str, offset: int, size_bytes: int) -> byte
     """The digest of what lies at a place of an object."""
     found = blake3()
     end = offset + size_bytes
-    while offset < end and (data := _read(store, name, offset, min(_SPAN_BYTES, end - offset))):
+    while offset < end and (data := _read(store, name, offset, min(_BLOCK_BYTES, end - offset))):
         found.update(data)
         offset += len(data)
     return found.digest()

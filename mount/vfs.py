@@ -84,6 +84,8 @@ class Vfs:
         self.log_file = log_file
         self.started_at = time.time()
         self._uid, self._gid, self._shown = settings.uid, settings.gid, ~settings.umask
+        # Told by three system calls, and needed for every stat(2) of a staged file.
+        self._keeps_owner = settings.keeps_owner
         self._memory = memory_of(manager, settings)
         created_ns = manager.created_ns if self._memory is None else self._memory.identity(manager).created_ns
         self._store_created_ns = created_ns or int(self.started_at * 1e9)
@@ -238,16 +240,15 @@ class Vfs:
         return top._replace(ino=ino, nlink=1)
 
     def _disk_attrs(self, found: os.stat_result) -> Attrs:
-        settings = self.settings
         return Attrs(
             found.st_ino,
-            found.st_mode & ~settings.umask,
+            found.st_mode & self._shown,
             found.st_size,
             found.st_mtime_ns,
             found.st_ctime_ns,
             found.st_atime_ns,
-            found.st_uid if settings.keeps_owner else settings.uid,
-            found.st_gid if settings.keeps_owner else settings.gid,
+            found.st_uid if self._keeps_owner else self._uid,
+            found.st_gid if self._keeps_owner else self._gid,
             found.st_nlink,
             found.st_blocks,
             found.st_rdev,

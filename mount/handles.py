@@ -293,11 +293,12 @@ class StagedFile:
 
     __slots__ = ("fd", "reference", "tree", "writable")
 
-    def __init__(self, tree: StagedTree, fd: OwnedFd, writable: bool) -> None:
+    def __init__(self, tree: StagedTree, fd: OwnedFd, writable: bool, *, is_new: bool = False) -> None:
+        """`is_new`: it was made just now, so it has no attribute that says that it is a reference."""
         self.tree = tree
         self.fd = fd
         self.writable = writable
-        self.reference = tree.references.find(fd)
+        self.reference = None if is_new else tree.references.find(fd)
 
     @property
     def is_reference(self) -> bool:

@@ -13,7 +13,9 @@ of the directory that was found, wherever that has been moved since.
 
 from __future__ import annotations
 
+import functools
 import os
+import resource
 import threading
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -22,8 +24,8 @@ from artifactfs.beneath import DIRECTORY, open_directory_beneath
 from artifactfs.names import check_name
 from mount.descriptors import OwnedFd
 
-# Of the whole process: a drive may have thousands of trees, and no more than a thousand descriptors.
-_HELD_DIRECTORIES = 32
+# Of the whole process, because a drive may have thousands of trees: one sixteenth of its descriptors, within bounds.
+_HELD_DIRECTORIES = 32, 512
 
 
 class Place(NamedTuple):
@@ -41,17 +43,29 @@ class Place(NamedTuple):
 class Places:
     """The places of one tree. `root` changes when the tree is sealed."""
 
-    # How many moves there had been, and the directory that was found after them.
-    _known: ClassVar[dict[tuple[Places, str], tuple[int, OwnedFd]]] = {}
+    _held: ClassVar[dict[tuple[Places, str], OwnedFd]] = {}
     _lock: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._moves = 0
+        self._changes = 0
 
     def note_move(self) -> None:
         """Directories may lie elsewhere, or be gone. Call after it has happened."""
-        self._moves += 1
+        with Places._lock:
+            self._changes += 1
+            # Closed when the lock is free again.
+            _let_go = [Places._held.pop(key) for key in list(Places._held) if key[0] is self]
+
+    def note_removal(self, path: str) -> None:
+        """One empty directory is gone. Call after it has happened."""
+        with Places._lock:
+            self._changes += 1
+            _let_go = Places._held.pop((self, path), None)
+
+    def holds_top(self) -> bool:
+        """Tell whether the top is held, so that it need not be looked for: no change is known that took it away."""
+        return (self, "") in Places._held
 
     def at(self, path: str) -> Place:
         """The place of a file, '' for the top. Raises OSError, InvalidName."""
@@ -63,17 +77,31 @@ class Places:
 
     def directory(self, path: str) -> OwnedFd:
         """Hold a directory of the tree, '' for its top. Raises OSError, InvalidName."""
-        key, moves = (self, path), self._moves
-        known = Places._known.get(key)
-        if known is not None and known[0] == moves:
-            return known[1]
-        fd = OwnedFd(os.open(self.root, DIRECTORY | os.O_NOFOLLOW))
-        if path:
-            fd = OwnedFd(open_directory_beneath(fd, path))
+        held = Places._held.get((self, path))
+        if held is not None:
+            return held
+        changes = self._changes
+        fd = self._open(path)
         with Places._lock:
-            held = Places._known
-            if len(held) >= _HELD_DIRECTORIES:
-                del held[next(iter(held))]
-            # Found before a move, it is not taken for found after it.
-            held[key] = moves, fd
+            # Found before a change, it is not taken for found after it.
+            if changes == self._changes:
+                if len(Places._held) >= _most_held():
+                    _let_go = Places._held.pop(next(iter(Places._held)))
+                Places._held[self, path] = fd
         return fd
+
+    def _open(self, path: str) -> OwnedFd:
+        if not path:
+            return OwnedFd(os.open(self.root, DIRECTORY | os.O_NOFOLLOW))
+        above, _, name = path.rpartition("/")
+        near = Places._held.get((self, above))
+        if near is not None:
+            return OwnedFd(open_directory_beneath(near, name))
+        return OwnedFd(open_directory_beneath(self.directory(""), path))
+
+
+@functools.cache
+def _most_held() -> int:
+    least, most = _HELD_DIRECTORIES
+    soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(least, min(most, soft_limit // 16))

@@ -154,6 +154,11 @@ class StagedTree:
         os.rename(self.root, root)
         self._places.root = root
         self.sealed = True
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Hold none of its directories: a removal would have to wait for that, and so would its room on disk."""
+        self._places.note_move()
 
     def remove(self) -> None:
         """Remove the empty tree: nothing is found or made through it any more, whatever is made in its place.
@@ -288,6 +293,7 @@ class StagedTree:
         access = flags & os.O_ACCMODE
         with self._changing():
             place = self._places.at(path)
+            is_new = True
             try:
                 made = access | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
                 fd = OwnedFd(os.open(place.name, made, mode, dir_fd=place.directory))
@@ -295,11 +301,11 @@ class StagedTree:
                 # Made by another program since the kernel looked; it keeps its mode and owner.
                 if flags & os.O_EXCL:
                     raise
-                fd = self._open(path, access)
+                fd, is_new = self._open(path, access), False
             else:
                 self._give(place, caller)
                 os.fchmod(fd, mode & PERMISSIONS)
-            handle = StagedFile(self, fd, access != os.O_RDONLY)
+            handle = StagedFile(self, fd, access != os.O_RDONLY, is_new=is_new)
             self._handles.add(handle)
             self._last_written = path
         return self._truncated(handle, flags)
@@ -397,13 +403,16 @@ class StagedTree:
         with self._changing():
             place = self._places.at(path)
             os.rmdir(place.name, dir_fd=place.directory)
-            self._places.note_move()
+            self._places.note_removal(path)
 
     def rename(self, path: str, new_path: str, flags: int) -> None:
         """rename(2), or renameat2(2) with `flags`. Raises OSError."""
         with self._changing():
-            disk.rename(*self._places.at(path), *self._places.at(new_path), flags)
-            self._places.note_move()
+            old, new = self._places.at(path), self._places.at(new_path)
+            moves_directory = _is_directory(old) or (flags & disk.RENAME_EXCHANGE and _is_directory(new))
+            disk.rename(*old, *new, flags)
+            if moves_directory:
+                self._places.note_move()
 
     def rename_into(self, other: StagedTree, path: str, new_path: str, flags: int) -> None:
         """rename(2) from this tree to another on the same disk, such as the trash. Raises OSError.
@@ -457,11 +466,11 @@ class StagedTree:
     def chmod(self, path: str, mode: int) -> None:
         """chmod(2). Raises OSError, also for a symlink: it has no permissions, and what it leads to is not meant."""
         with self._changing():
-            fd = self.pin(path)
-            # Before Linux 6.6 the kernel passes on the change of a symlink's mode.
-            if stat.S_ISLNK(os.fstat(fd).st_mode):
+            place = self._places.at(path)
+            # With the lock held nothing else takes the name. Before Linux 6.6 no call refuses symlinks by itself.
+            if stat.S_ISLNK(os.lstat(place.name, dir_fd=place.directory).st_mode):
                 raise unsupported(path)
-            os.chmod(f"/proc/self/fd/{fd}", mode & PERMISSIONS)
+            os.chmod(place.name, mode & PERMISSIONS, dir_fd=place.directory)
 
     def chown(self, path: str, uid: int, gid: int) -> None:
         """lchown(2) where the daemon may; accepted and not kept elsewhere, as a version keeps no owner."""
@@ -520,7 +529,7 @@ class _Change:
             if ASKING.thread != tree._last_writer:
                 # Before the change: a daemon that is killed after it shall have left a note of who made it.
                 tree._note_writer()
-            if not tree.exists():
+            if not tree._places.holds_top() and not tree.exists():
                 tree.root.mkdir(parents=True)
                 tree._places.note_move()
         except BaseException:
@@ -533,6 +542,10 @@ class _Change:
         elif isinstance(error, Exception):
             self._tree.told(error)
         self._tree._changed.release()
+
+
+def _is_directory(place: Place) -> bool:
+    return stat.S_ISDIR(os.lstat(place.name, dir_fd=place.directory).st_mode)
 
 
 def _entry_type(entry: os.DirEntry[str]) -> int:

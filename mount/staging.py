@@ -529,6 +529,7 @@ class ArtifactStaging:
             # Together: a seal takes the next number that is free in the list, and it must be free on disk.
             os.rename(pending.directory, trash)
             self.pending.remove(pending)
+            pending.tree.let_go()
         remove_tree(trash)
 
     def describe_as(self, pending: PendingTree, request: CommitRequest) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from artifactfs.errors import ArtifactError, InvalidName, NotFound
+from mount import places
+from mount.disk import RENAME_EXCHANGE
 from mount.errno_map import errno_of
 from mount.handles import StagedFile
 from mount.staged_tree import StagedTree
@@ -168,6 +170,79 @@ def test_a_directory_that_was_made_anew(vfs: Vfs, top: StagedNode) -> None:
     _, handle = vfs.create(top._replace(path="d"), "again", os.O_RDWR, 0o644, ME)
     handle.close()
     assert [entry.name for entry in vfs.readdir(top._replace(path="d"))] == ["again"]
+
+
+@pytest.fixture(params=[1, 2, 512], ids="{} held".format)
+def few_held(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few directories stay open, or all."""
+    monkeypatch.setattr(places, "_most_held", lambda: request.param)
+
+
+@pytest.mark.usefixtures("few_held")
+@pytest.mark.parametrize("flags", [0, RENAME_EXCHANGE])
+def test_what_lies_below_a_directory_moves_with_it(vfs: Vfs, top: StagedNode, flags: int) -> None:
+    """S4: what was found below it is not taken for what has its name then, however deep."""
+    d, other = top._replace(path="d"), top._replace(path="other")
+    for directory, below in ((d, b"of d"), (other, b"of other")):
+        if directory is other:
+            vfs.mkdir(top, "other", 0o755, ME)
+        vfs.mkdir(directory, "e", 0o755, ME)
+        put(vfs, directory._replace(path=f"{directory.path}/e"), "f", below)
+    if flags:
+        vfs.rename(top, "d", top, "other", flags)
+    else:
+        vfs.rename(top, "d", top, "moved")
+        vfs.rename(top, "other", top, "d")
+        other = top._replace(path="moved")
+    put(vfs, d._replace(path="d/e"), "new", b"new")
+    assert vfs.open(top._replace(path="d/e/f"), os.O_RDONLY).read(10, 0) == b"of other"
+    assert vfs.open(top._replace(path=f"{other.path}/e/f"), os.O_RDONLY).read(10, 0) == b"of d"
+    assert Path(top.tree.disk_path("d/e/new")).read_bytes() == b"new"
+
+
+@pytest.mark.usefixtures("few_held")
+def test_directories_below_one_that_was_made_anew(vfs: Vfs, top: StagedNode) -> None:
+    """S1: none of those that were removed with the old one is used."""
+    for again in (b"first", b"second"):
+        for path in ("x", "x/y", "x/y/z"):
+            above, _, name = path.rpartition("/")
+            vfs.mkdir(top._replace(path=above), name, 0o755, ME)
+        put(vfs, top._replace(path="x/y/z"), "f", again)
+        assert Path(top.tree.disk_path("x/y/z/f")).read_bytes() == again
+        vfs.unlink(top._replace(path="x/y/z"), "f")
+        for path in ("x/y/z", "x/y", "x"):
+            above, _, name = path.rpartition("/")
+            vfs.rmdir(top._replace(path=above), name)
+
+
+@pytest.mark.usefixtures("few_held")
+def test_saving_a_file_over_another_goes_on_in_its_directory(vfs: Vfs, top: StagedNode) -> None:
+    """S4: a file that takes the place of another moves no directory."""
+    d = top._replace(path="d")
+    for content in (b"one", b"two"):
+        put(vfs, d, "saved~", content)
+        vfs.rename(d, "saved~", d, "saved")
+        assert vfs.open(top._replace(path="d/saved"), os.O_RDONLY).read(10, 0) == content
+
+
+def test_an_artifact_that_is_removed_and_made_again(vfs: Vfs) -> None:
+    """S17: nothing is made in the staging of the old one."""
+    for content in (b"old", b"new"):
+        vfs.mkdir(Collection("c"), "gone", 0o755, ME)
+        top = vfs.resolve("/c/gone/staging")
+        assert isinstance(top, StagedNode)
+        put(vfs, top, "f", content)
+        assert Path(top.tree.disk_path("f")).read_bytes() == content
+        vfs.unlink(top, "f")
+        vfs.rmdir(Collection("c"), "gone")
+        assert not top.tree.exists()
+
+
+def put(vfs: Vfs, directory: StagedNode, name: str, content: bytes) -> None:
+    """Make a file."""
+    _, handle = vfs.create(directory, name, os.O_WRONLY, 0o644, ME)
+    handle.write(content, 0)
+    handle.close()
 
 
 def test_changing_a_symlink_leaves_what_it_leads_to(vfs: Vfs, top: StagedNode, outside: Path) -> None:

@@ -33,6 +33,8 @@ def write_all(fd: int, data: bytes | bytearray | memoryview, offset: int | None 
         done = os.write(fd, view) if offset is None else os.pwrite(fd, view, offset)
         if not done:
             raise OSError(errno.EIO, "a write put nothing on disk and told no error")
+        if done == len(view):
+            return
         view = view[done:]
         offset = None if offset is None else offset + done
 

@@ -317,14 +317,19 @@ class StagedFile:
             data += more
         return data
 
-    @_telling
     def write(self, data: Any, offset: int) -> int:
         """Write all of `data` (bytes-like) at `offset`; returns its length. Raises OSError (ENOSPC …)."""
-        self.tree.touch()
-        self._resolve()
         view = memoryview(data)
-        self.tree.room.take(len(view))
-        durable.write_all(self.fd, view, offset)
+        # What `_telling` does, without its call: no other request comes as often.
+        try:
+            self.tree.touch()
+            if self.reference is not None:
+                self.reference.resolve(self.fd)
+            self.tree.room.take(len(view))
+            durable.write_all(self.fd, view, offset)
+        except Exception as error:
+            self.tree.told(error)
+            raise
         return len(view)
 
     @_telling

@@ -208,10 +208,11 @@ def test_warming_fills_the_cache_that_a_mount_reads_without_the_store(remote: Re
 def test_what_warm_refuses(remote: Remote, tmp_path: Path):
     """A cache that is too small, a path that is not there, a store on the local disk."""
     store = ["--store", remote.url, *remote.mount_arguments, "--cache-dir", tmp_path / "cache"]
+    artifactfs("put", __file__, "data/set", "--store", tmp_path / "local")
     for arguments, message in (
         (["data/set", "--cache-size", "1M", *store], "do not fit into a cache"),
         (["data/set:none", *store], "no 'none'"),
-        (["data/set", "--store", tmp_path], "is read in place"),
+        (["data/set", "--store", tmp_path / "local"], "is read in place"),
     ):
         done = artifactfs("warm", *arguments, check=False)
         assert done.returncode == 1

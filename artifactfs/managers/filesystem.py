@@ -256,8 +256,9 @@ class FileSystemArtifactManager(StoredManager):
         metadata: Mapping[str, Any] | None = None,
     ) -> VersionInfo:
         """Give a version another message, or more metadata, as `objects.annotations` keeps it."""
-        version = self.version_info(artifact, collection, version).version
-        return self._annotations.annotate(partial(self.version_info, artifact, collection, version), message, metadata)
+        info = self.version_info(artifact, collection, version)
+        look = partial(self.version_info, artifact, info.collection, info.version)
+        return self._annotations.annotate(info, look, message, metadata)
 
     def delete_version(self, artifact: str, version: str, collection: str | None = None) -> None:
         """Delete a version for good; an alias or ``latest`` names the version it stands for."""

@@ -315,9 +315,10 @@ class PlainArtifactManager(StoredManager):
     ) -> VersionInfo:
         """Give a version another message, or more metadata; squirrel-core sees neither. Raises UnsafeStore too."""
         self._require_writer()
-        version = self.version_info(artifact, collection, version).version
+        info = self.version_info(artifact, collection, version)
         self._move_old_notes()
-        return self._annotations.annotate(partial(self.version_info, artifact, collection, version), message, metadata)
+        look = partial(self.version_info, artifact, info.collection, info.version)
+        return self._annotations.annotate(info, look, message, metadata)
 
     def delete_version(self, artifact: str, version: str, collection: str | None = None) -> None:
         """Delete a version's files for good; its directory stays, see the module docstring. Raises UnsafeStore too."""

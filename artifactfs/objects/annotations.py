@@ -65,14 +65,17 @@ class Annotations:
         return found
 
     def annotate(
-        self, look: Callable[[], VersionInfo], message: str | None, metadata: Mapping[str, Any] | None
+        self,
+        info: VersionInfo,
+        look: Callable[[], VersionInfo],
+        message: str | None,
+        metadata: Mapping[str, Any] | None,
     ) -> VersionInfo:
-        """Add to what is said of a version, which `look` gives as it is shown; returns it as it is shown then.
+        """Add to what is said of a version, given as it is shown; returns what `look` then tells of it.
 
         What cannot be read of an earlier annotation is replaced, unless a newer program wrote it.
         Raises SerializationError, FormatError, and as `look`.
         """
-        info = look()
         check_fitting(info, message, metadata)
         key = self._key(info)
         before = self._before(key, info)

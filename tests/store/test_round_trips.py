@@ -66,6 +66,35 @@ def test_round_trips_of_commits(server: Server, proxy: FaultProxy, tree: Callabl
     assert far(proxy, commit(manager, "by the same manager")) == (7, 4)
 
 
+def test_annotations_cost_nothing_until_there_is_one(
+    server: Server, proxy: FaultProxy, tree: Callable[[str], Path], tmp_path: Path
+):
+    url, options = server.fresh(), server.options_at(proxy.port)
+    manager, other = connect(url, **options), connect(url, **server.options)
+    for content in ("one", "two", "three"):
+        other.commit_tree("model", tree(content), commit_id=new_commit_id())
+    assert [info.message for info in manager.list_versions("model")] == ["", "", ""]
+
+    def messages() -> None:
+        assert [info.message for info in manager.list_versions("model")] == expected
+
+    expected = ["", "", ""]
+    assert far(proxy, messages) == (1, 1)
+    other.annotate("model", "v1", message="later")
+    other.annotate("model", "v2", message="later still")
+    expected = ["", "later", "later still"]
+    # The listing names them; they are read at once.
+    assert far(proxy, messages) == (3, 2)
+
+    def message() -> None:
+        assert manager.version_info("model", version="v1").message == "later"
+
+    # Whether its record, its tombstone and its annotation are there.
+    assert far(proxy, message) == (3, 2)
+    # The version as it is, what is said of it, the write, and the version again.
+    assert far(proxy, lambda: manager.annotate("model", "v1", message="later")) == (8, 6)
+
+
 def test_sftp_does_not_wait_for_each_answer(start_server: StartServer, make_proxy: MakeProxy):
     """2 MiB are 64 requests each way, half as long as each of them would take is bound enough."""
     server = start_server("sftp")

@@ -489,9 +489,13 @@ class ArtifactStaging:
                 sealed.become(self.staged)
                 self.pending.remove(pending)
                 self.reopened = note
-            durable.sync_directory(self.directory)
-            remove_tree(pending.directory)
             self._on_dirty(self)
+            durable.sync_directory(self.directory)
+            try:
+                remove_tree(pending.directory)
+            except OSError as error:
+                # It is empty but for a record that nobody reads: the next seal there, or the next start, removes it.
+                logger.warning("cannot remove what is left of %s of %s: %s", pending.name, self.label, error)
 
     def _refuse_staged(self) -> None:
         if not self.staged.is_empty():

@@ -96,15 +96,24 @@ def test_programs(program: Program, drive: Mount, source: Path, tmp_path: Path) 
 
 
 def test_names_that_are_no_utf8(drive: Mount) -> None:
-    """W2: the commit waits, and says why, until the name is gone."""
+    """W2, C6, C19: the commit waits, and says which, by its path on the drive, until the name is gone from staging."""
     staging = drive.make("odd/names")
     (staging / "good").write_text("1")
-    (Path(os.fsdecode(os.fsencode(staging) + b"/\xff"))).write_text("2")
-    drive.expect_warning("no UTF-8")
-    done = artifactfs("commit", drive / "odd/names", check=False)
-    assert done.returncode != 0
-    assert "UTF-8" in done.stderr
-    artifactfs("discard", drive / "odd/names/pending.1", "--yes")
+    odd = os.fsdecode(os.fsencode(staging) + b"/d\xff")
+    drive.expect_warning("UTF-8")
+    for make, says in (
+        (Path(odd).mkdir, "is not named in UTF-8"),
+        (lambda: os.symlink(os.fsdecode(b"to-\xff"), staging / "link"), "leads to a name that is no UTF-8"),
+    ):
+        make()
+        done = artifactfs("commit", drive / "odd/names", check=False)
+        assert done.returncode != 0
+        assert says in done.stderr
+        assert f"{drive.path}/odd/names/pending.1/" in done.stderr
+        artifactfs("reopen", drive / "odd/names")
+        run("sh", "-c", 'rm -r "$1"/d* "$1"/link || true', "-", staging)
+    assert drive.commit("odd/names")["version"] == "v0"
+    assert sorted(os.listdir(drive / "odd/names/v0")) == ["good"]
 
 
 def test_collections_that_wandb_does_not_have(drive: Mount) -> None:

@@ -118,6 +118,16 @@ class Versions:
         assert manager.exists("model")
         assert manager.exists_in_collection("model")
 
+    def test_finding_a_commit(self, subject: Subject, manager: ArtifactManager, tmp_path: Path):
+        assert manager.find_commit("model", "first") is None
+        commit(manager, write(tmp_path / "t", f="a"), commit_id="first")
+        commit(manager, write(tmp_path / "t", f="b"), commit_id="second")
+        found = [manager.find_commit("model", which) for which in ("first", "second", "third")]
+        names_commits = manager.version_info("model").commit_id is not None
+        assert [info and info.version for info in found] == (["v0", "v1", None] if names_commits else [None] * 3)
+        assert manager.find_commit("none", "first") is None
+        assert manager.find_commit("model", "first", "none") is None
+
     def test_addresses(self, subject: Subject, manager: ArtifactManager, tmp_path: Path):
         for text in "abc":
             commit(manager, write(tmp_path / "t", f=text))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mount import control
-from tests.mount.harness import Mount, eventually
+from tests.mount.harness import Mount, artifactfs, eventually
 from tests.mount.shared import mounted
 
 pytestmark = [pytest.mark.fuse, pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")]
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.fuse, pytest.mark.skipif(os.geteuid() != 0, reason="on
 LABEL = "c/a"
 USER = 12345
 ACTIONS = (
-    *(control.COMMIT, control.DISCARD, control.STAGE, control.RETRY, control.DRAIN, control.LEAVE),
+    *(control.COMMIT, control.DISCARD, control.STAGE, control.RETRY, control.REOPEN, control.DRAIN, control.LEAVE),
     *(control.ALIASES, control.MESSAGE, control.METADATA),
 )
 
@@ -83,6 +83,26 @@ def test_who_may_write_to_staging_controls_it(mount: Mount, action: str) -> None
     eventually(lambda: os.listdir(staging) == [])
     if action == control.COMMIT:
         mount.committed(LABEL, "v0")
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o777])
+def test_who_may_reopen(mount: Mount, mode: int) -> None:
+    """S14, C19: who may write to the top of what was sealed takes it back, and nobody else, whatever lies below."""
+    mount.expect_warning(r"cannot commit pending\.1 of")
+    staging = mount.make(LABEL)
+    (staging / "open").mkdir()
+    (staging / "open").chmod(0o777)
+    os.mkfifo(staging / "open" / "bad")
+    os.chown(staging / "open" / "bad", USER, USER)
+    staging.chmod(mode)
+    artifactfs("commit", mount / LABEL, check=False)
+    sealed = mount / LABEL / "pending.1"
+    assert allowed(sealed / "open", (control.REOPEN,)) == allowed(sealed / "open/bad", (control.REOPEN,)) == []
+    assert allowed(sealed, (control.REOPEN,)) == ([control.REOPEN] if mode & 0o002 else [])
+    assert (staging / "open").is_dir() == bool(mode & 0o002)
+    if mode & 0o002:
+        assert os.stat(staging).st_mode & 0o777 == mode
+        assert os.lstat(staging / "open/bad").st_uid == USER
 
 
 def test_sticky(mount: Mount) -> None:

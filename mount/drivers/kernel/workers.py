@@ -14,7 +14,6 @@ taken by who holds `_lead`, never the other way round (but without waiting).
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import logging
 import threading
@@ -33,6 +32,9 @@ class Kind(enum.Enum):
     LOCAL = "the disk of the staging area or of the cache"
     NAMES = "listings and manifests of a store"
     STORE = "bytes of a store"
+
+    # An enum hashes by a function of Python's, which every request would come through several times.
+    __hash__ = object.__hash__
 
 
 MOST_AT_ONCE = {Kind.LOCAL: 16, Kind.NAMES: 32, Kind.STORE: 48}
@@ -153,12 +155,14 @@ class Workers:
 
     def _next(self, buffer: bytearray, kind: Kind) -> Work | None:
         """One is done: take the next one that was put aside."""
-        with self._count_lock, contextlib.suppress(IndexError):
-            raw, work = self._aside[kind].popleft()
-            buffer[: len(raw)] = raw
-            return work
-        self._finish(kind)
-        return None
+        with self._count_lock:
+            aside = self._aside[kind]
+            if not aside:
+                self._busy[kind] -= 1
+                return None
+            raw, work = aside.popleft()
+        buffer[: len(raw)] = raw
+        return work
 
     def _finish(self, kind: Kind) -> None:
         with self._count_lock:

@@ -19,7 +19,7 @@ from mount import client, launch, mounts, preflight
 from mount.processes import Process
 from mount.settings import MountSettings
 from tests.mount.conftest import MakeMount
-from tests.mount.harness import EVENTUALLY_S, PROGRAM, Mount, artifactfs, eventually
+from tests.mount.harness import EVENTUALLY_S, PROGRAM, Mount, artifactfs, eventually, run
 
 pytestmark = pytest.mark.fuse
 
@@ -388,7 +388,8 @@ def test_umount_that_failed_changes_nothing(make_mount: MakeMount):
     with subprocess.Popen(["sleep", "1000"], cwd=mount / "models") as process:
         assert mount.umount(check=False).returncode == 1
         process.kill()
-    (staging / "two").write_bytes(b"x")
+    # By a writer that is done: what a living one is in the middle of is left at the end (C8).
+    run("setsid", "--wait", "sh", "-c", 'printf x > "$1"', "sh", staging / "two")
     daemon = mount.daemon
     daemon.send(signal.SIGTERM)
     assert daemon.wait_gone(EVENTUALLY_S)

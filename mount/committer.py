@@ -30,7 +30,7 @@ from mount.control import CommitRequest, CommitState, Finished
 from mount.errors import Busy, NothingStaged
 from mount.faults import keep_alive, reason_of
 from mount.ignore import IGNORE_FILE, prune
-from mount.pending import PendingTree
+from mount.pending import IGNORED, PendingTree
 from mount.references import referred_entry
 from mount.settings import MountSettings
 from mount.staged_tree import StagedTree
@@ -375,10 +375,10 @@ class Committer:
         return True
 
     def _prune(self, tree: StagedTree) -> int:
-        """Take out what the tree's own rules ignore; these may lie in a version so far."""
+        """Put aside what the tree's own rules ignore; these may lie in a version so far."""
         with contextlib.suppress(FileNotFoundError):
             tree.references.resolve(f"{tree.root}/{IGNORE_FILE}")
-        return prune(tree.root)
+        return prune(tree.root, tree.root.parent / IGNORED)
 
     def _commit(self, staging: ArtifactStaging, pending: PendingTree) -> CommitResult:
         def progress(done_bytes: int, _done_files: int) -> None:

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from artifactfs.beneath import NotRegular, open_regular
 from artifactfs.errors import UnsupportedTree
-from artifactfs.longpaths import reach, remove_tree, walk
+from artifactfs.longpaths import reach, walk
 from mount.gitignore import Rules, TooMany, parse_lines
 
 IGNORE_FILE = ".artifactignore"
@@ -88,14 +89,17 @@ def _read(place: Path) -> bytes:
     return text
 
 
-def prune(root: Path) -> int:
-    """Remove what is ignored from the tree at `root`; returns how many files. Raises OSError, UnsupportedTree."""
+def prune(root: Path, aside: Path) -> int:
+    """Move what is ignored from the tree at `root` to the same places below `aside`; returns how many files.
+
+    Raises OSError, UnsupportedTree.
+    """
     ignores = rules_of(root)
-    removed = 0
+    moved = 0
     stack = [""]
     while stack:
         directory = stack.pop()
-        with reach(f"{root}/{directory}" if directory else str(root)) as near:
+        with reach(_at(root, directory)) as near:
             ignored = []
             with os.scandir(near) as entries:
                 for entry in entries:
@@ -105,25 +109,69 @@ def prune(root: Path) -> int:
                         ignored.append(entry)
                     elif is_directory:
                         stack.append(path)
-            removed += _remove(near, ignored) if ignored else 0
-    return removed
+            moved += sum(_files_in(entry) for entry in ignored)
+            if ignored:
+                _make(aside, directory)
+                with reach(_at(aside, directory)) as target:
+                    _move(near, [entry.name for entry in ignored], target)
+    return moved
 
 
-def _remove(directory: str, ignored: list[os.DirEntry[str]]) -> int:
-    """Remove what lies in a directory, which looks as before afterwards; returns how many files."""
+def put_back(aside: Path, root: Path) -> None:
+    """Move what `prune` has moved back to its places. Raises OSError."""
+    stack = [""] if aside.is_dir() else []
+    while stack:
+        directory = stack.pop()
+        with reach(_at(aside, directory)) as source, reach(_at(root, directory)) as near:
+            # A directory that is in the tree too was made here for what lay in it.
+            names = os.listdir(source)
+            between = [name for name in names if os.path.lexists(f"{near}/{name}")]
+            _move(source, [name for name in names if name not in between], near)
+        stack += [f"{directory}/{name}" if directory else name for name in between]
+
+
+def _at(root: Path, directory: str) -> str:
+    return f"{root}/{directory}" if directory else str(root)
+
+
+def _files_in(entry: os.DirEntry[str]) -> int:
+    if not entry.is_dir(follow_symlinks=False):
+        return 1
+    return sum(len(files) for _, _, files in walk(entry.path))
+
+
+def _make(root: Path, directory: str) -> None:
+    """Make a directory below `root`, and its parents, that may be there."""
+    place = str(root)
+    for name in ["", *directory.split("/")]:
+        place = f"{place}/{name}" if name else place
+        with reach(place) as near, suppress(FileExistsError):
+            os.mkdir(near, 0o700)
+
+
+def _move(source: str, names: list[str], target: str) -> None:
+    """Move what lies in one directory to another; both look as before afterwards."""
+    with _writable(source), _writable(target):
+        for name in names:
+            if os.path.isdir(place := f"{source}/{name}") and not os.path.islink(place):
+                # A directory that changes its parent is written to.
+                with _writable(place, moved_to=f"{target}/{name}"):
+                    os.rename(place, f"{target}/{name}")
+            else:
+                os.rename(place, f"{target}/{name}")
+
+
+@contextmanager
+def _writable(directory: str, moved_to: str | None = None) -> Iterator[None]:
+    """Let its owner change a directory, which has its mode and times again afterwards."""
     before = os.stat(directory)
     writable = os.access(directory, os.W_OK | os.X_OK)
     if not writable:
         os.chmod(directory, 0o700)
-    removed = 0
-    for entry in ignored:
-        if entry.is_dir(follow_symlinks=False):
-            removed += sum(len(files) for _, _, files in walk(entry.path))
-            remove_tree(entry.path)
-        else:
-            os.unlink(entry.path)
-            removed += 1
-    if not writable:
-        os.chmod(directory, before.st_mode & 0o7777)
-    os.utime(directory, ns=(before.st_atime_ns, before.st_mtime_ns))
-    return removed
+    try:
+        yield
+    finally:
+        after = moved_to if moved_to is not None and os.path.lexists(moved_to) else directory
+        if not writable:
+            os.chmod(after, before.st_mode & 0o7777)
+        os.utime(after, ns=(before.st_atime_ns, before.st_mtime_ns))

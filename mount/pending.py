@@ -16,6 +16,9 @@ from mount import wire
 from mount.control import CommitState, Pending
 from mount.staged_tree import StagedTree
 
+IGNORED = "ignored"
+"""What C9 leaves out of the version lies in a directory of that name beside the tree until the tree is removed."""
+
 
 class SealRecord(msgspec.Struct):
     """``commit.json``: what is known of a sealed tree. Times are seconds since the epoch."""

@@ -8,7 +8,7 @@ On disk, below the artifact's directory in the staging area::
     reopened            staging is a sealed tree that was taken back (`reopening`)
     writers             who has written to staging and not ended yet (`watched_writers`)
     commit-after        how long this artifact's staging must be quiet, where it was told (`control.COMMIT_AFTER`)
-    pending.<n>/        a sealed tree: commit.json and tree/
+    pending.<n>/        a sealed tree: commit.json and tree/, and what is left out of the version in ignored/
     .discarded.<n>/     a tree that is not staging yet, or not any more
 
 Sealing writes ``commit.json`` first, puts all that is staged on disk, and then renames ``staging`` to
@@ -47,7 +47,8 @@ from mount.errors import Busy, Held, NothingStaged, NotPermitted, StagingNotEmpt
 from mount.faults import reason_of
 from mount.handles import VersionReader
 from mount.holding import HELD, Holding
-from mount.pending import PendingTree, SealRecord
+from mount.ignore import put_back
+from mount.pending import IGNORED, PendingTree, SealRecord
 from mount.references import References
 from mount.reopening import REOPENED, Reopened
 from mount.room import DiskRoom
@@ -473,6 +474,7 @@ class ArtifactStaging:
         with self._sealing:
             self._refuse_staged()
             if pending.was_tried:
+                put_back(pending.directory / IGNORED, pending.tree.root)
                 reopening.take_apart(pending, self._room)
             with self.lock:
                 self._refuse_staged()

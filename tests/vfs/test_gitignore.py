@@ -275,7 +275,7 @@ def test_too_much_is_refused(tmp_path: Path, lines: bytes, reason: str) -> None:
     (tmp_path / IGNORE_FILE).write_bytes(lines)
     (tmp_path / "f").touch()
     with pytest.raises(UnsupportedTree, match=rf"{IGNORE_FILE} .*{reason}"):
-        prune(tmp_path)
+        prune(tmp_path, tmp_path.with_name("aside"))
 
 
 def test_a_tree_of_them_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,7 +286,7 @@ def test_a_tree_of_them_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for number in range(1000):
         (tmp_path / f"{'a' * 200}{number}").touch()
     with pytest.raises(UnsupportedTree, match="takes too long to apply"):
-        prune(tmp_path)
+        prune(tmp_path, tmp_path.with_name("aside"))
 
 
 @pytest.mark.parametrize("kind", ["symlink", "dangling", "directory", "FIFO"])
@@ -300,7 +300,7 @@ def test_a_file_that_is_none_says_nothing(tmp_path: Path, kind: str) -> None:
         os.mkfifo(place)
     else:
         place.symlink_to("rules" if kind == "symlink" else "nowhere")
-    assert prune(tmp_path) == 0
+    assert prune(tmp_path, tmp_path.with_name("aside")) == 0
     assert (tmp_path / "rules").exists()
 
 

@@ -140,6 +140,11 @@ def is_thread_of(pid: int, thread: int) -> bool:
     return pid == thread or os.access(f"/proc/{pid}/task/{thread}", os.F_OK)
 
 
+def sees_everybody() -> bool:
+    """Tell whether processes of other users are visible: ``/proc`` may be mounted with hidepid (proc(5))."""
+    return os.path.exists("/proc/1")
+
+
 def session_members(session: int) -> Iterator[ProcessStat]:
     """The processes of a session that have not ended, this one left out."""
     mine = os.getpid()

@@ -20,7 +20,7 @@ import msgspec
 
 from artifactfs import durable
 from mount.control import printable
-from mount.endings import Ending, Listener, Watch, Watched, session_members
+from mount.endings import Ending, Listener, Watch, Watched, sees_everybody, session_members
 from mount.errno_map import is_failure_to_keep
 from mount.writers import Writers
 
@@ -187,13 +187,16 @@ class WatchedWriters:
     def left_by_all(self) -> bool:
         """Tell whether nobody is left who could go on: all who wrote ended well, and all of their sessions have ended.
 
-        Looks at all processes of the machine when those who wrote have ended, and then once for each that was found.
+        False where processes of other users are hidden. Looks at all processes of the machine when those who wrote have
+        ended, and then once for each that was found.
         """
         with self._lock:
             if not self._writers.all_have_ended:
                 return False
             sessions = self._writers.sessions
         if self._waits_for is not None and self._waits_for.ending is None:
+            return False
+        if not sees_everybody():
             return False
         for session in sessions:
             for member in session_members(session):

@@ -213,7 +213,8 @@ def test_this_process_is_no_member_of_its_session() -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts /proc anew")
 @pytest.mark.parametrize(("options", "sees"), [("hidepid=0", True), ("hidepid=2", False)])
 def test_hidden_processes_are_noticed(options: str, sees: bool) -> None:
-    code = "import os; from mount.endings import sees_everybody; os.setgroups([]); os.setgid(65534); os.setuid(65534); print(sees_everybody())"
+    become_nobody = "os.setgroups([]); os.setgid(65534); os.setuid(65534)"
+    code = f"import os; from mount.endings import sees_everybody; {become_nobody}; print(sees_everybody())"
     script = f'mount -t proc -o {options} proc /proc && exec "$0" -c "{code}"'
     command = ["unshare", "--mount", "sh", "-c", script, sys.executable]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

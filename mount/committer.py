@@ -46,6 +46,8 @@ LONGEST_RETRY_S = 60.0
 _LOOK_AGAIN_S = 1.0
 # An unmount follows at once when the daemon was told to leave; whoever told it may have died before.
 LEAVE_S = 30.0
+# A program that is cut off in the middle of writing by the end of the drive fails within that.
+LIVES_ON_S = 5.0
 _NAME = "committer"
 
 OnCommit = Callable[[str, str], None]
@@ -107,14 +109,31 @@ class Committer:
         with contextlib.suppress(Busy):
             if not is_leaving:
                 self.seal_all(0.0, at_end=True)
-        while not is_leaving and self._is_busy() and time.monotonic() < deadline and not give_up():
+        while not is_leaving and self._is_busy(at_end=True) and time.monotonic() < deadline and not give_up():
             with self._wake:
                 self._wake.wait(_LOOK_AGAIN_S / 10)
+            with contextlib.suppress(Busy):
+                self.seal_all(0.0, at_end=True)
         return [staging.label for staging in self._area.active()]
 
-    def _is_busy(self) -> bool:
-        """Whether a commit is under way, waiting for its turn, or about to be tried again."""
-        return bool(self._jobs) or any(self._commit_due_in(staging) is not None for staging in self._area.active())
+    def _is_busy(self, *, at_end: bool = False) -> bool:
+        """Whether a commit is under way, waiting for its turn, or about to be tried again.
+
+        `at_end`: or about to be sealed, once its writers have lived on for a while.
+        """
+        active = self._area.active()
+        return bool(self._jobs) or any(
+            self._commit_due_in(staging) is not None or (at_end and self._is_about_to_be_sealed(staging))
+            for staging in active
+        )
+
+    def _is_about_to_be_sealed(self, staging: ArtifactStaging) -> bool:
+        writers = staging.staged.writers
+        if not staging.staged.is_dirty() or writers is None or writers.waits_for_commit or not writers.may_go_on():
+            return False
+        with staging.lock:
+            is_open = bool(staging.staged.open_for_writing())
+        return not is_open and staging.commit_after_s(self._commit_after_s) is not None
 
     def seal_all(self, wait_s: float, *, at_end: bool = False) -> None:
         """Seal everything staged, but for what is committed on request only.
@@ -146,7 +165,7 @@ class Committer:
         if commit_after_s is None or (writers is not None and writers.waits_for_commit):
             return False
         is_writing = at_end and writers is not None and writers.may_go_on()
-        return not is_writing or staging.staged.quiet_s >= commit_after_s
+        return not is_writing or staging.staged.quiet_s >= min(commit_after_s, LIVES_ON_S)
 
     def retry(self, staging: ArtifactStaging, pending: PendingTree) -> None:
         """Try a commit that failed again at once. A commit under way is left alone."""

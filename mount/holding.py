@@ -47,15 +47,16 @@ class Holding:
         """
         try:
             tree.held = msgspec.json.decode(self._mark.read_bytes(), type=Hold)
-            if tree.writers is not None:
-                tree.writers.held()
         except FileNotFoundError:
-            if interrupted:
+            tree.held = None if tree.writers is None else tree.writers.noted_hold()
+            if tree.held is None and interrupted:
                 self._hold(tree, Hold("the machine went down before all of it was on disk", time.time()))
-            elif unseen:
+            elif tree.held is None and unseen:
                 self.failed(tree, f"the drive ended while {', '.join(unseen[:3])} wrote there")
         except msgspec.DecodeError as error:
             tree.held = Hold(f"the note of why it is held is damaged: {error}", time.time(), lost=True)
+        if tree.held is not None and tree.writers is not None:
+            tree.writers.held()
 
     def lost(self, tree: StagedTree, error: OSError) -> None:
         """A sync has told that not all of it is on disk.
@@ -101,9 +102,18 @@ class Holding:
             try:
                 durable.replace(self._mark, msgspec.json.encode(hold))
             except OSError as unsaved:
-                logger.error("cannot note on disk that what is staged for %s is held: %s", self._label, unsaved)
+                self._note_otherwise(tree, hold, unsaved)
             tree.held = hold
             self._tell(hold)
+
+    def _note_otherwise(self, tree: StagedTree, hold: Hold, unsaved: OSError) -> None:
+        """Note a hold for which the disk has no room in the note of the writers, which is there already."""
+        try:
+            if tree.writers is None:
+                raise unsaved
+            tree.writers.note_hold(hold)
+        except OSError as error:
+            logger.error("cannot note on disk that what is staged for %s is held: %s", self._label, error)
 
     def _tell(self, hold: Hold) -> None:
         # Of its own disk the drive tells an error; that a program failed is that program's.

@@ -13,13 +13,14 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from artifactfs import durable
-from mount.control import printable
+from mount.control import Hold, printable
 from mount.endings import Ending, Listener, Watch, Watched, sees_everybody, session_members
 from mount.errno_map import is_failure_to_keep
 from mount.writers import Writers
@@ -36,6 +37,8 @@ class _Line(msgspec.Struct, frozen=True, omit_defaults=True):
     wrote: bool = False
     commits_itself: bool = False
     ended: bool = False
+    hold: Hold | None = None
+    released: bool = False
 
 
 class WatchedWriters:
@@ -114,26 +117,42 @@ class WatchedWriters:
             if self._note.exists():
                 self._append(process, ended=True)
 
+    def note_hold(self, hold: Hold) -> None:
+        """Note a hold here, where there is room for a line although the disk has none for a file. Raises OSError.
+
+        No lock is taken: a line is written by one system call.
+        """
+        self._write(_Line(0, 0, hold=hold), os.O_WRONLY)
+
+    def noted_hold(self) -> Hold | None:
+        """The hold that was noted here and not released. Raises OSError."""
+        hold = None
+        for line in _lines(self._note):
+            hold = None if line.released else line.hold or hold
+        return hold
+
     def _append(
         self, process: Watched, *, wrote: bool = False, commits_itself: bool = False, ended: bool = False
     ) -> None:
         if process.leads_at_terminal and not commits_itself:
             return
         line = _Line(process.pid, process.start_ticks, printable(process.name), wrote, commits_itself, ended)
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             try:
-                fd = os.open(self._note, flags, 0o600)
+                self._write(line, os.O_WRONLY | os.O_CREAT)
             except FileNotFoundError:
                 self._note.parent.mkdir(parents=True, exist_ok=True)
-                fd = os.open(self._note, flags, 0o600)
-            try:
-                durable.write_all(fd, msgspec.json.encode(line) + b"\n")
-            finally:
-                os.close(fd)
+                self._write(line, os.O_WRONLY | os.O_CREAT)
         except OSError as error:
             # The change goes on: on a full disk it may be the removal that makes room.
             logger.warning("cannot note on disk who writes: %s", error)
+
+    def _write(self, line: _Line, flags: int) -> None:
+        fd = os.open(self._note, flags | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            durable.write_all(fd, msgspec.json.encode(line) + b"\n")
+        finally:
+            os.close(fd)
 
     def recover(self) -> list[str]:
         """Go on watching who wrote for an earlier daemon; returns those who ended meanwhile, unseen. Raises OSError."""
@@ -161,9 +180,11 @@ class WatchedWriters:
             self._writers.held(_since_boot_s())
 
     def released(self) -> None:
-        """As `Writers.released`."""
+        """As `Writers.released`. Raises OSError."""
         with self._lock:
             self._writers.released()
+            if self.noted_hold() is not None:
+                self._write(_Line(0, 0, released=True), os.O_WRONLY)
 
     def releases(self, process: Watched) -> bool:
         """As `Writers.releases`."""
@@ -227,23 +248,28 @@ def _since_boot_s() -> float:
 
 
 def _living(note: Path) -> list[_Line]:
-    """The lines of the writers whose end is not noted. A line that was cut by a full disk is passed over."""
+    """The lines of the writers whose end is not noted. Raises OSError."""
+    found: dict[tuple[int, int], _Line] = {}
+    for line in _lines(note):
+        key = line.pid, line.start_ticks
+        if line.ended:
+            found.pop(key, None)
+        elif line.pid:
+            before = found.get(key, line)
+            found[key] = msgspec.structs.replace(
+                line,
+                wrote=line.wrote or before.wrote,
+                commits_itself=line.commits_itself or before.commits_itself,
+            )
+    return list(found.values())
+
+
+def _lines(note: Path) -> Iterator[_Line]:
+    """What is noted; a line that was cut by a full disk is passed over. Raises OSError."""
     try:
         raw = note.read_bytes()
     except FileNotFoundError:
-        return []
-    found: dict[tuple[int, int], _Line] = {}
+        return
     for each in raw.splitlines():
         with suppress(msgspec.DecodeError):
-            line = msgspec.json.decode(each, type=_Line)
-            key = line.pid, line.start_ticks
-            if line.ended:
-                found.pop(key, None)
-            else:
-                before = found.get(key, line)
-                found[key] = msgspec.structs.replace(
-                    line,
-                    wrote=line.wrote or before.wrote,
-                    commits_itself=line.commits_itself or before.commits_itself,
-                )
-    return list(found.values())
+            yield msgspec.json.decode(each, type=_Line)

@@ -22,7 +22,7 @@ import msgspec
 from artifactfs import durable
 from mount.control import Hold, printable
 from mount.endings import Ending, Listener, Watch, Watched, sees_everybody, session_members
-from mount.errno_map import is_failure_to_keep
+from mount.errno_map import errno_of, is_failure_to_keep
 from mount.writers import Writers
 
 logger = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ class WatchedWriters:
             return None
         process = self._watch.of_thread(thread)
         with self._lock:
-            return self._writers.was_told(process, error, last_written)
+            return self._writers.was_told(process, os.strerror(errno_of(error)), last_written)
 
     def ended(self, process: Watched, ending: Ending, last_written: str) -> str | None:
         """As `Writers.ended`."""

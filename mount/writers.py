@@ -83,13 +83,12 @@ class Writers:
         """Somebody who cannot be watched, such as a process of another pid namespace, changes something."""
         self._has_written = self._has_unknown = True
 
-    def was_told(self, process: Watched | None, error: Exception, last_written: str) -> str:
+    def was_told(self, process: Watched | None, error: str, last_written: str) -> str:
         """A process was told an error for a change; returns why that makes what is staged wait."""
         if process is not None:
             self._spoiled.add(process.group)
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         who = "a program" if process is None else process
-        return f"{who} was told {reason!r}{_about(last_written)}"
+        return f"{who} was told {error!r}{_about(last_written)}"
 
     def ended(self, process: Watched, ending: Ending, last_written: str) -> str | None:
         """A process has ended; returns why that makes what is staged wait, if it does.

@@ -99,7 +99,7 @@ def test_retry_after_the_cause_is_gone(mount: Mount, label: str) -> None:
     """C11, C6: a blocked commit is tried again on request, and the files stay readable until then."""
     staging = mount / label / "staging"
     (staging / "link").symlink_to("/etc/hostname")
-    mount.expect_warning("it waits for you")
+    mount.expect_warning("it waits for .artifactfs reopen")
     done = artifactfs("commit", mount / label, check=False)
     assert done.returncode == 1
     assert "link" in done.stderr

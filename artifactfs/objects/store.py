@@ -159,12 +159,17 @@ class ObjectStore(ABC):
     def at_once(self, action: Callable[[S], T], items: Sequence[S]) -> list[T]:
         """What `action` gives of each, at the same time where the store takes that, else in order.
 
+        Where the system gives no threads `action` is called in order too, of some for the second time.
         Raises what it raised of the first of those for which it did.
         """
-        if len(items) < 2 or self.parallel_transfers == 1:
-            return [action(item) for item in items]
-        with ThreadPoolExecutor(min(len(items), CALLS_AT_ONCE), "at-once") as pool:
-            return list(pool.map(action, items))
+        if len(items) > 1 and self.parallel_transfers > 1:
+            try:
+                with ThreadPoolExecutor(min(len(items), CALLS_AT_ONCE), "at-once") as pool:
+                    return list(pool.map(action, items))
+            except RuntimeError as error:
+                if not is_for_want_of_threads(error):
+                    raise
+        return [action(item) for item in items]
 
     def get_if_there(self, key: str) -> bytes | None:
         """The bytes of a small file, None when it is not there."""

@@ -81,6 +81,7 @@ def test_reading_and_committing(drive: DirectDrive, limit: Limit) -> None:
     drive.write("c/a/staging/f", b"x")
     eventually(lambda: any("threads" in fault for fault in drive.status().faults))
     assert limit.refused >= {"fetch", "status", "commit c/a"}
+    assert any(name.startswith("at-once") for name in limit.refused)
     limit.is_reached = False
     assert drive.read("c/a/v0/large") == b"large" * 500_000
     eventually(lambda: drive.versions("c/a") == ["v0", "v1"])

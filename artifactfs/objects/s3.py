@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -44,6 +45,7 @@ _PART_BYTES = 16 << 20
 # 1 GiB to a server 50 ms away: 11.3 s with 4 at once, 6.9 and 8.7 with 8.
 _PARTS_AT_ONCE = PARALLEL_TRANSFERS
 _MOST_PARTS = 10_000
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]+)-([0-9]+)/")
 T = TypeVar("T")
 
 
@@ -300,8 +302,12 @@ def _is_from(answer: dict[str, Any], first: int) -> bool:
     place = response["HTTPHeaders"].get("content-range")
     if place is None:
         return bool(response["HTTPStatusCode"] == 206)
-    # Whatever the status: rclone's server answers a range with 200.
-    return bool(place.startswith(f"bytes {first}-"))
+    found = _CONTENT_RANGE.match(place)
+    if found is None or int(found[1]) != first:
+        return False
+    # rclone's server answers a range with 200; one that sends the whole and tells of a part is known by the length.
+    is_part = response["HTTPHeaders"].get("content-length") in (None, str(int(found[2]) - first + 1))
+    return is_part or bool(response["HTTPStatusCode"] == 206)
 
 
 def _abort(place: S3Place, name: str, upload: str) -> None:

@@ -93,6 +93,14 @@ class _Handler(BaseHTTPRequestHandler):
         self._head(206, Content_Length=5000, Content_Range="bytes 0-99/100")
         self._write(b"x" * 5000)
 
+    def part_as_200(self) -> None:
+        self._head(200, Content_Length=100, Content_Range="bytes 100-199/5000")
+        self._write(b"x" * 100)
+
+    def whole_told_as_part(self) -> None:
+        self._head(200, Content_Length=5000, Content_Range="bytes 100-199/5000")
+        self._write(b"w" * 5000)
+
     def byte_by_byte(self) -> None:
         self._head(206, Content_Length=100, Content_Range="bytes 0-99/100")
         while not self.server_of.ended.wait(0.2):

@@ -71,6 +71,15 @@ def test_no_more_is_taken_than_was_asked_for(kind: str, behaviour: str):
         assert server.sent_bytes < 2 * MOST_REPLY_BYTES
 
 
+def test_a_whole_that_is_told_to_be_a_part_is_refused():
+    """O11: what a server says of its answer has to fit together; one that sends a part with status 200 is believed."""
+    with IllServer("part_as_200") as server:
+        assert s3(server.url).get_range("key", 100, 100) == b"x" * 100
+    # Fewer bytes than the whole has would be too many anyway.
+    with IllServer("whole_told_as_part") as server, pytest.raises(IntegrityError):
+        b"".join(s3(server.url).get_pieces("key", 100, 4900))
+
+
 @pytest.mark.parametrize("kind", [*STORES, "wandb"])
 def test_an_answer_that_comes_byte_by_byte_is_given_up(kind: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(replies, "CALL_TIMEOUT_S", 1.0)

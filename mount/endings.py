@@ -124,6 +124,15 @@ def read_stat(pid: int) -> ProcessStat | None:
     )
 
 
+def read_command(pid: int) -> bytes:
+    """The arguments of a process, each with a NUL after it; empty when it has ended or may not be looked at."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as command:
+            return command.read()
+    except OSError:
+        return b""
+
+
 def process_of(thread: int) -> int | None:
     """The process that a thread belongs to; None when there is no such thread.
 
@@ -161,9 +170,11 @@ Listener = Callable[["Watched", Ending], None]
 class Watched:
     """A process that is watched until its end. `name` is what it was last seen to run: a shell becomes its command."""
 
-    def __init__(self, stat: ProcessStat, pidfd: OwnedFd, *, may_look: bool) -> None:
+    def __init__(self, stat: ProcessStat, command: bytes, pidfd: OwnedFd, *, may_look: bool) -> None:
         self.pid = stat.pid
         self.name = stat.name
+        self.command = command
+        """Its arguments, as in ``/proc/PID/cmdline``; empty for a shell, which becomes its command later."""
         self.group = stat.group
         self.session = stat.session
         self.start_ticks = stat.start_ticks
@@ -300,7 +311,8 @@ class Watch:
         stat = read_stat(pid)
         if stat is None or stat.has_ended:
             return None
-        watched = Watched(stat, pidfd, may_look=_may_look_at(pid))
+        command = b"" if stat.name in SHELLS else read_command(pid)
+        watched = Watched(stat, command, pidfd, may_look=_may_look_at(pid))
         self._by_pid[pid] = watched
         self._by_pidfd[int(pidfd)] = watched
         self._epoll.register(pidfd, select.EPOLLIN)

@@ -46,7 +46,8 @@ class Writers:
         self._living: dict[Watched, _Writer] = {}
         self._sessions: set[int] = set()
         self._starts: dict[int, float] = {}
-        self._spoiled: set[int] = set()
+        # By job: the commands that failed in it, and were not run again since.
+        self._spoiled: dict[int, set[bytes]] = {}
         self._answered: dict[int, int] = {}
         self._held_since: float | None = None
 
@@ -86,7 +87,7 @@ class Writers:
     def was_told(self, process: Watched | None, error: str, last_written: str) -> str:
         """A process was told an error for a change; returns why that makes what is staged wait."""
         if process is not None:
-            self._spoiled.add(process.group)
+            self._spoil(process)
         who = "a program" if process is None else process
         return f"{who} was told {error!r}{_about(last_written)}"
 
@@ -101,10 +102,16 @@ class Writers:
         if ending.status is None:
             self._has_unknown = self._has_unknown or writer.wrote
             return None
-        if not self._failed(writer, ending) or process.group in self._spoiled:
+        if not self._failed(writer, ending):
             return None
-        self._spoiled.add(process.group)
+        is_news = process.group not in self._spoiled
+        self._spoil(process)
+        if not is_news:
+            return None
         return f"{process} {ending}{_about(last_written if self._last is process else '')}"
+
+    def _spoil(self, process: Watched) -> None:
+        self._spoiled.setdefault(process.group, set()).add(process.command)
 
     def _failed(self, writer: _Writer, ending: Ending) -> bool:
         process = writer.process
@@ -131,14 +138,20 @@ class Writers:
         self._spoiled.clear()
 
     def releases(self, process: Watched) -> bool:
-        """Tell whether the hold is over because the job of a process that has just ended did it all again.
+        """Tell whether the hold is over because a process that has just ended well made up for it.
 
-        It began after what made it necessary, wrote, and ended well with everybody in it that is known here.
+        It began after what made the hold necessary. Its job is another than that which failed, and everybody in it that
+        is known here has ended well. Or it is the same job, such as that of a notebook, and the command that failed
+        there was run again.
         """
         since, group = self._held_since, process.group
-        if since is None or group in self._spoiled or self._starts.get(group, 0.0) <= since or not self._has_written:
+        if since is None or process.start_s <= since or not self._has_written:
             return False
-        return not any(living.group == group for living in self._living)
+        failed = self._spoiled.get(group)
+        if failed is not None:
+            failed.discard(process.command or b"?")
+            return not failed
+        return self._starts.get(group, 0.0) > since and not any(living.group == group for living in self._living)
 
     # -- questions ----------------------------------------------------------------------------------------------------
 

@@ -21,12 +21,19 @@ _pids = itertools.count(1000)
 TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
 
-def process(name: str = "cp", *, job: Watched | None = None, at_terminal: bool = False, start_s: int = 1) -> Watched:
+def process(
+    name: str = "cp",
+    *,
+    job: Watched | None = None,
+    at_terminal: bool = False,
+    start_s: int = 1,
+    command: bytes = b"cp\0a\0b\0",
+) -> Watched:
     """A process that leads a job and session of its own, or belongs to those of `job`."""
     pid = next(_pids)
     group, session = (pid, pid) if job is None else (job.group, job.session)
     stat = ProcessStat(pid, name, group, session, at_terminal, False, False, start_s * TICKS_A_SECOND, 0)
-    return Watched(stat, CLOSED, may_look=False)
+    return Watched(stat, command, CLOSED, may_look=False)
 
 
 def test_nobody_is_left_when_all_who_wrote_have_ended_well() -> None:
@@ -173,7 +180,29 @@ def test_a_later_job_releases_only_when_all_of_it_has_ended_well() -> None:
     writers.ended(copy, WELL, "")
     assert not writers.releases(copy), "the script may go on"
     assert writers.ended(script, STATUS_1, "") is not None
-    assert not writers.releases(script)
+    assert writers.have_failed
+
+
+@pytest.mark.parametrize(
+    ("failed", "later", "releases"),
+    [
+        (b"cp\0a\0", b"cp\0a\0", True),
+        (b"cp\0a\0", b"cp\0b\0", False),
+        (b"", b"", False),
+    ],
+    ids=["the same", "another", "unknown"],
+)
+def test_in_the_job_that_failed_only_the_same_command_releases(failed: bytes, later: bytes, releases: bool) -> None:
+    writers, notebook = Writers(), process("python3", command=b"python3\0")
+    first = process(job=notebook, command=failed)
+    writers.wrote(first)
+    writers.leads(notebook)
+    writers.ended(first, STATUS_1, "")
+    writers.held(now_s=5.0)
+    again = process(job=notebook, command=later, start_s=6)
+    writers.wrote(again)
+    writers.ended(again, WELL, "")
+    assert writers.releases(again) == releases
 
 
 def test_what_was_spoiled_is_whole_again_after_a_release() -> None:

@@ -119,7 +119,7 @@ class S3Store(PagedStore):
                     if span and http_status(error) == 416:
                         return  # it begins at the end, or after it
                     raise
-                if end is None and answer.get("ContentLength") is None:
+                if end is None and _headers(answer).get("content-length") is None:
                     most_bytes = MOST_REPLY_BYTES  # who does not tell how much comes is not trusted with much
                 if not _is_from(answer, first):
                     answer["Body"].close()
@@ -294,20 +294,25 @@ class _Source(NamedTuple):
         return piece
 
 
+def _headers(answer: dict[str, Any]) -> dict[str, str]:
+    """The headers of an answer, from which nothing is taken into its other members: see `s3_client`."""
+    headers: dict[str, str] = answer["ResponseMetadata"]["HTTPHeaders"]
+    return headers
+
+
 def _is_from(answer: dict[str, Any], first: int) -> bool:
     """Tell whether an answer begins with that byte of the object. A server that knows no ranges sends the first."""
     if not first:
         return True
-    response = answer["ResponseMetadata"]
-    place = response["HTTPHeaders"].get("content-range")
+    is_206 = bool(answer["ResponseMetadata"]["HTTPStatusCode"] == 206)
+    place = _headers(answer).get("content-range")
     if place is None:
-        return bool(response["HTTPStatusCode"] == 206)
+        return is_206
     found = _CONTENT_RANGE.match(place)
     if found is None or int(found[1]) != first:
         return False
     # rclone's server answers a range with 200; one that sends the whole and tells of a part is known by the length.
-    is_part = response["HTTPHeaders"].get("content-length") in (None, str(int(found[2]) - first + 1))
-    return is_part or bool(response["HTTPStatusCode"] == 206)
+    return is_206 or _headers(answer).get("content-length") in (None, str(int(found[2]) - first + 1))
 
 
 def _abort(place: S3Place, name: str, upload: str) -> None:

@@ -93,6 +93,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._head(206, Content_Length=5000, Content_Range="bytes 0-99/100")
         self._write(b"x" * 5000)
 
+    def large(self) -> None:
+        self._head(200, Content_Length=40 * len(BLOCK))
+        for _ in range(40):
+            self._write(BLOCK)
+
     def part_as_200(self) -> None:
         self._head(200, Content_Length=100, Content_Range="bytes 100-199/5000")
         self._write(b"x" * 100)

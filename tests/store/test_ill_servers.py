@@ -115,6 +115,12 @@ def test_a_whole_object_of_no_length_is_bounded():
         assert server.sent_bytes < 3 * MOST_REPLY_BYTES
 
 
+def test_a_whole_object_whose_length_is_told_comes_whole():
+    """O11: the manifest of a version of millions of files, say."""
+    with IllServer("large") as server:
+        assert len(s3(server.url).get("key")) == 40 << 20
+
+
 def test_a_server_that_leads_elsewhere_is_not_followed():
     with IllServer("more_than_asked") as elsewhere, IllServer("redirect", target=elsewhere.url) as server:
         store = s3(server.url)

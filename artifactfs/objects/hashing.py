@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from typing import NamedTuple
 
 from blake3 import blake3
@@ -47,12 +48,21 @@ def open_regular(path: str) -> int:
         raise unreadable(path, error) from error
 
 
+def _untold(_size_bytes: int) -> None:
+    pass
+
+
 class HashedFile(NamedTuple):
-    """A file of a tree, the hex BLAKE3 of its bytes, and its status when the last of them was read."""
+    """A file of a tree, the hex BLAKE3 of its bytes, and its status when the last of them was read.
+
+    Where a store sends it in parts, it calls `on_sent` with the size of each that has arrived, from any thread; what
+    has to be sent again may be told again.
+    """
 
     path: str
     digest: str
     status: os.stat_result
+    on_sent: Callable[[int], None] = _untold
 
     def check_unchanged(self) -> None:
         """Raises UnsupportedTree when the file is not the one that was hashed any more."""

@@ -232,7 +232,11 @@ class Packer:
         if self._is_known(scan, row, digest):
             return
         key = object_key(file.digest)
-        self._uploads.put(file.digest, size_bytes, lambda: self._send(key, file), lambda: self._report(size_bytes, 1))
+        unsent = _Unsent(size_bytes)
+        told = file._replace(on_sent=lambda sent_bytes: self._report(unsent.take(sent_bytes), 0))
+        self._uploads.put(
+            file.digest, size_bytes, lambda: self._send(key, told), lambda: self._report(unsent.take(size_bytes), 1)
+        )
         self.stored.append(key)
         self._put.add(digest)
         self._known.add(digest, digest, 0)
@@ -251,6 +255,21 @@ class Packer:
             self._done_files += files
             if self._progress is not None:
                 self._progress(self._done_bytes, self._done_files)
+
+
+class _Unsent:
+    """The bytes of a file that are not known to be in the store. Safe from any thread."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self._lock = threading.Lock()
+        self._left_bytes = size_bytes
+
+    def take(self, size_bytes: int) -> int:
+        """So many have arrived; returns how many of them are news."""
+        with self._lock:
+            news = min(size_bytes, self._left_bytes)
+            self._left_bytes -= news
+        return news
 
 
 def _expected_objects(scan: Scan) -> int:

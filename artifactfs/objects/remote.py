@@ -29,6 +29,7 @@ from typing import Any, TypeVar
 
 import fsspec
 from fsspec.asyn import AsyncFileSystem, sync
+from fsspec.callbacks import Callback
 
 from artifactfs.errors import ArtifactError, NotFound
 from artifactfs.longpaths import reach
@@ -47,6 +48,23 @@ _BUCKETS = frozenset({"gs", "gcs", "az", "abfs", "abfss", "oss"})
 _WHOLE_PUTS = _BUCKETS | {"memory"}
 _WEBDAV = frozenset({"webdav", "dav"})
 T = TypeVar("T")
+
+
+class _Told(Callback):  # type: ignore[misc]
+    """Hands on what fsspec tells of a file that it sends."""
+
+    def __init__(self, on_sent: Callable[[int], None]) -> None:
+        super().__init__()
+        self.value = 0
+        self._on_sent = on_sent
+
+    def relative_update(self, inc: int = 1) -> None:
+        self.absolute_update(self.value + inc)
+
+    def absolute_update(self, value: int) -> None:
+        news, self.value = value - self.value, value
+        if news > 0:
+            self._on_sent(news)
 
 
 class FsspecStore(ObjectStore):
@@ -238,8 +256,10 @@ class FsspecStore(ObjectStore):
     def _write(self, fs: Any, path: str, data: bytes, bound: dict[str, float]) -> None:
         fs.pipe_file(path, data, **bound)
 
-    def _write_file(self, fs: Any, path: str, place: str, bound: dict[str, float]) -> None:
-        fs.put_file(place, path, **bound)
+    def _write_file(
+        self, fs: Any, path: str, place: str, bound: dict[str, float], on_sent: Callable[[int], None]
+    ) -> None:
+        fs.put_file(place, path, callback=_Told(on_sent), **bound)
 
     def replace(self, key: str, data: Buffer) -> None:
         self.put(key, data)
@@ -247,7 +267,7 @@ class FsspecStore(ObjectStore):
     def put_file(self, key: str, file: HashedFile) -> None:
         def send(fs: Any, path: str, bound: dict[str, float]) -> None:
             with reach(file.path) as place:
-                self._put_whole(fs, path, lambda to: self._write_file(fs, to, place, bound))
+                self._put_whole(fs, path, lambda to: self._write_file(fs, to, place, bound, file.on_sent))
 
         file.check_unchanged()
         self._call("store", send, key, timeout_s=bounds.transfer_timeout_s(file.status.st_size))

@@ -195,7 +195,7 @@ class S3Store(PagedStore):
         file.check_unchanged()
         fd = open_regular(file.path)
         try:
-            self._put_descriptor(key, _Source(file.path, fd, file.status.st_size))
+            self._put_descriptor(key, _Source(file.path, fd, file.status.st_size, file.on_sent))
         finally:
             os.close(fd)
         try:
@@ -228,6 +228,7 @@ class S3Store(PagedStore):
                     "upload_part", Key=name, UploadId=upload, PartNumber=number, Body=body()
                 ),
             )
+            source.on_sent(size_bytes)
             return {"PartNumber": number, "ETag": sent["ETag"]}
 
         try:
@@ -275,6 +276,7 @@ class _Source(NamedTuple):
     path: str
     fd: int
     size_bytes: int
+    on_sent: Callable[[int], None]
 
     def body(self, offset: int, size_bytes: int, what: str) -> Upload:
         """Some of its bytes. Reading raises UnsupportedTree when the file has become shorter."""

@@ -109,9 +109,11 @@ class SftpStore(FsspecStore):
         with fs.ftp.open(path, "wb") as file:
             _write_ahead(file, io.BytesIO(data))
 
-    def _write_file(self, fs: Any, path: str, place: str, bound: dict[str, float]) -> None:
+    def _write_file(
+        self, fs: Any, path: str, place: str, bound: dict[str, float], on_sent: Callable[[int], None]
+    ) -> None:
         with open(place, "rb") as source, fs.ftp.open(path, "wb") as file:
-            _write_ahead(file, source)
+            _write_ahead(file, source, on_sent)
 
     def _create(self, fs: Any, path: str, data: bytes, bound: dict[str, float]) -> None:
         if self.single_writer:
@@ -137,13 +139,14 @@ def _ask(ask: Callable[..., None], *arguments: Any) -> None:
         _log.debug("no more is asked for: %s", error)
 
 
-def _write_ahead(file: Any, source: BinaryIO) -> None:
+def _write_ahead(file: Any, source: BinaryIO, on_sent: Callable[[int], None] = lambda _: None) -> None:
     """Write all of `source`, many requests under way at once. Raises what any of them was answered."""
     size_bytes = source.seek(0, io.SEEK_END)
     source.seek(0)
     file.set_pipelined(True)
     while piece := source.read(min(_PIECE_BYTES, max(0, size_bytes - 1 - source.tell()))):
         file.write(piece)
+        on_sent(len(piece))
     # The answers that have not been looked at are waited for by a request that is not sent ahead.
     file.set_pipelined(False)
     file.write(source.read())

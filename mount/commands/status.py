@@ -12,8 +12,6 @@ and `problem` are null when there is nothing to say.
 from __future__ import annotations
 
 import enum
-import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from artifactfs.commands.options import PATH
-from artifactfs.commands.show import count, json_object, name, size
+from artifactfs.commands.show import json_object, name
 from mount.commands import show
+from mount.commands.overview import view
 
 if TYPE_CHECKING:
-    from mount.control import ArtifactState, Cache, Pending, Status
     from mount.mounts import MountEntry, Record
 
 ANSWER_S = 10.0
@@ -50,11 +48,35 @@ class MountState(str, enum.Enum):
 @click.option(
     "--json", "as_json", is_flag=True, help="Print JSON; its fields are described in mount/commands/status.py."
 )
+@click.option(
+    "--watch",
+    "is_watching",
+    is_flag=True,
+    help="Show it again at every change, until interrupted or nothing is mounted any more.",
+)
 @click.option("--state-dir", type=PATH, help="The state directory given to 'artifactfs mount'.")
-def status(mountpoint: str | None, as_json: bool, state_dir: str | None) -> None:
-    """Show the mounts, or the one at MOUNTPOINT, with what is staged, pending and failing."""
+def status(mountpoint: str | None, as_json: bool, is_watching: bool, state_dir: str | None) -> None:
+    """Show the mounts, or the one at MOUNTPOINT, with what is staged, pending and failing.
+
+    \b
+    --watch draws on a terminal; with --json it prints one object in a line for every change, as without --watch
+    and with the time in seconds since the epoch in 'at'. What only time changes is no change: seconds of quiet
+    and until a commit, speeds.
+
+    \b
+    Exit status: 0; 1 where MOUNTPOINT is no mount, or the daemon of what was watched was killed.
+    """
     states = show.state_dir_option(state_dir)
-    found = _all(states) if mountpoint is None else [_one(mountpoint, states)]
+
+    def find() -> list[dict[str, Any]]:
+        return _all(states) if mountpoint is None else [_one(mountpoint, states)]
+
+    if is_watching:
+        from mount.commands.watch import watch
+
+        watch(find, as_json=as_json)
+        return
+    found = find()
     if as_json:
         import msgspec
 
@@ -64,7 +86,7 @@ def status(mountpoint: str | None, as_json: bool, state_dir: str | None) -> None
         click.echo("nothing is mounted; 'artifactfs mount URL MOUNTPOINT' mounts a store")
     for number, each in enumerate(found):
         # Names of mountpoints and stores may be those of other users.
-        click.echo("\n" * (number > 0) + "\n".join(map(name, _describe(each))))
+        click.echo("\n" * (number > 0) + "\n".join(map(name, view(each).lines())))
 
 
 # -- finding out -------------------------------------------------------------------------------------------------------
@@ -133,88 +155,3 @@ def _lost(record: Record) -> dict[str, Any]:
         "problem": "unmounted, its daemon is ending" if ending else "its daemon was killed and it is not mounted",
         "status": None,
     }
-
-
-# -- showing -----------------------------------------------------------------------------------------------------------
-
-
-def _describe(found: dict[str, Any]) -> Iterator[str]:
-    yield f"{found['mountpoint']}  {found['store']}"
-    answer: Status | None = found["status"]
-    if answer is None:
-        yield f"  {found['state'].value}: {found['problem']}"
-        if found["state"] is MountState.DEAD:
-            yield f"  mount it again to go on: artifactfs mount {found['store']} {found['mountpoint']}"
-    else:
-        yield f"  {_facts(answer)}"
-        if answer.cache is not None:
-            yield f"  {_cache(answer.cache)}"
-        if answer.exclusive_create:
-            yield f"  exclusive create: {answer.exclusive_create}"
-        for waiting in answer.waiting:
-            yield f"  {waiting}"
-        if not answer.reachable:
-            yield "  the store does not answer"
-        for fault in answer.faults:
-            yield f"  fault: {' '.join(fault.split())}"
-        yield from _table([row for state in answer.artifacts for row in _rows(state)])
-        if answer.left_off:
-            yield f"  and {count(answer.left_off, 'further artifact')}"
-    if found["log_file"]:
-        yield f"  log: {found['log_file']}"
-
-
-def _facts(answer: Status) -> str:
-    if answer.read_only:
-        way = "read-only"
-    elif answer.commit_after_s is None:
-        way = "commits on request only"
-    else:
-        way = f"commits after {answer.commit_after_s:g} s of quiet"
-    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(answer.started_at))
-    driver = f"driver {answer.driver}" + (f", reads by {answer.reads}" if answer.reads else "")
-    return f"mounted since {since}, {way}, {driver}, process {answer.pid}"
-
-
-def _cache(cache: Cache) -> str:
-    held = "" if cache.used_bytes is None else f"{size(cache.used_bytes)} of "
-    fetched = f"{size(cache.fetched_bytes)} fetched in {count(cache.requests, 'request')}"
-    return f"cache {cache.directory}: {held}{size(cache.limit_bytes)}, {fetched}"
-
-
-def _rows(state: ArtifactState) -> Iterator[tuple[str, ...]]:
-    """label, where, files, size, what is going on."""
-    for pending in state.pending:
-        files, room = count(pending.files, "file"), size(pending.size_bytes)
-        yield show.label(state), pending.name, files, room, _progress(pending)
-    if state.staged:
-        staged = state.staged
-        doing = f"quiet for {staged.quiet_s:.0f} s"
-        if staged.reopened is not None and staged.untouched:
-            doing = f"{staged.reopened.name} taken back; mend it, or 'artifactfs commit'"
-            if staged.reopened.error is not None:
-                doing = f"{staged.reopened.name} taken back: {' '.join(staged.reopened.error.split())}"
-        if staged.held is not None:
-            doing = f"held: {show.hold(staged.held)}"
-        elif staged.open_for_writing:
-            doing = f"{count(staged.open_for_writing, 'file')} open for writing"
-        yield show.label(state), "staging", count(staged.files, "file"), size(staged.size_bytes), state.problem or doing
-    elif state.problem:
-        yield show.label(state), "", "", "", state.problem
-
-
-def _progress(pending: Pending) -> str:
-    text = pending.state.value
-    if pending.error is not None:
-        text += f": {' '.join(pending.error.split())}"
-    if retry := show.retry(pending):
-        text += f" ({retry})"
-    elif pending.done_bytes and pending.size_bytes:
-        text += f", {100 * pending.done_bytes // pending.size_bytes} %"
-    return text
-
-
-def _table(rows: list[tuple[str, ...]]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -98,6 +98,11 @@ class Committer:
         """
         self._leave_until = time.monotonic() + LEAVE_S if is_meant else 0.0
 
+    @property
+    def is_leaving(self) -> bool:
+        """Tell whether an end that comes now commits nothing more: see `leave`."""
+        return time.monotonic() < self._leave_until
+
     def drain(self, timeout_s: float, give_up: Callable[[], bool]) -> list[str]:
         """Commit what is staged and pending before the end, unless told to leave it.
 
@@ -105,7 +110,7 @@ class Committer:
         something left, which the next mount finds.
         """
         deadline = time.monotonic() + timeout_s
-        is_leaving = time.monotonic() < self._leave_until
+        is_leaving = self.is_leaving
         with contextlib.suppress(Busy):
             if not is_leaving:
                 self.seal_all(0.0, at_end=True)
@@ -377,6 +382,7 @@ class Committer:
         record = pending.record
         with staging.lock:
             record.state = CommitState.COMMITTING
+            pending.begin()
             pending.retry_after(None)
         record.attempts += 1
         started = time.monotonic()
@@ -400,9 +406,6 @@ class Committer:
         return prune(tree.root, tree.root.parent / IGNORED)
 
     def _commit(self, staging: ArtifactStaging, pending: PendingTree) -> CommitResult:
-        def progress(done_bytes: int, _done_files: int) -> None:
-            pending.done_bytes = done_bytes
-
         record = pending.record
         result = self._manager.commit_tree(
             staging.artifact,
@@ -412,7 +415,7 @@ class Committer:
             message=record.message,
             aliases=record.aliases,
             consume=True,
-            progress=progress,
+            progress=lambda done_bytes, _: pending.moved(done_bytes),
             **self._by_reference(pending.tree),
         )
         # Nothing is deleted before the store has shown the version back.

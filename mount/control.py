@@ -133,7 +133,9 @@ class Staged(msgspec.Struct, frozen=True):
 class Pending(msgspec.Struct, frozen=True):
     """One sealed tree. Times are seconds since the epoch; `next_retry` is None unless the state is retrying.
 
-    `automatic`: it was sealed by itself, and nobody has given it a message.
+    `automatic`: it was sealed by itself, and nobody has given it a message. While it is being committed,
+    `done_bytes` are in the store, `bytes_s` more come there a second, and the rest takes `seconds_left`; both are None
+    before that can be told.
     """
 
     name: str
@@ -147,6 +149,8 @@ class Pending(msgspec.Struct, frozen=True):
     error: str | None = None
     next_retry: float | None = None
     automatic: bool = False
+    bytes_s: int | None = None
+    seconds_left: float | None = None
 
 
 class Finished(msgspec.Struct, frozen=True):

@@ -40,6 +40,7 @@ from mount.settings import MountSettings, SettingsError
 
 if TYPE_CHECKING:
     from artifactfs.managers.base import ArtifactManager
+    from mount.area import StagingArea
     from mount.committer import Committer
     from mount.drivers import Driver
     from mount.vfs import Vfs
@@ -119,6 +120,7 @@ class Daemon:
         self._failure: BaseException | None = None
         self._entry: mounts.MountEntry | None = None
         self._end_fd: int | None = None
+        self._area: StagingArea | None = None
         self._is_serving = False
 
     def stop(self, _number: int, _frame: FrameType | None = None) -> None:
@@ -171,23 +173,43 @@ class Daemon:
             vfs = Vfs(manager, settings, None, None, driver=driver.name, log_file=log_file)
             stack.callback(vfs.close)
             return vfs
-        area = StagingArea.open(manager, settings)
+        area = self._area = StagingArea.open(manager, settings)
         stack.callback(area.close)
         # The committer tells the file system of new versions, the file system asks the committer for them.
         committer = Committer(area, manager, settings, on_commit=lambda *names: vfs.on_commit(*names))
         vfs = Vfs(manager, settings, area, committer, driver=driver.name, log_file=log_file)
         stack.callback(vfs.close)
         committer.start()
-        stack.callback(self._finish, committer)
+        stack.callback(self._finish, committer, area)
         return vfs
 
-    def _finish(self, committer: Committer) -> None:
-        """After the unmount: commit what there is time for; a second signal cuts that short."""
+    def _finish(self, committer: Committer, area: StagingArea) -> None:
+        """After the unmount: commit what there is time for, and tell the rest; a second signal cuts that short."""
+        from mount.left import left_in
+
+        settings = self._settings
+        in_time = f"not committed within {settings.drain_timeout_s:g} s"
+        if committer.is_leaving:
+            in_time = "the unmount did not wait for its commit"
         self._drop_events()
-        left = committer.drain(self._settings.drain_timeout_s, give_up=lambda: not self._events.empty())
+        committer.drain(settings.drain_timeout_s, give_up=lambda: not self._events.empty())
+        if not self._events.empty():
+            in_time = "a second signal did not wait for its commit"
         committer.stop(COMMITTER_STOP_S)
-        if left:
-            logger.info("left for the next mount: what is staged or pending of %s", ", ".join(left))
+        try:
+            left = left_in(area.root, in_time, on_request=settings.commit_after_s is None)
+        except OSError as error:
+            logger.error("cannot tell what is left for the next mount: %s", error)
+            return
+        for each in left:
+            logger.info(
+                "left for the next mount: %s %s, %d files, %d bytes: %s",
+                each.label,
+                each.where,
+                each.files,
+                each.size_bytes,
+                area.shown(each.why),
+            )
 
     def _drop_events(self) -> None:
         with contextlib.suppress(queue.Empty):
@@ -219,7 +241,8 @@ class Daemon:
         daemon = Process.of(os.getpid())
         assert daemon is not None
         log_file = str(logs.log_file(settings.state_dir, settings.mountpoint))
-        record = mounts.Record(str(settings.mountpoint), redact(settings.url), log_file, daemon)
+        place = str(self._area.place) if self._area is not None else None
+        record = mounts.Record(str(settings.mountpoint), redact(settings.url), log_file, daemon, place)
         try:
             mounts.write_record(settings.state_dir, record)
         except OSError:

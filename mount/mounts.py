@@ -155,12 +155,16 @@ def our_entries() -> list[MountEntry]:
 
 
 class Record(msgspec.Struct, frozen=True):
-    """What the daemon of a mount leaves for the commands; removed at a clean end, so that a crash can be told."""
+    """What the daemon of a mount leaves for the commands; removed at a clean end, so that a crash can be told.
+
+    `staging_dir` is None for a read-only mount, "" where an older daemon did not tell it.
+    """
 
     mountpoint: str
     store: str
     log_file: str
     daemon: Process
+    staging_dir: str | None = ""
 
 
 def _record_file(state_dir: Path, mountpoint: Path) -> Path:

@@ -14,6 +14,7 @@ import msgspec
 from artifactfs import durable
 from mount import wire
 from mount.control import CommitState, Pending
+from mount.rate import Rate
 from mount.staged_tree import StagedTree
 
 IGNORED = "ignored"
@@ -46,7 +47,8 @@ class PendingTree:
         self.tree = tree
         self.record = record
         self._recovered = recovered
-        self.done_bytes = 0
+        self._done_bytes = 0
+        self._rate = Rate()
         self._retry_at_s: float | None = None
 
     @property
@@ -73,6 +75,16 @@ class PendingTree:
         """Seconds until the next try, None when it waits for no time."""
         return None if self._retry_at_s is None else max(0.0, self._retry_at_s - time.monotonic())
 
+    def begin(self) -> None:
+        """An attempt to commit it begins."""
+        self._done_bytes = 0
+        self._rate.begin(time.monotonic())
+
+    def moved(self, done_bytes: int) -> None:
+        """So many bytes of it are in the store by now. Called from any thread."""
+        self._done_bytes = done_bytes
+        self._rate.note(done_bytes, time.monotonic())
+
     def save(self) -> None:
         """Make the record durable. Raises OSError."""
         durable.replace(self.directory / "commit.json", wire.encode(self.record))
@@ -84,6 +96,10 @@ class PendingTree:
         state, error = r.state, r.error
         if waits_for is not None:
             state, error = CommitState.BLOCKED, f"{waits_for} is in staging again: commit or discard that first"
+        bytes_s = seconds_left = None
+        if r.state is CommitState.COMMITTING:
+            now_s = time.monotonic()
+            bytes_s, seconds_left = self._rate.bytes_s(now_s), self._rate.seconds_left(size_bytes, now_s)
         return Pending(
             self.name,
             r.commit_id,
@@ -91,9 +107,11 @@ class PendingTree:
             r.sealed_at,
             files,
             size_bytes,
-            self.done_bytes,
+            self._done_bytes,
             r.attempts,
             error,
             None if retry_in_s is None else time.time() + retry_in_s,
             r.automatic,
+            None if bytes_s is None else round(bytes_s),
+            None if seconds_left is None else round(seconds_left, 1),
         )

@@ -13,12 +13,11 @@ import stat
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 from artifactfs import durable
 from artifactfs.beneath import open_regular
-from artifactfs.longpaths import reach
 from artifactfs.manifest import Entry
 from mount import disk
 from mount.asking import ASKING
@@ -33,6 +32,7 @@ from mount.places import Place, Places
 from mount.references import Reference, References, referred_entry
 from mount.room import DiskRoom
 from mount.tree import Caller, Dirent
+from mount.usage import usage_of
 from mount.watched_writers import WatchedWriters
 
 PERMISSIONS = 0o7777
@@ -196,7 +196,7 @@ class StagedTree:
         """(files, bytes) in the tree; counted again only after a change."""
         before = self.last_change_ns
         if self._usage is None or self._usage[0] != before:
-            self._usage = (before, _usage(str(self.root)))
+            self._usage = (before, usage_of(str(self.root)))
         return self._usage[1]
 
     def open_for_writing(self) -> list[str]:
@@ -559,24 +559,3 @@ def _entry_type(entry: os.DirEntry[str]) -> int:
     if entry.is_file(follow_symlinks=False):
         return stat.S_IFREG
     return stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode)
-
-
-def _usage(root: str) -> tuple[int, int]:
-    files = size_bytes = 0
-    waiting = [root]
-    while waiting:
-        directory = waiting.pop()
-        try:
-            with reach(directory) as near, os.scandir(near) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(f"{directory}/{entry.name}")
-                        continue
-                    with suppress(FileNotFoundError):
-                        found = entry.stat(follow_symlinks=False)
-                        if stat.S_ISREG(found.st_mode):
-                            files += 1
-                            size_bytes += found.st_size
-        except (FileNotFoundError, PermissionError):
-            continue  # gone, or closed to its owner too: then no version can be made of it, and the commit says so
-    return files, size_bytes

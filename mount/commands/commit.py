@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from artifactfs.commands.options import PATH, TEXT
+from artifactfs.commands.options import PATH, TEXT, seconds
 from artifactfs.commands.show import count, size
 from mount.commands import show
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 NO_MESSAGE = 3
 """Exit status: the files are in a version that was made before, and the message could not be given to it."""
+UNDER_WAY = 4
+"""Exit status: the files are set aside and go on being committed; it took longer than the time given."""
 POLL_FIRST_S = 0.01
 POLL_S = 0.2
 WRITERS_S = 10.0
@@ -33,9 +35,23 @@ LOST_AFTER_S = 5.0
 @click.option("-m", "--message", type=TEXT, default="", help="What to remember about the version.")
 @click.option("--alias", "aliases", multiple=True, metavar="NAME", help="Give the version this name; may be repeated.")
 @click.option("--force", is_flag=True, help="Do not wait for files open for writing; what is in them is committed.")
+@click.option(
+    "--timeout",
+    type=seconds,
+    metavar="SECONDS",
+    help="Wait so long at most; what is not a version by then goes on in the background.",
+)
 @click.option("--no-wait", is_flag=True, help="Come back when the files are set aside; they are committed behind.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def commit(path: str, message: str, aliases: tuple[str, ...], force: bool, no_wait: bool, as_json: bool) -> None:
+def commit(
+    path: str,
+    message: str,
+    aliases: tuple[str, ...],
+    force: bool,
+    timeout: float | None,
+    no_wait: bool,
+    as_json: bool,
+) -> None:
     """Commit what is staged for the artifact that PATH belongs to.
 
     PATH is the artifact's directory, its staging directory, or anything in that. What the drive has committed by itself
@@ -44,11 +60,12 @@ def commit(path: str, message: str, aliases: tuple[str, ...], force: bool, no_wa
 
     \b
     Exit status: 0 committed; 1 not; 3 the files are in a version that was made before, and the message could
-    not be given to it.
+    not be given to it; 4 not within --timeout, and they go on being committed; 130 interrupted, likewise.
 
     \b
     --json prints one object: collection, artifact, commit_id, and when it was waited for: version,
     created (false: same content as that version), files, sent_bytes, deduplicated_bytes, seconds, message_recorded.
+    With exit status 4: version (null) and pending, how far it is, as 'artifactfs status --json' has it.
     """
     from artifactfs import names
     from artifactfs.managers.commit_id import new_commit_id
@@ -60,9 +77,12 @@ def commit(path: str, message: str, aliases: tuple[str, ...], force: bool, no_wa
     place = client.find_place(Path(path))
     if place.tree not in (None, names.STAGING):
         raise client.ClientError(f"{place.label}/{place.tree} is sealed for its commit; 'artifactfs retry' hurries it")
+    if no_wait and timeout is not None:
+        raise click.UsageError("--no-wait does not wait: it takes no --timeout")
     request = CommitRequest(new_commit_id(), message, list(aliases), force)
+    deadline = None if timeout is None else time.monotonic() + timeout
     try:
-        commit_id = _seal(place, request)
+        commit_id = _seal(place, request, deadline)
         late = Late(request, commit_id) if commit_id != request.commit_id else None
         about = {"collection": place.collection, "artifact": place.artifact, "commit_id": commit_id}
         if no_wait:
@@ -70,12 +90,17 @@ def commit(path: str, message: str, aliases: tuple[str, ...], force: bool, no_wa
             if over is None:
                 click.echo(json.dumps(about) if as_json else f"committing {place.label} (commit {commit_id})")
                 return
-            finished = over
+            finished: Finished | None = over
         else:
-            finished = _wait(place, commit_id, late)
+            finished = _wait(place, commit_id, late, deadline)
     except KeyboardInterrupt:
         click.echo(f"interrupted: once sealed, the commit of {place.label} goes on; see 'artifactfs status'", err=True)
         raise click.exceptions.Exit(130) from None
+    if finished is None:
+        _say_under_way(place, about, timeout or 0.0, as_json)
+        if late is not None and not late.told and (message or aliases):
+            click.echo("the message and the aliases are not recorded yet: commit again, with them, later", err=True)
+        raise click.exceptions.Exit(UNDER_WAY)
     recorded, lost = finished.message_recorded, "it has another already"
     if late is not None and not late.told:
         recorded, lost = _after_the_fact(place, finished, request)
@@ -99,25 +124,26 @@ class Late:
 
 def committed(place: Place, request: CommitRequest) -> Finished | None:
     """Commit what is staged and wait for it; None when nothing is. Raises ClientError, OSError."""
-    return _wait(place, request.commit_id, None) if _is_sealed(place, request) else None
+    return _wait(place, request.commit_id, None, None) if _is_sealed(place, request, None) else None
 
 
-def _seal(place: Place, request: CommitRequest) -> str:
+def _seal(place: Place, request: CommitRequest, deadline: float | None) -> str:
     """Set the staged files aside. Returns the id of the commit they are in.
 
     That is another than the request's when they had been sealed by themselves. Raises ClientError, OSError.
     """
-    return request.commit_id if _is_sealed(place, request) else _sealed_by_itself(place, request.message)
+    return request.commit_id if _is_sealed(place, request, deadline) else _sealed_by_itself(place, request.message)
 
 
-def _is_sealed(place: Place, request: CommitRequest) -> bool:
+def _is_sealed(place: Place, request: CommitRequest, deadline: float | None) -> bool:
     """Set the staged files aside; waits a while for those open for writing. False when there are none.
 
     Raises ClientError, OSError.
     """
     from mount import client
 
-    deadline = time.monotonic() + WRITERS_S
+    until = time.monotonic() + WRITERS_S
+    until = until if deadline is None else min(until, deadline)
     while True:
         try:
             client.request_commit(place.staging, request)
@@ -128,7 +154,7 @@ def _is_sealed(place: Place, request: CommitRequest) -> bool:
                 _refuse_held(place)
             if error.errno != errno.EBUSY:
                 raise client.refused(error, f"committing {place.label}") from error
-            if time.monotonic() > deadline:
+            if time.monotonic() > until:
                 state = client.read_state(place.staging)
                 writing = count(state.staged.open_for_writing if state.staged else 0, "file")
                 raise client.ClientError(
@@ -169,8 +195,8 @@ def _sealed_by_itself(place: Place, message: str) -> str:
     raise client.ClientError(text)
 
 
-def _wait(place: Place, commit_id: str, late: Late | None) -> Finished:
-    """Poll until the commit is over. Raises ClientError when it is blocked or gone."""
+def _wait(place: Place, commit_id: str, late: Late | None, deadline: float | None) -> Finished | None:
+    """Poll until the commit is over; None at the deadline. Raises ClientError when it is blocked or gone."""
     from mount import client
 
     seen = time.monotonic()
@@ -183,12 +209,34 @@ def _wait(place: Place, commit_id: str, late: Late | None) -> Finished:
                 return finished
             if late is not None:
                 _tell(place, state, late)
-            if _show_pending(state, commit_id, display):
-                seen = time.monotonic()
-            elif time.monotonic() - seen > LOST_AFTER_S and not state.left_off:
+            is_shown = _show_pending(state, commit_id, display)
+            now = time.monotonic()
+            if is_shown or state.left_off:
+                seen = now
+            elif now - seen > LOST_AFTER_S:
                 raise client.ClientError(f"the commit of {place.label} is gone: its files were discarded")
-            time.sleep(poll_s)
+            if deadline is not None and now >= deadline:
+                return None
+            time.sleep(poll_s if deadline is None else min(poll_s, deadline - now))
             poll_s = min(POLL_S, poll_s * 1.5)
+
+
+def _say_under_way(place: Place, about: dict[str, str], timeout_s: float, as_json: bool) -> None:
+    """Tell that the time is up, and how far the commit is."""
+    import msgspec
+
+    from mount import client
+
+    pending = client.read_state(place.staging).pending
+    tree = next((tree for tree in pending if tree.commit_id == about["commit_id"]), None)
+    how = "" if tree is None else f" ({tree.name}: {show.progress_of(tree)})"
+    click.echo(
+        f"not committed within {timeout_s:g} s: {place.label} goes on in the background{how}; see 'artifactfs status'",
+        err=True,
+    )
+    if as_json:
+        found = None if tree is None else msgspec.to_builtins(tree)
+        click.echo(json.dumps(about | {"version": None, "pending": found}))
 
 
 def _tell(place: Place, state: ArtifactState, late: Late) -> None:
@@ -272,7 +320,7 @@ def _show_pending(state: ArtifactState, commit_id: str, display: show.Display) -
         if tree.commit_id == commit_id:
             after = f", after {count(ahead, 'earlier commit')}" if ahead else ""
             text = f"committing {count(tree.files, 'file')} of {label}{after}"
-            display.update(text, tree.done_bytes, tree.size_bytes)
+            display.update(text, show.Transfer.of([tree]))
             return True
     return False
 

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import click
 
-from artifactfs.commands.show import count, size
+from artifactfs.commands.show import count, one_line, size
 
 if TYPE_CHECKING:
-    from mount.control import ArtifactState, Hold, Pending, Status
+    from mount.control import ArtifactState, Hold, Pending
+    from mount.left import Left
 
 
 def state_dir_option(given: str | None) -> Path:
@@ -46,18 +47,22 @@ def retry(pending: Pending) -> str:
     return f"try {pending.attempts + 1} in {max(0.0, pending.next_retry - time.time()):.0f} s"
 
 
-def left_over(status: Status) -> list[str]:
-    """What a mount has staged or pending, one line for each artifact."""
-    lines = []
-    for state in status.artifacts:
-        files = sum(pending.files for pending in state.pending) + (state.staged.files if state.staged else 0)
-        size_bytes = sum(p.size_bytes for p in state.pending) + (state.staged.size_bytes if state.staged else 0)
-        if state.staged or state.pending or state.problem:
-            more = f" ({state.problem})" if state.problem else ""
-            lines.append(f"{label(state)}: {count(files, 'file')}, {size(size_bytes)}{more}")
-    if status.left_off:
-        lines.append(f"and {count(status.left_off, 'further artifact')}")
-    return lines
+def progress_of(pending: Pending) -> str:
+    """How far a sealed tree is: ``committing, 45 %, 12.3 MiB/s, 1:23 left`` or ``retrying: … (try 4 in 12 s)``."""
+    text = pending.state.value
+    if pending.error is not None:
+        text += f": {one_line(pending.error)}"
+    if when := retry(pending):
+        return f"{text} ({when})"
+    transfer = Transfer.of([pending])
+    if transfer.done_bytes and transfer.total_bytes:
+        text += f", {100 * transfer.done_bytes // transfer.total_bytes} %"
+    return f"{text}, {transfer.pace}" if transfer.pace else text
+
+
+def left(found: Left) -> str:
+    """What an artifact has that is no version, in one line: ``models/bert staging: 2 files, 2.0 KiB: held: …``."""
+    return one_line(f"{found.label} {found.where}: {count(found.files, 'file')}, {size(found.size_bytes)}: {found.why}")
 
 
 def hold(held: Hold) -> str:
@@ -70,10 +75,48 @@ def hold(held: Hold) -> str:
     return f"{held.why}; look at it, then 'artifactfs commit' or 'artifactfs discard'"
 
 
+class Transfer(NamedTuple):
+    """How far one or several commits are; the last two are None where that cannot be told."""
+
+    done_bytes: int = 0
+    total_bytes: int = 0
+    bytes_s: float | None = None
+    seconds_left: float | None = None
+
+    @classmethod
+    def of(cls, trees: Iterable[Pending]) -> Transfer:
+        """The sum of several, which go on at the same time where they are under way."""
+        trees = list(trees)
+        speeds = [tree.bytes_s for tree in trees if tree.bytes_s is not None]
+        total, done = sum(tree.size_bytes for tree in trees), sum(tree.done_bytes for tree in trees)
+        bytes_s = sum(speeds) if speeds else None
+        return cls(done, total, bytes_s, (total - done) / bytes_s if bytes_s else None)
+
+    @property
+    def pace(self) -> str:
+        """``12.3 MiB/s, 1:23 left``; empty where neither can be told."""
+        if self.bytes_s is None:
+            return ""
+        left = "" if self.seconds_left is None else f", {duration(self.seconds_left)} left"
+        return f"{size(self.bytes_s)}/s{left}"
+
+
+def duration(seconds: float) -> str:
+    """``42 s``, ``1:23`` (minutes), ``2:01:23`` (hours), ``3 days``."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours >= 48:
+        return f"{hours // 24} days"
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 class Display(Protocol):
     """Shows work under way."""
 
-    def update(self, text: str, done_bytes: int, total_bytes: int) -> None:
+    def update(self, text: str, transfer: Transfer) -> None:
         """The work as it is at present."""
 
     def note(self, text: str) -> None:
@@ -89,7 +132,13 @@ def display() -> Iterator[Display]:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TextColumn("{task.fields[pace]}", markup=False),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         yield _Bar(progress)
 
@@ -99,7 +148,7 @@ class _Lines:
         self._last = ""
         self._noted: set[str] = set()
 
-    def update(self, text: str, done_bytes: int, total_bytes: int) -> None:
+    def update(self, text: str, _transfer: Transfer) -> None:
         if text != self._last:
             self._last = text
             click.echo(text, err=True)
@@ -116,11 +165,17 @@ class _Bar:
 
         assert isinstance(progress, Progress)
         self._progress = progress
-        self._task = progress.add_task("", total=None)
+        self._task = progress.add_task("", total=None, pace="")
         self._noted: set[str] = set()
 
-    def update(self, text: str, done_bytes: int, total_bytes: int) -> None:
-        self._progress.update(self._task, description=text, completed=done_bytes, total=total_bytes or None)
+    def update(self, text: str, transfer: Transfer) -> None:
+        self._progress.update(
+            self._task,
+            description=text,
+            completed=transfer.done_bytes,
+            total=transfer.total_bytes or None,
+            pace=transfer.pace,
+        )
 
     def note(self, text: str) -> None:
         if text not in self._noted:

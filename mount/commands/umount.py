@@ -1,10 +1,11 @@
-"""``artifactfs umount``: publish what is staged, unmount, come back when the daemon is gone."""
+"""``artifactfs umount``: publish what is staged, unmount, come back when the daemon is gone, tell what is left."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,11 @@ from mount.commands import show
 
 if TYPE_CHECKING:
     from mount.control import Pending, Staged, Status
+    from mount.mounts import Record
     from mount.processes import Process
 
+LEFT = 5
+"""Exit status: it is unmounted, and something is not committed, or may not be."""
 POLL_S = 0.2
 ANSWER_S = 30.0
 # A program that writes gets this long to close its files, and a disk to give no errors any more: else it would hold up
@@ -25,6 +29,8 @@ ANSWER_S = 30.0
 WRITERS_S = 10.0
 # The daemon lets commits under way finish (mount.daemon.COMMITTER_STOP_S) before it ends.
 DAEMON_END_S = 30.0
+# Counting what is left takes a second for some hundred thousand files.
+LOOK_S = 300.0
 # An unmounted daemon ends at once, unless another mount namespace holds on to the mount: then it has to be told.
 NOTICE_S = 1.0
 
@@ -42,8 +48,13 @@ NOTICE_S = 1.0
 def umount(mountpoint: str, now: bool, drain_timeout: float | None, state_dir: str | None) -> None:
     """Unmount MOUNTPOINT, after everything staged is committed.
 
-    Interrupting the wait leaves the store mounted. What cannot be committed in time is told, and committed by the next
-    mount of the store.
+    Interrupting the wait leaves the store mounted. What is left uncommitted is listed with the reason, and the next
+    mount of the store goes on with it: what was not committed in time, what is held or blocked, and what
+    --commit-after never left for you.
+
+    \b
+    Exit status: 0 unmounted, and everything is committed; 5 unmounted, and something is left, with --now too;
+    1 still mounted, such as by a program that uses it; 130 interrupted, still mounted.
     """
     from mount import client, mounts
 
@@ -55,28 +66,36 @@ def umount(mountpoint: str, now: bool, drain_timeout: float | None, state_dir: s
     if entry is None or not entry.is_ours:
         _forget_lost(where, states, mountpoint)
         return
+    record = mounts.read_record(states, where)
     try:
         status = _ask(where, now)
     except client.DeadMount:
         mounts.take_away(entry)
         mounts.remove_record(states, where)
-        click.echo(f"unmounted {where}; its daemon was gone already, what it had staged waits for the next mount")
+        click.echo(f"unmounted {where}; its daemon was gone already")
+        _tell_left(_Known.of_record(record, "its daemon was gone"))
         return
     except client.NoAnswer:
         # Whoever asked is stuck in there, this process included: a mount in use goes only lazily.
         daemon = _daemon_of(where, states, None)
         mounts.take_away(entry)
         _end_daemon(daemon)
-        click.echo(f"unmounted {where}; its daemon did not answer, what it had staged waits for the next mount")
+        click.echo(f"unmounted {where}; its daemon did not answer")
+        _tell_left(_Known.of_record(record, "its daemon did not answer"))
         return
-    if status is not None and not now:
-        status = _drain_or_stay(where, status, drain_timeout)
+    known = _Known.of_record(record, "umount --now did not wait")
+    if status is not None:
+        in_time = known.in_time
+        if not now:
+            timeout_s = status.drain_timeout_s if drain_timeout is None else drain_timeout
+            status = _drain_or_stay(where, status, timeout_s)
+            in_time = f"not committed within {timeout_s:g} s"
+        known = _Known(status.staging_dir, in_time, status.commit_after_s is None, status)
     daemon = _daemon_of(where, states, status)
     _unmount(where, leave=status is not None and not status.read_only)
     _end_daemon(daemon)
-    if status is not None:
-        _say_left(status)
     click.echo(f"unmounted {where}")
+    _tell_left(known)
 
 
 def _unmount(where: Path, *, leave: bool) -> None:
@@ -122,13 +141,14 @@ def _forget_lost(where: Path, states: Path, given: str) -> None:
         raise mounts.NotMounted(f"no store is mounted on {given}; 'artifactfs status' lists the mounts")
     record.daemon.end(DAEMON_END_S)
     mounts.remove_record(states, where)
-    click.echo(f"{where} was not mounted any more; what its daemon had staged waits for the next mount")
+    click.echo(f"{where} was not mounted any more")
+    _tell_left(_Known.of_record(record, "its daemon was gone"))
 
 
-def _drain_or_stay(where: Path, status: Status, timeout_s: float | None) -> Status:
+def _drain_or_stay(where: Path, status: Status, timeout_s: float) -> Status:
     """Wait until nothing is pending; an interruption leaves the mount as it is. Raises ClientError."""
     try:
-        return _drain(where, status, status.drain_timeout_s if timeout_s is None else timeout_s)
+        return _drain(where, status, timeout_s)
     except KeyboardInterrupt:
         click.echo(f"interrupted: {where} is still mounted and goes on committing", err=True)
         raise click.exceptions.Exit(130) from None
@@ -152,16 +172,19 @@ def _drain(where: Path, status: Status, timeout_s: float) -> Status:
             staged = commits_staged and bool(_changed(status))
             problems = _problems(status)
             more = staged or bool(status.left_off) or bool(problems)
-            if (not pending and not more) or time.monotonic() > deadline:
+            if not (more or _may_end_well(status)) or time.monotonic() > deadline:
                 return status
-            _refuse_blocked(where, pending, more)
-            waiting_since = None if pending or not (writing or problems) else waiting_since or time.monotonic()
+            waiting_since = (
+                None if _may_end_well(status) or not (writing or problems) else waiting_since or time.monotonic()
+            )
             if waiting_since is not None and time.monotonic() - waiting_since > WRITERS_S:
                 why = f"{count(writing, 'file')} in staging open for writing; close them" if writing else problems[0]
                 raise client.ClientError(f"{where} is still mounted: {why}, or use --now")
-            left_bytes = sum(tree.size_bytes - tree.done_bytes for _, tree in pending)
-            most_bytes = max(most_bytes, left_bytes)
-            display.update(_doing(pending, writing), most_bytes - left_bytes, most_bytes)
+            transfer = show.Transfer.of(tree for _, tree in pending)
+            most_bytes = max(most_bytes, transfer.total_bytes - transfer.done_bytes)
+            # A commit that is over is not among them any more.
+            done_bytes = most_bytes - (transfer.total_bytes - transfer.done_bytes)
+            display.update(_doing(pending, writing), transfer._replace(done_bytes=done_bytes, total_bytes=most_bytes))
             for label, tree in pending:
                 if problem := show.problem(label, tree):
                     display.note(problem)
@@ -184,20 +207,11 @@ def _writing(status: Status) -> int:
     return sum(staged.open_for_writing for staged in _changed(status))
 
 
-def _refuse_blocked(where: Path, pending: list[tuple[str, Pending]], more: bool) -> None:
-    """Waiting does not help when everything left needs the user. Raises ClientError."""
-    from mount.client import ClientError
+def _may_end_well(status: Status) -> bool:
+    """Tell whether waiting helps: a sealed tree that is not blocked, nor waits for one that is."""
     from mount.control import CommitState
 
-    if not pending or more or any(tree.state is not CommitState.BLOCKED for _, tree in pending):
-        return
-    label, tree = pending[0]
-    raise ClientError(
-        f"{where} is still mounted: {show.problem(label, tree)}; "
-        f"'artifactfs reopen {where}/{label}/{tree.name}' takes the files back into staging to be mended, "
-        f"'artifactfs discard {where}/{label}/{tree.name}' throws them away, "
-        "'umount --now' keeps them for the next mount"
-    )
+    return any(state.pending and state.pending[0].state is not CommitState.BLOCKED for state in status.artifacts)
 
 
 def _doing(pending: list[tuple[str, Pending]], writing: int) -> str:
@@ -230,9 +244,54 @@ def _end_daemon(daemon: Process | None) -> None:
         daemon.end(DAEMON_END_S)
 
 
-def _say_left(status: Status) -> None:
-    left = show.left_over(status)
-    if left:
-        click.echo("not committed, waiting for the next mount:", err=True)
-        for line in left:
-            click.echo(f"  {line}", err=True)
+@dataclass(frozen=True)
+class _Known:
+    """What is known of the staging of a mount that has ended.
+
+    `staging_dir` is None for a read-only mount, "" where it is not known. `in_time` and `on_request` are those of
+    `left.left_in`. `status` is the last that the mount told.
+    """
+
+    staging_dir: str | None
+    in_time: str
+    on_request: bool = False
+    status: Status | None = None
+
+    @classmethod
+    def of_record(cls, record: Record | None, in_time: str) -> _Known:
+        """From what the daemon left when it began, for one that cannot be asked."""
+        return cls("" if record is None else record.staging_dir, in_time)
+
+
+def _tell_left(known: _Known) -> None:
+    """List what is not committed, and why. Raises Exit when there is something, or may be."""
+    left = _left(known)
+    if not left:
+        return
+    click.echo("not committed, waiting for the next mount:", err=True)
+    for line in left:
+        click.echo(f"  {line}", err=True)
+    raise click.exceptions.Exit(LEFT)
+
+
+def _left(known: _Known) -> list[str]:
+    from mount import client
+    from mount.left import left_in, left_of
+
+    if known.staging_dir is None:
+        return []
+    area = Path(known.staging_dir)
+    why = "where it staged is not known here"
+    try:
+        if known.staging_dir and client.within(ANSWER_S, area.is_dir):
+            found = client.within(LOOK_S, lambda: left_in(area, known.in_time, on_request=known.on_request))
+            return [show.left(each) for each in found]
+    except (client.ClientError, OSError) as error:
+        why = f"{area}: {error}"
+    if known.status is None:
+        return [f"what it had staged, if anything: {why}"]
+    # Its disk is in another container, and what it told last is all there is.
+    states, on_request = known.status.artifacts, known.on_request
+    found = left_of(states, known.in_time, on_request=on_request)
+    more = [f"and {count(known.status.left_off, 'further artifact')}"] if known.status.left_off else []
+    return [*map(show.left, found), *more]

@@ -8,104 +8,17 @@ import os
 import pty
 import signal
 import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from mount import client, mounts
-from mount.control import CommitState
-from mount.processes import Process
+from mount import mounts
 from tests.mount.conftest import MakeMount
-from tests.mount.harness import COMMAND_TIMEOUT_S, EVENTUALLY_S, PROGRAM, Mount, artifactfs, eventually
+from tests.mount.harness import EVENTUALLY_S, PROGRAM, Mount, artifactfs, eventually
+from tests.mount.stuck import block, broken_store, failing, impatient, is_retrying, running, stage, stop
 
 pytestmark = pytest.mark.fuse
-
-
-def stage(mount: Mount, label: str = "models/bert", files: int = 1, size_bytes: int = 1000) -> Path:
-    """A new artifact with some files staged; returns its staging directory."""
-    staging = mount.make(label)
-    for number in range(files):
-        (staging / f"file{number}").write_bytes(os.urandom(size_bytes))
-    return staging
-
-
-def failing(*arguments: str | Path, status: int = 1) -> str:
-    """What a command that must fail says, in one line."""
-    done = artifactfs(*arguments, check=False)
-    assert done.returncode == status, done
-    assert done.stderr.splitlines()[-1].startswith("artifactfs: "), done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stderr.splitlines()[-1]
-
-
-def impatient(changed: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run the command with other constants, such as ``umount.ANSWER_S = 0.3``, in a process of its own."""
-    code = f"from mount.commands import commit, status, umount; {changed}; from mount.cli import main; main()"
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=False)
-
-
-@contextlib.contextmanager
-def broken_store(mount: Mount) -> Iterator[Callable[[], None]]:
-    """Until what it gives is called, or at the latest to its end, the store is not where it was: a passing failure."""
-    store, aside = Path(mount.store), Path(f"{mount.store}.aside")
-
-    def repair() -> None:
-        if aside.exists():
-            aside.rename(store)
-
-    mount.expect_warning("cannot commit|the store does not answer")
-    store.rename(aside)
-    try:
-        yield repair
-    finally:
-        repair()
-
-
-@contextlib.contextmanager
-def running(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
-    """The command while it runs; killed when the test is through with it."""
-    command = [PROGRAM, *map(str, arguments)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def stop(daemon: Process) -> None:
-    """Make it hang, until SIGCONT."""
-    daemon.send(signal.SIGSTOP)
-    stat = Path(f"/proc/{daemon.pid}/stat")
-    eventually(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
-
-
-def hangs(command: list[str]) -> bool:
-    """Whether a command waits; it goes on doing so until the daemon answers or dies."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        process.wait(0.3)
-    except subprocess.TimeoutExpired:
-        _waiting.append(process)
-        return True
-    return False
-
-
-_waiting: list[subprocess.Popen[bytes]] = []
-
-
-def is_retrying(mount: Mount) -> bool:
-    return any(pending.state is CommitState.RETRYING for pending in mount.state("models/bert").pending)
-
-
-def block(mount: Mount, label: str = "models/bert") -> None:
-    """Stage what no version can keep: a lasting failure."""
-    (mount.make(label) / "link").symlink_to("/etc/passwd")
-    mount.expect_warning("cannot commit")
 
 
 # -- the program -------------------------------------------------------------------------------------------------------
@@ -443,140 +356,6 @@ def test_discard_refuses_while_a_file_is_written(mount: Mount):
     with open(staging / "f", "wb"):
         assert "open for writing" in failing("discard", staging, "--yes")
     assert os.listdir(staging) == ["f"]
-
-
-# -- umount ------------------------------------------------------------------------------------------------------------
-
-
-def test_umount_commits_what_is_staged(make_mount: MakeMount):
-    mount = make_mount("--commit-after", "1000")
-    stage(mount, "models/bert")
-    stage(mount, "models/gpt")
-    done = mount.umount()
-    assert done.stdout == f"unmounted {mount.path}\n"
-    assert "waiting for the next mount" not in done.stderr
-    mount.mount("--read-only")
-    assert (mount / "models/bert/v0").is_dir()
-    assert (mount / "models/gpt/v0").is_dir()
-
-
-def test_umount_waits_for_the_store(make_mount: MakeMount):
-    mount = make_mount("--commit-after", "1000")
-    stage(mount)
-    with broken_store(mount) as repair, running("umount", mount.path, "--state-dir", mount.state_dir) as process:
-        eventually(lambda: is_retrying(mount))
-        assert process.poll() is None
-        repair()
-        out, said = process.communicate(timeout=EVENTUALLY_S)
-    assert process.returncode == 0, said
-    assert out == f"unmounted {mount.path}\n"
-    assert "committing 1 file in 1 commit" in said
-    assert said.count("models/bert pending.1: retrying: ") == 1
-
-
-def test_umount_now_leaves_what_is_pending_for_the_next_mount(make_mount: MakeMount):
-    mount = make_mount("--commit-after", "1000")
-    stage(mount, files=2)
-    with broken_store(mount):
-        artifactfs("commit", mount / "models/bert", "--no-wait")
-        said = mount.umount("--now").stderr
-    assert "waiting for the next mount:\n  models/bert: 2 files, 2.0 KiB\n" in said
-    mount.mount()
-    mount.committed("models/bert", "v0")
-
-
-def test_umount_says_what_nobody_asked_to_commit(mount: Mount):
-    stage(mount, files=2)
-    said = mount.umount().stderr
-    assert "not committed, waiting for the next mount:\n  models/bert: 2 files, 2.0 KiB\n" in said
-    mount.mount()
-    assert mount.commit("models/bert")["version"] == "v0"
-
-
-def test_interrupted_umount_leaves_the_mount(make_mount: MakeMount):
-    mount = make_mount("--commit-after", "1000")
-    stage(mount)
-    with broken_store(mount), running("umount", mount.path, "--state-dir", mount.state_dir) as process:
-        eventually(lambda: is_retrying(mount))
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=EVENTUALLY_S)
-        assert process.returncode == 130
-        assert f"interrupted: {mount.path} is still mounted" in said
-        assert mount.status().pid == mount.daemon.pid
-    mount.committed("models/bert", "v0")
-
-
-def test_umount_does_not_wait_for_what_is_blocked(make_mount: MakeMount):
-    mount = make_mount("--commit-after", "1000")
-    block(mount)
-    said = failing("umount", mount.path, "--state-dir", mount.state_dir)
-    assert "is still mounted: models/bert pending.1: blocked: " in said
-    assert f"artifactfs discard {mount.path}/models/bert/pending.1" in said
-    assert "--now" in said
-    assert mount.is_mounted()
-
-
-def test_umount_of_a_busy_mount_names_who_uses_it(mount: Mount):
-    mount.make("models/bert")
-    with subprocess.Popen(["sleep", "1000"], cwd=mount / "models") as process:
-        said = failing("umount", mount.path, "--state-dir", mount.state_dir)
-        assert f"{mount.path} is in use by sleep ({process.pid})" in said
-        mount.status()
-        process.kill()
-
-
-def test_umount_commits_what_it_can_while_it_waits_for_a_writer(make_mount: MakeMount):
-    mount = make_mount("--commit-after", "1000")
-    stage(mount, "models/gpt")
-    with (
-        open(mount.make("models/bert") / "f", "wb") as file,
-        running("umount", mount.path, "--state-dir", mount.state_dir) as process,
-    ):
-        file.write(b"part")
-        mount.committed("models/gpt", "v0")
-        assert process.poll() is None
-        file.close()
-        assert process.wait(EVENTUALLY_S) == 0
-    mount.mount("--read-only")
-    assert (mount / "models/bert/v0/f").read_bytes() == b"part"
-
-
-def test_umount_gives_up_on_a_writer(make_mount: MakeMount):
-    mount = make_mount("--commit-after", "1000")
-    with open(mount.make("models/bert") / "f", "wb") as file:
-        file.write(b"part")
-        done = impatient("umount.WRITERS_S = 0.0", "umount", mount.path, "--state-dir", mount.state_dir)
-        assert "still mounted: 1 file in staging open for writing" in done.stderr
-        mount.status()
-
-
-def test_umount_is_not_in_its_own_way(mount: Mount):
-    artifactfs("umount", ".", "--state-dir", mount.state_dir, cwd=mount.path)
-    assert not mount.is_mounted()
-
-
-def test_umount_finds_the_daemon_without_its_record(mount: Mount, tmp_path: Path):
-    daemon = mount.daemon
-    artifactfs("umount", mount.path, "--state-dir", tmp_path / "elsewhere")
-    assert not daemon.is_alive()
-
-
-def test_umount_now_ends_a_daemon_that_hangs(mount: Mount):
-    at_once = "umount.ANSWER_S = umount.DAEMON_END_S = 0.3"
-    (mount.make("models/bert") / "f").write_text("precious")
-    daemon = mount.daemon
-    stop(daemon)
-    eventually(lambda: client.liveness(mount.path, 0.2) is client.Liveness.HANGS)
-    # The kernel remembers for a second what a directory is: a command must not look at it later either.
-    eventually(lambda: hangs(["stat", str(mount.path)]))
-    command = ["umount", mount.path, "--state-dir", mount.state_dir]
-    assert "umount --now does not ask" in impatient(at_once, *command).stderr
-    assert daemon.is_alive()
-    assert "its daemon did not answer" in impatient(at_once, *command, "--now").stdout
-    assert not daemon.is_alive()
-    assert not mount.is_mounted()
-    mount.mount()
-    assert (mount / "models/bert/staging/f").read_text() == "precious"
 
 
 # -- on a terminal -----------------------------------------------------------------------------------------------------

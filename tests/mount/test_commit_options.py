@@ -170,7 +170,7 @@ def test_now_leaves_everything(tmp_path: Path, driver: str) -> None:
     with mounted(tmp_path / "m", driver, "--commit-after", "1000") as mount:
         (mount.make("end/a") / "f").write_text("x")
         done = mount.umount("--now")
-        assert "end/a: 1 file" in done.stderr
+        assert "end/a staging: 1 file" in done.stderr
         assert store.connect(mount.store).list_collection_names() == []
         mount.mount()
         assert (mount / "end/a/staging/f").read_text() == "x"

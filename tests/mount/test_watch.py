@@ -17,12 +17,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.mount.stuck import block, broken_store, running, stage
-from tests.mount.test_progress import FILES, MIB, slow, slowly
 
 from mount.control import CommitState
 from tests.mount.conftest import MakeMount
-from tests.mount.harness import PROGRAM, Mount, artifactfs, eventually
+from tests.mount.harness import EVENTUALLY_S, PROGRAM, Mount, artifactfs, eventually
+from tests.mount.stuck import block, broken_store, running, stage
+from tests.mount.test_progress import FILES, MIB, slow, slowly
 from tests.servers.proxy import FaultProxy
 
 pytestmark = pytest.mark.fuse
@@ -66,8 +66,8 @@ class Terminal:
 
     def end(self) -> int:
         """Wait for the program to end; returns its exit status."""
-        status = self.process.wait(60)
-        self._reader.join(60)
+        status = self.process.wait(EVENTUALLY_S)
+        self._reader.join(EVENTUALLY_S)
         return status
 
 
@@ -98,7 +98,7 @@ class Lines:
 
     def join(self) -> None:
         """Wait for the last line."""
-        self._reader.join(60)
+        self._reader.join(EVENTUALLY_S)
 
 
 @contextlib.contextmanager
@@ -155,7 +155,7 @@ def test_it_is_interrupted(mount: Mount, number: signal.Signals):
         assert "Traceback" not in terminal.text
     with followed(mount) as (process, _):
         process.send_signal(number)
-        assert process.wait(60) == (0 if number == signal.SIGINT else 128 + number)
+        assert process.wait(EVENTUALLY_S) == (0 if number == signal.SIGINT else 128 + number)
         assert process.stderr is not None
         assert process.stderr.read() == ""
 
@@ -166,7 +166,7 @@ def test_the_daemon_is_killed(mount: Mount):
         mount.kill9()
         assert terminal.end() == 1
         assert f"the daemon of the mount at {mount.path} is gone" in terminal.text.splitlines()[-1]
-        assert process.wait(60) == 1
+        assert process.wait(EVENTUALLY_S) == 1
     assert lines.found[-1]["mounts"][0]["state"] == "dead"
 
 
@@ -184,7 +184,7 @@ def test_lines_for_programs(make_mount: MakeMount):
             assert (tree["name"], tree["files"], tree["size_bytes"]) == ("pending.1", 3, 3000)
         eventually(lambda: not artifacts(lines.found[-1]))
         mount.umount()
-        assert process.wait(60) == 0
+        assert process.wait(EVENTUALLY_S) == 0
     assert lines.found[-1]["mounts"] == []
     times = [line["at"] for line in lines.found]
     assert times == sorted(times)
@@ -201,7 +201,7 @@ def test_no_line_without_a_change(mount: Mount):
         pause.wait(3.0)
         assert len(lines.found) == before
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
+        assert process.wait(EVENTUALLY_S) == 0
 
 
 def test_progress_for_programs(slow: tuple[Mount, FaultProxy]):
@@ -213,7 +213,7 @@ def test_progress_for_programs(slow: tuple[Mount, FaultProxy]):
             mount.committed("models/bert", "v0")
         eventually(lambda: not artifacts(lines.found[-1]))
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
+        assert process.wait(EVENTUALLY_S) == 0
     trees = [tree for line in lines.found for a in artifacts(line) for tree in a["pending"]]
     done = [tree["done_bytes"] for tree in trees if tree["bytes_s"] and tree["seconds_left"] is not None]
     assert len(set(done)) > 2, trees

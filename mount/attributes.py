@@ -43,7 +43,7 @@ def get(vfs: Vfs, node: Node, name: str) -> bytes:
     if name == control.DIGEST and isinstance(node, StagedNode):
         return _of_staged(node)
     if name == control.STATE and isinstance(node, (StagedNode, Artifact)) and vfs.area is not None:
-        state = vfs.staging_of(node).describe()
+        state = vfs.staging_of(node).describe(vfs.settings.commit_after_s)
         problem = state.problem and vfs.area.shown(state.problem)
         return control.encode(_shortened(msgspec.structs.replace(state, problem=problem)))
     if isinstance(node, StagedNode) and not node.path and name == control.COMMIT_AFTER:

@@ -121,6 +121,15 @@ class Committer:
                 self.seal_all(0.0, at_end=True)
         return [staging.label for staging in self._area.active()]
 
+    def unfinished(self) -> dict[str, str]:
+        """The labels of the artifacts that `drain` leaves because programs may go on writing there, and which."""
+        found = {}
+        for staging in self._area.candidates():
+            writers = staging.staged.writers
+            if writers is not None and not self._is_finished(staging, at_end=True) and writers.may_go_on():
+                found[staging.label] = f"{', '.join(writers.describe()[:3])} may go on writing there"
+        return found
+
     def _is_busy(self, *, at_end: bool = False) -> bool:
         """Whether a commit is under way, waiting for its turn, or about to be tried again.
 

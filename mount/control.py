@@ -118,7 +118,10 @@ class Staged(msgspec.Struct, frozen=True):
     """What lies in one staging directory. `quiet_s` is the time since the last change.
 
     `untouched`: it was filled from a version, or taken back, and nobody has changed anything, so it is not committed by
-    itself. `held`: why it waits for a request, if it does. `reopened`: the sealed tree that it was.
+    itself. `held`: why it waits for a request, if it does. `reopened`: the sealed tree that it was. `writers`: those
+    who wrote there and have not ended, such as ``cp (pid 4711)``. If nothing changes it is committed by itself in
+    `commits_in_s`, and sooner when all who wrote have ended well; that is None where it waits for something else, which
+    `waits_for` tells, and `on_request` when that is a request.
     """
 
     files: int
@@ -128,6 +131,10 @@ class Staged(msgspec.Struct, frozen=True):
     untouched: bool = False
     held: Hold | None = None
     reopened: TakenBack | None = None
+    writers: list[str] = msgspec.field(default_factory=list)
+    commits_in_s: float | None = None
+    waits_for: str = ""
+    on_request: bool = False
 
 
 class Pending(msgspec.Struct, frozen=True):

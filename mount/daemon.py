@@ -197,7 +197,9 @@ class Daemon:
             in_time = "a second signal did not wait for its commit"
         committer.stop(COMMITTER_STOP_S)
         try:
-            left = left_in(area.root, in_time, on_request=settings.commit_after_s is None)
+            left = left_in(
+                area.root, in_time, on_request=settings.commit_after_s is None, unfinished=committer.unfinished()
+            )
         except OSError as error:
             logger.error("cannot tell what is left for the next mount: %s", error)
             return

@@ -10,9 +10,10 @@ user. Pure functions, safe from any thread. Nothing is reached through a symlink
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 
@@ -43,25 +44,28 @@ class Left:
     why: str
 
 
-def left_in(area: Path, in_time: str, *, on_request: bool) -> list[Left]:
+def left_in(
+    area: Path, in_time: str, *, on_request: bool, unfinished: Mapping[str, str] = MappingProxyType({})
+) -> list[Left]:
     """What lies in the staging area at `area`, in the order of the labels.
 
-    `in_time` is the reason where nothing else is: why the commit was not made before the end. `on_request`: staging is
-    not committed by itself. What was filled from a version and not changed since is nothing. An artifact that cannot be
-    looked at is told as one that has something. Raises OSError when the area itself cannot be looked at.
+    `in_time` is the reason where nothing else is: why the commit was not made before the end; `unfinished` has such
+    reasons of single artifacts' staging, by their labels. `on_request`: staging is not committed by itself. What was
+    filled from a version and not changed since is nothing. An artifact that cannot be looked at is told as one that has
+    something. Raises OSError when the area itself cannot be looked at.
     """
     found: list[Left] = []
     for collection in subdirectories(area / ARTIFACTS):
         for artifact in subdirectories(area / ARTIFACTS / collection):
             directory, label = area / ARTIFACTS / collection / artifact, f"{collection}/{artifact}"
             try:
-                found += _left_of(directory, label, in_time, on_request)
+                found += _left_of(directory, label, in_time, on_request, unfinished.get(label))
             except OSError as error:
                 found.append(Left(label, "", 0, 0, f"cannot be looked at: {reason_of(error)}"))
     return found
 
 
-def left_of(states: list[ArtifactState], in_time: str, *, on_request: bool) -> list[Left]:
+def left_of(states: list[ArtifactState], in_time: str) -> list[Left]:
     """As `left_in`, from what a drive told of itself: for a staging area that cannot be seen from here."""
     found = []
     for state in states:
@@ -73,7 +77,7 @@ def left_of(states: list[ArtifactState], in_time: str, *, on_request: bool) -> l
             found.append(Left(label, where, files, size_bytes, _of_commit(first.state, first.error, in_time)))
         staged = state.staged
         if staged is not None and (staged.reopened is not None or not staged.untouched):
-            why = ON_REQUEST if on_request else in_time
+            why = ON_REQUEST if staged.on_request else in_time
             if staged.reopened is not None:
                 why = _of_reopened(staged.reopened.name, staged.reopened.error)
             if staged.held is not None:
@@ -84,7 +88,7 @@ def left_of(states: list[ArtifactState], in_time: str, *, on_request: bool) -> l
     return found
 
 
-def _left_of(directory: Path, label: str, in_time: str, on_request: bool) -> Iterator[Left]:
+def _left_of(directory: Path, label: str, in_time: str, on_request: bool, unfinished: str | None) -> Iterator[Left]:
     trees = list(_sealed(directory))
     if trees:
         used = [usage_of(str(tree)) for tree, _ in trees]
@@ -103,7 +107,7 @@ def _left_of(directory: Path, label: str, in_time: str, on_request: bool) -> Ite
         files, size_bytes = usage_of(str(staged))
         is_asked_for = _is_on_request(directory, on_request)
         why = _why_held(directory) or (_of_reopened(back.name, back.error) if back is not None else None)
-        yield Left(label, STAGING, files, size_bytes, why or (ON_REQUEST if is_asked_for else in_time))
+        yield Left(label, STAGING, files, size_bytes, why or (ON_REQUEST if is_asked_for else unfinished or in_time))
 
 
 def _of_reopened(name: str, error: str | None) -> str:

@@ -54,6 +54,7 @@ from mount.reopening import REOPENED, Reopened
 from mount.room import DiskRoom
 from mount.staged_tree import StagedTree
 from mount.tree import LoadedVersion
+from mount.waits import wait_of
 from mount.watched_writers import WatchedWriters
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ SETTLE_S = 0.05
 _SETTLE_WAIT_S = 1.0
 
 _REMEMBERED_RESULTS = 64
+_MOST_WRITERS = 8
 _NOT_TOLD = -1.0
 _SYNC_ROUNDS = 3
 
@@ -587,8 +589,11 @@ class ArtifactStaging:
         with self.lock:
             return next((p for p in self.pending if p.name == name), None)
 
-    def describe(self) -> ArtifactState:
-        """For the control surface. A disk that gives errors is a `problem` of the answer."""
+    def describe(self, commit_after_s: float | None) -> ArtifactState:
+        """For the control surface. A disk that gives errors is a `problem` of the answer.
+
+        `commit_after_s` is that of the mount.
+        """
         with self.lock:
             staged, pending, finished = self.staged, list(self.pending), list(self.finished)
         shown = problem = None
@@ -596,20 +601,41 @@ class ArtifactStaging:
         try:
             waits_for = self.reopened.name if self.waits_for_reopened() and self.reopened else None
             described = [p.describe(waits_for) for p in pending]
-            shown = self._describe_staged(staged)
+            shown = self._describe_staged(staged, self.commit_after_s(commit_after_s))
         except OSError as error:
             problem = reason_of(error)
         return ArtifactState(self.collection, self.artifact, shown, described, finished, problem=problem)
 
-    def _describe_staged(self, staged: StagedTree) -> Staged | None:
+    def _describe_staged(self, staged: StagedTree, commit_after_s: float | None) -> Staged | None:
         if staged.is_empty():
             return None
         files, size_bytes = staged.usage()
         with self.lock:
-            writers = len(staged.open_for_writing())
+            open_files = len(staged.open_for_writing())
             reopened = self.reopened
         back = TakenBack(reopened.name, reopened.error) if reopened is not None else None
-        return Staged(files, size_bytes, writers, round(staged.quiet_s, 3), self.is_untouched, staged.held, back)
+        quiet_s, untouched, held, writers = staged.quiet_s, self.is_untouched, staged.held, staged.writers
+        wait = wait_of(
+            quiet_s=quiet_s,
+            commit_after_s=commit_after_s,
+            open_files=open_files,
+            untouched=untouched,
+            held=held,
+            is_run=writers is not None and writers.waits_for_commit,
+        )
+        return Staged(
+            files,
+            size_bytes,
+            open_files,
+            round(quiet_s, 3),
+            untouched,
+            held,
+            back,
+            writers.describe()[:_MOST_WRITERS] if writers is not None else [],
+            wait.seconds,
+            wait.what,
+            wait.on_request,
+        )
 
 
 def _nothing(*_: Any) -> None:

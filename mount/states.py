@@ -34,8 +34,9 @@ class _Look:
 class States:
     """See the module docstring."""
 
-    def __init__(self, area: StagingArea) -> None:
+    def __init__(self, area: StagingArea, commit_after_s: float | None) -> None:
         self._area = area
+        self._commit_after_s = commit_after_s
         self._lock = threading.Lock()
         self._known: dict[ArtifactStaging, ArtifactState] = {}
         self._look: _Look | None = None
@@ -79,7 +80,7 @@ class States:
             self._end(look)
 
     def _described(self, staging: ArtifactStaging) -> ArtifactState:
-        state = staging.describe()
+        state = staging.describe(self._commit_after_s)
         problem = state.problem or self._area.faults.of(staging.sealing) or self._area.faults.of(staging.committing)
         return msgspec.structs.replace(state, problem=problem and self._area.shown(problem))
 

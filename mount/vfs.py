@@ -93,7 +93,7 @@ class Vfs:
         self.reader = VersionReader(manager, settings) if area is None else area.reader
         self.small_files = SmallFiles(self.reader)
         self.faults = Faults() if area is None else area.faults
-        self.states = None if area is None else States(area)
+        self.states = None if area is None else States(area, settings.commit_after_s)
         self._finder = Finder(manager, self.listing, area, self._memory)
         self.reads = ""
         """Set by the driver: by which way programs get the bytes of versions, and why."""

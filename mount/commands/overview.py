@@ -14,7 +14,10 @@ from artifactfs.commands.show import count, size
 from mount.commands import show
 
 if TYPE_CHECKING:
-    from mount.control import ArtifactState, Cache, Pending, Status
+    from mount.control import ArtifactState, Cache, Pending, Staged, Status
+
+# Those who wrote themselves come first, then what leads their jobs.
+_MOST_WRITERS = 3
 
 
 @dataclass(frozen=True)
@@ -111,18 +114,23 @@ def _rows(state: ArtifactState) -> Iterator[Row]:
         )
     if state.staged:
         staged = state.staged
-        doing = f"quiet for {staged.quiet_s:.0f} s"
-        if staged.reopened is not None and staged.untouched:
-            doing = f"{staged.reopened.name} taken back; mend it, or 'artifactfs commit'"
-            if staged.reopened.error is not None:
-                doing = f"{staged.reopened.name} taken back: {' '.join(staged.reopened.error.split())}"
-        if staged.held is not None:
-            doing = f"held: {show.hold(staged.held)}"
-        elif staged.open_for_writing:
-            doing = f"{count(staged.open_for_writing, 'file')} open for writing"
-        yield Row(label, "staging", count(staged.files, "file"), size(staged.size_bytes), state.problem or doing)
+        doing = state.problem or _waiting(staged)
+        yield Row(label, "staging", count(staged.files, "file"), size(staged.size_bytes), doing)
     elif state.problem:
         yield Row(label, "", doing=state.problem)
+
+
+def _waiting(staged: Staged) -> str:
+    """Who writes there, and when or why not it is committed: ``cp (pid 4711) writes; commits in 12 s``."""
+    if staged.held is not None:
+        return f"held: {show.hold(staged.held)}"
+    if staged.reopened is not None and staged.untouched:
+        why = staged.reopened.error
+        return f"{staged.reopened.name} taken back{f': {why}' if why else ''}; mend it, or 'artifactfs commit'"
+    when = f"waits for {staged.waits_for}"
+    if staged.commits_in_s is not None:
+        when = f"commits in {show.duration(staged.commits_in_s)}"
+    return f"by {', '.join(staged.writers[:_MOST_WRITERS])}; {when}" if staged.writers else when
 
 
 def _fraction(pending: Pending) -> float | None:

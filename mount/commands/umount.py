@@ -158,20 +158,17 @@ def _drain(where: Path, status: Status, timeout_s: float) -> Status:
     from mount import client
 
     deadline = time.monotonic() + timeout_s
-    commits_staged = status.commit_after_s is not None and not status.read_only
     waiting_since: float | None = None
     most_bytes = 0
     with show.display() as display:
         while True:
-            writing = _writing(status) if commits_staged else 0
-            ready_to_seal = commits_staged and any(not staged.open_for_writing for staged in _changed(status))
-            if ready_to_seal:
+            writing = sum(staged.open_for_writing for staged in _committed_by_itself(status))
+            if any(not staged.open_for_writing for staged in _committed_by_itself(status)):
                 client.request_drain(where)
                 status = client.read_status(where)
             pending = [(show.label(state), tree) for state in status.artifacts for tree in state.pending]
-            staged = commits_staged and bool(_changed(status))
             problems = _problems(status)
-            more = staged or bool(status.left_off) or bool(problems)
+            more = bool(_committed_by_itself(status)) or bool(status.left_off) or bool(problems)
             if not (more or _may_end_well(status)) or time.monotonic() > deadline:
                 return status
             waiting_since = (
@@ -192,19 +189,14 @@ def _drain(where: Path, status: Status, timeout_s: float) -> Status:
             status = client.read_status(where)
 
 
-def _changed(status: Status) -> list[Staged]:
-    """The stagings that are committed by themselves: none that was filled from a version and left so, or is held."""
-    every = [state.staged for state in status.artifacts if state.staged]
-    return [staged for staged in every if not staged.untouched and staged.held is None]
+def _committed_by_itself(status: Status) -> list[Staged]:
+    """The stagings that are committed without a request: not what is held, filled and left so, or told ``never``."""
+    return [state.staged for state in status.artifacts if state.staged and not state.staged.on_request]
 
 
 def _problems(status: Status) -> list[str]:
     """The reasons why the daemon cannot look at artifacts, one line each."""
     return [f"{show.label(state)}: {state.problem}" for state in status.artifacts if state.problem]
-
-
-def _writing(status: Status) -> int:
-    return sum(staged.open_for_writing for staged in _changed(status))
 
 
 def _may_end_well(status: Status) -> bool:
@@ -291,7 +283,6 @@ def _left(known: _Known) -> list[str]:
     if known.status is None:
         return [f"what it had staged, if anything: {why}"]
     # Its disk is in another container, and what it told last is all there is.
-    states, on_request = known.status.artifacts, known.on_request
-    found = left_of(states, known.in_time, on_request=on_request)
+    found = left_of(known.status.artifacts, known.in_time)
     more = [f"and {count(known.status.left_off, 'further artifact')}"] if known.status.left_off else []
     return [*map(show.left, found), *more]

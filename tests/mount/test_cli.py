@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import threading
@@ -80,7 +81,8 @@ def test_status_lists_mounts_and_what_is_staged(mount: Mount):
     out = artifactfs("status", "--state-dir", mount.state_dir).stdout
     assert f"{mount.path}  {mount.store}" in out
     assert "commits on request only" in out
-    assert "models/bert  staging  3 files  2.9 KiB  quiet for" in out
+    who = rf"by \S+ \(pid {os.getpid()}\)[^;\n]*"
+    assert re.search(rf"models/bert  staging  3 files  2\.9 KiB  {who}; waits for a request\n", out), out
     assert str(mount.log_file) in out
 
 

@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from mount import control
+from mount.commands.umount import LEFT
 from mount.control import CommitState
 from tests.mount.conftest import MakeMount
 from tests.mount.harness import EVENTUALLY_S, PROGRAM, Mount, artifactfs, eventually
@@ -39,7 +41,8 @@ class Terminal:
         master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
         environment = {**os.environ, "TERM": "xterm-256color"}
-        environment.pop("NO_COLOR", None)
+        for name in ("NO_COLOR", "COLUMNS", "LINES"):
+            environment.pop(name, None)
         self.process = subprocess.Popen(
             [PROGRAM, *arguments], stdin=slave, stdout=slave, stderr=slave, env=environment, start_new_session=True
         )
@@ -62,7 +65,10 @@ class Terminal:
 
     def shows(self, text: str) -> None:
         """Wait until something is shown."""
-        eventually(lambda: text in self.text, what=f"{text!r} on the terminal")
+        try:
+            eventually(lambda: text in self.text, what=f"{text!r} on the terminal")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it shows {self.text[-3000:]}") from None
 
     def end(self) -> int:
         """Wait for the program to end; returns its exit status."""
@@ -117,7 +123,7 @@ def artifacts(line: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_a_commit_on_a_terminal(slow: tuple[Mount, FaultProxy]):
-    """C21: staged, then a bar with speed and the time that is left, then gone; the cursor comes back."""
+    """C26: staged, then a bar with speed and the time that is left, then gone; the cursor comes back."""
     mount, proxy = slow
     with watched(mount) as terminal:
         terminal.shows(f"models/bert  staging  {FILES} files  {FILES}.0 MiB")
@@ -133,8 +139,45 @@ def test_a_commit_on_a_terminal(slow: tuple[Mount, FaultProxy]):
         assert SHOWN_CURSOR in terminal.raw[-100:]
 
 
+def test_who_writes_and_when_it_is_committed(make_mount: MakeMount):
+    """C26: the writers by name, the seconds that are left, and what it waits for where it does."""
+    mount = make_mount("--commit-after", "1000")
+    staging = stage(mount, files=2)
+    with watched(mount) as terminal:
+        terminal.shows(f"(pid {os.getpid()})")
+        assert re.search(r"; commits in 1\d:\d\d", terminal.text), terminal.text
+        (staged,) = [state.staged for state in mount.status().artifacts]
+        assert staged is not None
+        assert staged.writers[0].endswith(f" (pid {os.getpid()})")
+        assert staged.commits_in_s is not None
+        assert 0 < staged.commits_in_s < 1000
+        with open(staging / "f", "wb") as file:
+            file.write(b"x")
+            terminal.shows("waits for 1 file open for writing")
+        os.setxattr(staging, control.COMMIT_AFTER, b"never")
+        terminal.shows("waits for a request")
+        os.setxattr(staging, control.COMMIT_AFTER, b"1")
+        mount.committed("models/bert", "v0")
+
+
+def test_what_a_failed_writer_left(make_mount: MakeMount):
+    """C26, C24: it is shown as held, with who failed; the unmount lists it."""
+    mount = make_mount("--commit-after", "1000")
+    staging = mount.make("models/bert")
+    with watched(mount) as terminal:
+        with subprocess.Popen(["sh", "-c", f"exec > {staging}/f; printf half; exec sleep 1000"]) as writer:
+            eventually(lambda: (staging / "f").exists() and (staging / "f").stat().st_size == 4)
+            writer.kill()
+        terminal.shows("held: ")
+        terminal.shows("was killed by SIGKILL")
+    done = mount.umount(check=False)
+    assert done.returncode == LEFT
+    assert "models/bert staging: 1 file, 4 B: held: " in done.stderr
+    assert "was killed by SIGKILL" in done.stderr
+
+
 def test_nothing_is_drawn_when_nothing_changes(mount: Mount):
-    """C21: so that it does not flicker, and costs nothing to send over a network."""
+    """C26: so that it does not flicker, and costs nothing to send over a network."""
     block(mount)
     artifactfs("commit", mount / "models/bert", check=False)
     with watched(mount) as terminal:
@@ -147,7 +190,7 @@ def test_nothing_is_drawn_when_nothing_changes(mount: Mount):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_is_interrupted(mount: Mount, number: signal.Signals):
-    """C21: an interruption is the way to end it; the terminal is left as it was."""
+    """C26: an interruption is the way to end it; the terminal is left as it was."""
     with watched(mount) as terminal:
         terminal.process.send_signal(number)
         assert terminal.end() == (0 if number == signal.SIGINT else 128 + number)
@@ -161,7 +204,7 @@ def test_it_is_interrupted(mount: Mount, number: signal.Signals):
 
 
 def test_the_daemon_is_killed(mount: Mount):
-    """C21: that is shown, and is another exit status than an unmount."""
+    """C26: that is shown, and is another exit status than an unmount."""
     with watched(mount) as terminal, followed(mount) as (process, lines):
         mount.kill9()
         assert terminal.end() == 1
@@ -171,7 +214,7 @@ def test_the_daemon_is_killed(mount: Mount):
 
 
 def test_lines_for_programs(make_mount: MakeMount):
-    """C21: one object for every change: staged, sealed, tried again with the reason, gone, unmounted."""
+    """C26: one object for every change: staged, sealed, tried again with the reason, gone, unmounted."""
     mount = make_mount("--commit-after", "1000")
     with followed(mount) as (process, lines):
         stage(mount, files=3)
@@ -192,7 +235,7 @@ def test_lines_for_programs(make_mount: MakeMount):
 
 
 def test_no_line_without_a_change(mount: Mount):
-    """C21: what only time changes is no change."""
+    """C26: what only time changes is no change."""
     stage(mount)
     with followed(mount) as (process, lines):
         eventually(lambda: artifacts(lines.found[-1]))
@@ -205,7 +248,7 @@ def test_no_line_without_a_change(mount: Mount):
 
 
 def test_progress_for_programs(slow: tuple[Mount, FaultProxy]):
-    """C21: a line for every step, with speed and the time that is left."""
+    """C26: a line for every step, with speed and the time that is left."""
     mount, proxy = slow
     with followed(mount) as (process, lines):
         with slowly(proxy):
@@ -222,14 +265,14 @@ def test_progress_for_programs(slow: tuple[Mount, FaultProxy]):
 
 
 def test_it_takes_a_terminal_or_json(mount: Mount):
-    """C21: elsewhere it would write frames over each other."""
+    """C26: elsewhere it would write frames over each other."""
     done = artifactfs("status", "--watch", mount.path, "--state-dir", mount.state_dir, check=False)
     assert done.returncode == 2
     assert "--json" in done.stderr
 
 
 def test_a_place_that_is_no_mount(mount: Mount):
-    """C21: it does not wait for one."""
+    """C26: it does not wait for one."""
     done = artifactfs("status", "--watch", "--json", mount.state_dir, "--state-dir", mount.state_dir, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert "no store is mounted on" in done.stderr

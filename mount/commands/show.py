@@ -62,6 +62,8 @@ def progress_of(pending: Pending) -> str:
 
 def left(found: Left) -> str:
     """What an artifact has that is no version, in one line: ``models/bert staging: 2 files, 2.0 KiB: held: …``."""
+    if not found.where:
+        return one_line(f"{found.label}: {found.why}")
     return one_line(f"{found.label} {found.where}: {count(found.files, 'file')}, {size(found.size_bytes)}: {found.why}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,7 +73,7 @@ def umount(mountpoint: str, now: bool, drain_timeout: float | None, state_dir: s
         mounts.take_away(entry)
         mounts.remove_record(states, where)
         click.echo(f"unmounted {where}; its daemon was gone already")
-        _tell_left(_Known.of_record(record, "its daemon was gone"))
+        _tell_left(where, _Known.of_record(record, "its daemon was gone"))
         return
     except client.NoAnswer:
         # Whoever asked is stuck in there, this process included: a mount in use goes only lazily.
@@ -81,7 +81,7 @@ def umount(mountpoint: str, now: bool, drain_timeout: float | None, state_dir: s
         mounts.take_away(entry)
         _end_daemon(daemon)
         click.echo(f"unmounted {where}; its daemon did not answer")
-        _tell_left(_Known.of_record(record, "its daemon did not answer"))
+        _tell_left(where, _Known.of_record(record, "its daemon did not answer"))
         return
     known = _Known.of_record(record, "umount --now did not wait")
     if status is not None:
@@ -95,7 +95,7 @@ def umount(mountpoint: str, now: bool, drain_timeout: float | None, state_dir: s
     _unmount(where, leave=status is not None and not status.read_only)
     _end_daemon(daemon)
     click.echo(f"unmounted {where}")
-    _tell_left(known)
+    _tell_left(where, known)
 
 
 def _unmount(where: Path, *, leave: bool) -> None:
@@ -142,7 +142,7 @@ def _forget_lost(where: Path, states: Path, given: str) -> None:
     record.daemon.end(DAEMON_END_S)
     mounts.remove_record(states, where)
     click.echo(f"{where} was not mounted any more")
-    _tell_left(_Known.of_record(record, "its daemon was gone"))
+    _tell_left(where, _Known.of_record(record, "its daemon was gone"))
 
 
 def _drain_or_stay(where: Path, status: Status, timeout_s: float) -> Status:
@@ -255,9 +255,9 @@ class _Known:
         return cls("" if record is None else record.staging_dir, in_time)
 
 
-def _tell_left(known: _Known) -> None:
+def _tell_left(where: Path, known: _Known) -> None:
     """List what is not committed, and why. Raises Exit when there is something, or may be."""
-    left = _left(known)
+    left = _left(where, known)
     if not left:
         return
     click.echo("not committed, waiting for the next mount:", err=True)
@@ -266,18 +266,21 @@ def _tell_left(known: _Known) -> None:
     raise click.exceptions.Exit(LEFT)
 
 
-def _left(known: _Known) -> list[str]:
+def _left(where: Path, known: _Known) -> list[str]:
     from mount import client
+    from mount.areas import ARTIFACTS
+    from mount.drive_paths import shown_on_drive
     from mount.left import left_in, left_of
 
     if known.staging_dir is None:
         return []
     area = Path(known.staging_dir)
+    shown = shown_on_drive(area / ARTIFACTS, where)
     why = "where it staged is not known here"
     try:
         if known.staging_dir and client.within(ANSWER_S, area.is_dir):
             found = client.within(LOOK_S, lambda: left_in(area, known.in_time, on_request=known.on_request))
-            return [show.left(each) for each in found]
+            return [show.left(replace(each, why=shown(each.why))) for each in found]
     except (client.ClientError, OSError) as error:
         why = f"{area}: {error}"
     if known.status is None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from mount.commands.umount import LEFT
 from tests.mount.harness import PROGRAM, eventually
 from tests.mount.ordinary_user import User, ordinary_user, why_not
 
@@ -97,7 +98,9 @@ def test_a_staging_closed_by_its_owner(user: User, driver: str) -> None:
     refused = user.run(sys.executable, "-c", impatient, "umount", "mnt", check=False)
     assert refused.returncode == 1
     assert reason in refused.stderr
-    user.run(PROGRAM, "umount", "--now", "mnt")
+    left = user.run(PROGRAM, "umount", "--now", "mnt", check=False)
+    assert left.returncode == LEFT
+    assert f"  c/odd: cannot be looked at: Permission denied: {user.home}/mnt/c/odd/staging\n" in left.stderr
     user.run(*mount)
     eventually(lambda: reason in user.run(PROGRAM, "status", "mnt").stdout, what=reason)
     user.run("chmod", "755", "mnt/c/odd/staging")

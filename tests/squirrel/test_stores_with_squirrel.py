@@ -11,6 +11,7 @@ import pytest
 from artifactfs import connect
 from artifactfs.errors import UnsupportedTree
 from artifactfs.managers.plain import PlainArtifactManager
+from mount.commands.umount import LEFT
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -158,7 +159,7 @@ def test_a_deleted_version_does_not_exist_there(squirrel, store: str, tree: Path
 
 
 def run(squirrel, *arguments: str) -> str:
-    """Our command in squirrel-core's environment, which has what both need."""
+    """Our command in squirrel-core's environment, which has what both need; ``umount --now`` may leave something."""
     done = subprocess.run(
         [squirrel.python, "-m", "mount.cli", *arguments],
         cwd=ROOT,
@@ -167,7 +168,7 @@ def run(squirrel, *arguments: str) -> str:
         timeout=240,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode in ((0, LEFT) if "--now" in arguments else (0,)), done.stderr
     return done.stdout
 
 

@@ -189,7 +189,8 @@ class Daemon:
 
         settings = self._settings
         in_time = f"not committed within {settings.drain_timeout_s:g} s"
-        if committer.is_leaving:
+        is_left = committer.is_leaving
+        if is_left:
             in_time = "the unmount did not wait for its commit"
         self._drop_events()
         committer.drain(settings.drain_timeout_s, give_up=lambda: not self._events.empty())
@@ -197,9 +198,8 @@ class Daemon:
             in_time = "a second signal did not wait for its commit"
         committer.stop(COMMITTER_STOP_S)
         try:
-            left = left_in(
-                area.root, in_time, on_request=settings.commit_after_s is None, unfinished=committer.unfinished()
-            )
+            unfinished = {} if is_left else committer.unfinished()
+            left = left_in(area.root, in_time, on_request=settings.commit_after_s is None, unfinished=unfinished)
         except OSError as error:
             logger.error("cannot tell what is left for the next mount: %s", error)
             return

@@ -290,7 +290,7 @@ def test_a_disk_in_another_container(make_mount: MakeMount, monkeypatch: pytest.
 @pytest.mark.parametrize("way", ["SIGTERM", "fusermount"])
 def test_the_log_tells_what_an_end_without_umount_leaves(make_mount: MakeMount, way: str):
     """C24: a daemon that nobody asks tells its log what it leaves, and why."""
-    mount = make_mount("--commit-after", "1000")
+    mount = make_mount("--commit-after", "1000", "--drain-timeout", "1")
     block(mount)
     artifactfs("commit", mount / "models/bert", check=False)
     subprocess.run(["cp", "/etc/passwd", mount.make("models/gpt") / "f"], check=True, start_new_session=True)

@@ -143,7 +143,11 @@ class Committer:
 
     def _is_about_to_be_sealed(self, staging: ArtifactStaging) -> bool:
         writers = staging.staged.writers
-        if not staging.staged.is_dirty() or writers is None or writers.waits_for_commit or not writers.may_go_on():
+        try:
+            is_dirty = staging.staged.is_dirty()
+        except OSError:
+            return False  # sealing it meets the same error, and notes it
+        if not is_dirty or writers is None or writers.waits_for_commit or not writers.may_go_on():
             return False
         with staging.lock:
             is_open = bool(staging.staged.open_for_writing())

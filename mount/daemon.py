@@ -54,6 +54,7 @@ COMMITTER_STOP_S = 10.0
 # open, keep a connection alive without limit; ending the process closes it.
 SERVE_END_S = 1.0
 _UNMOUNT_RETRY_S = 0.1
+_LOOK_UP_S = 1.0
 
 
 class Report(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -229,11 +230,17 @@ class Daemon:
 
     def _wait(self) -> None:
         """Handle events until the driver has ended, or has had its time to."""
-        while (event := self._events.get()) is not Event.ENDED:
+        while (event := self._next_event()) is not Event.ENDED:
             if event is Event.READY:
                 self._announce()
             elif not self._end():
                 return
+
+    def _next_event(self) -> Event:
+        """The next event. A signal that comes just before this thread waits does not wake it, so it looks up."""
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return self._events.get(timeout=_LOOK_UP_S)
 
     def _announce(self) -> None:
         settings = self._settings

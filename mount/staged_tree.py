@@ -104,6 +104,12 @@ class StagedTree:
             # Only the number of a thread that leads its process stays that of the process as long as it lives.
             self._last_writer = thread if process is not None and process.pid == thread else None
 
+    def forget_writers(self) -> None:
+        """There is nothing (any more) that anybody wrote. Called with the lock held. Raises OSError."""
+        self._last_writer = None
+        if self.writers is not None:
+            self.writers.forget()
+
     def told(self, error: Exception) -> None:
         """Note that a program is told an error for a change."""
         if ASKING.thread is not None and self.writers is not None:

@@ -578,9 +578,12 @@ class ArtifactStaging:
         with self.lock:
             if not self._is_recovered or self.pending or self.staged.open_for_writing() or not self.staged.is_empty():
                 return False
+            if self.staged.writers is not None and self.staged.writers.waits_for_commit:
+                return False
             if self.staged.held is not None or self.reopened is not None:
                 self._forget_marks()
                 self.staged.held = None
+            self.staged.forget_writers()
             self.staged.touched = False
             return True
 

@@ -172,6 +172,13 @@ class WatchedWriters:
             self._watch.tell(process, self._on_end)
         return unseen
 
+    def forget(self) -> None:
+        """Nothing is staged: who wrote does not matter any more. Raises OSError."""
+        with self._lock:
+            self._writers = Writers()
+            self._waits_for = None
+            self._note.unlink(missing_ok=True)
+
     # -- holding ------------------------------------------------------------------------------------------------------
 
     def held(self) -> None:

@@ -49,7 +49,9 @@ def parse_address(text: str) -> Address:
     """
     match = _ADDRESS.match(text)
     if match is None:
-        raise InvalidName(f"not an address: {text!r}; use {FORM}, such as models/bert@v3:weights.bin")
+        raise InvalidName(
+            f"not an address: {text!r}; use {FORM}, such as models/bert@v3:weights.bin, not a path on a drive"
+        )
     path = match["path"]
     if path is not None:
         path = names.check_path(path.rstrip("/"))

@@ -46,8 +46,8 @@ def put(
 ) -> None:
     """Make the directory or file LOCAL the next version of an artifact.
 
-    ADDRESS is collection/artifact[:path]; PATH is a directory of the version to put it in. The same content as that of
-    the latest version makes no new one.
+    ADDRESS is collection/artifact, with :path for the directory of the version to put it in. The same content as
+    that of the latest version makes no new one.
 
     \b
     --json prints one object: collection, artifact, version, created (false: same content as that version),

@@ -42,16 +42,21 @@ def seconds_or_never(text: str) -> float:
     "--commit-after",
     type=seconds_or_never,
     metavar="SECONDS|never",
-    help="Commit what is staged after so many quiet seconds, or at once when all who wrote have ended; 'never' leaves "
-    "it to 'artifactfs commit'.  [default: 30]",
+    help="Commit what is staged after so many quiet seconds, or at once when all who wrote have ended well; 'never' "
+    "leaves it to 'artifactfs commit'.  [default: 30]",
 )
-@click.option("--on-failure", help="What a failed writer left: hold or commit it.  [default: hold]")
+@click.option(
+    "--on-failure",
+    metavar="hold|commit",
+    help="What to do with the files of a program that failed: hold them until you decide, or commit them.  "
+    "[default: hold]",
+)
 @click.option("--refresh", type=float, metavar="SECONDS", help="How old a listing may get.  [default: 2]")
 @click.option(
     "--min-free",
     type=size_in_bytes,
     metavar="SIZE",
-    help="Room that staging and the cache leave on their disks, such as 500M.  [default: 1G]",
+    help="Room that staging and the cache leave free on their disks, such as 500M.  [default: 1G]",
 )
 @click.option("--cache-dir", type=PATH, help="Where bytes of stores that are not local are kept.")
 @click.option("--cache-size", type=size_in_bytes, metavar="SIZE", help="How much of them is kept.  [default: 10G]")
@@ -66,11 +71,16 @@ def seconds_or_never(text: str) -> float:
 @click.option("--gid", type=int, help="Group that is shown.  [default: yours]")
 @click.option("--umask", type=octal, metavar="OCTAL", help="Permission bits to hide.  [default: 000]")
 @click.option("--state-dir", type=PATH, help="Place of logs, records and what is staged for remote stores.")
-@click.option("--take-staging", metavar="NAME", help="Go on with what waits there; see 'artifactfs status'.")
-@click.option("--driver", help="auto, kernel (the native one) or libfuse.  [default: auto]")
+@click.option(
+    "--take-staging",
+    metavar="NAME",
+    help="Go on with what another host or state directory left staged under NAME; 'artifactfs status' tells of it.",
+)
+@click.option("--driver", metavar="auto|kernel|libfuse", help="What speaks to the kernel.  [default: auto]")
 @click.option(
     "--reads",
-    help="How the kernel driver gets the bytes of versions to programs: auto, cache or passthrough.  [default: auto]",
+    metavar="auto|cache|passthrough",
+    help="How the kernel driver gets the bytes of versions to programs.  [default: auto]",
 )
 @click.option(
     "--storage-option",

@@ -52,16 +52,16 @@ class MountState(str, enum.Enum):
     "--watch",
     "is_watching",
     is_flag=True,
-    help="Show it again at every change, until interrupted or nothing is mounted any more.",
+    help="Show it again at every change, until it is interrupted or nothing is mounted any more.",
 )
 @click.option("--state-dir", type=PATH, help="The state directory given to 'artifactfs mount'.")
 def status(mountpoint: str | None, as_json: bool, is_watching: bool, state_dir: str | None) -> None:
     """Show the mounts, or the one at MOUNTPOINT, with what is staged, pending and failing.
 
     \b
-    --watch draws on a terminal; with --json it prints one object in a line for every change, as without --watch
-    and with the time in seconds since the epoch in 'at'. What only time changes is no change: seconds of quiet
-    and until a commit, speeds.
+    --watch draws on a terminal. With --json it prints one line for every change: the object that --json prints
+    without --watch, and 'at', the time in seconds since the epoch. What changes all the time gives no line: the
+    quiet seconds, the seconds until a commit, and speeds.
 
     \b
     Exit status: 0; 1 where MOUNTPOINT is no mount, or the daemon of what was watched was killed.

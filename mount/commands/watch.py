@@ -38,7 +38,7 @@ def watch(find: Find, *, as_json: bool) -> None:
     when a daemon was killed.
     """
     if not as_json and not _can_draw():
-        raise click.UsageError("--watch draws on a terminal; programs take it with --json")
+        raise click.UsageError("--watch needs a terminal to draw on; --watch --json prints lines for a program instead")
     signal.signal(signal.SIGTERM, _end)
     # Nothing is wrong with an interruption: there is no other way to end.
     with contextlib.suppress(KeyboardInterrupt):

@@ -41,7 +41,9 @@ LOST_AFTER_S = 5.0
     metavar="SECONDS",
     help="Wait so long at most; what is not a version by then goes on in the background.",
 )
-@click.option("--no-wait", is_flag=True, help="Come back when the files are set aside; they are committed behind.")
+@click.option(
+    "--no-wait", is_flag=True, help="Return once the files are set aside; they are committed in the background."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def commit(
     path: str,
@@ -54,17 +56,16 @@ def commit(
 ) -> None:
     """Commit what is staged for the artifact that PATH belongs to.
 
-    PATH is the artifact's directory, its staging directory, or anything in that. What the drive has committed by itself
-    before, and nothing since, gets this message and these aliases, whether it waits for its turn or is a version
-    already.
+    PATH is the artifact's directory, its staging directory, or anything in that. Where the drive has committed by
+    itself already, and nothing is staged since, that commit or its version gets this message and these aliases.
 
     \b
-    Exit status: 0 committed; 1 not; 3 the files are in a version that was made before, and the message could
-    not be given to it; 4 not within --timeout, and they go on being committed; 130 interrupted, likewise.
+    Exit status: 0 committed; 1 not committed; 3 the files are in a version that was made before, and the message
+    could not be given to it; 4 --timeout is over, or 130 interrupted: the commit goes on in the background.
 
     \b
-    --json prints one object: collection, artifact, commit_id, and when it was waited for: version,
-    created (false: same content as that version), files, sent_bytes, deduplicated_bytes, seconds, message_recorded.
+    --json prints one object: collection, artifact, commit_id, and unless --no-wait is given: version, created
+    (false: same content as that version), files, sent_bytes, deduplicated_bytes, seconds, message_recorded.
     With exit status 4: version (null) and pending, how far it is, as 'artifactfs status --json' has it.
     """
     from artifactfs import names
@@ -311,9 +312,11 @@ def _show_pending(state: ArtifactState, commit_id: str, display: show.Display) -
     for ahead, tree in enumerate(state.pending):
         problem = show.problem(label, tree)
         if tree.state is CommitState.BLOCKED:
+            own = next((each.name for each in state.pending if each.commit_id == commit_id), tree.name)
+            waiting = "" if own == tree.name else f"; {own}, with what was just staged, waits until that is done"
             raise ClientError(
                 f"not committed: {problem}; the files are kept in {tree.name}, and 'artifactfs reopen' takes them back "
-                "into staging to be mended"
+                f"into staging to be mended{waiting}"
             )
         if problem:
             display.note(problem)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from artifactfs.commands.options import PATH, TEXT
+from mount.commands import show
 
 if TYPE_CHECKING:
     from mount.client import Place
@@ -33,12 +34,12 @@ def run(path: str, message: str, aliases: tuple[str, ...], command: tuple[str, .
     """Run COMMAND, and commit what is staged for the artifact that PATH belongs to when it ends with status 0.
 
     Write it as 'artifactfs run PATH -- COMMAND ARGUMENTS'. Nothing of the artifact is committed by itself meanwhile,
-    however long the command pauses. If it fails, what is staged is held: run it again, 'artifactfs commit' or
-    'artifactfs discard' it. The version is printed.
+    however long the command pauses. If the command fails, what is staged is held: run the command again, or decide
+    with 'artifactfs commit' or 'artifactfs discard'. The version is printed.
 
     \b
-    Exit status: that of the command (128 and the number of the signal, if one killed it); 127 there is no such command;
-    1 the command ended with 0, and its files are not committed.
+    Exit status: that of the command (128 plus the number of the signal that killed it); 127 there is no such command;
+    126 the command cannot be run; 1 the command ended with 0, and its files are not committed.
     """
     from artifactfs import names
     from artifactfs.managers.commit_id import new_commit_id
@@ -97,7 +98,17 @@ def _failed(place: Place, command: tuple[str, ...], status: int) -> str:
             how = f"ended with status {status}"
     else:
         how = f"ended with status {status}"
-    return (
-        f"{shlex.quote(os.path.basename(command[0]))} {how}: what is staged for {place.label} is held; run it again, "
-        "or 'artifactfs commit' or 'artifactfs discard' it"
-    )
+    then = f"what is staged for {place.label} is held; {show.AFTER_FAILURE}"
+    if not _has_staged(place):
+        then = f"nothing is staged for {place.label}"
+    return f"{shlex.quote(os.path.basename(command[0]))} {how}: {then}"
+
+
+def _has_staged(place: Place) -> bool:
+    """Tell whether something is staged; yes where the mount does not answer."""
+    from mount import client
+
+    try:
+        return client.read_state(place.staging).staged is not None
+    except client.ClientError:
+        return True

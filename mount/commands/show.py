@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from mount.control import ArtifactState, Hold, Pending
     from mount.left import Left
 
+AFTER_FAILURE = "run it again, or decide with 'artifactfs commit' or 'artifactfs discard'"
+"""What to do about what a program left that failed; 'it' is the program."""
+
 
 def state_dir_option(given: str | None) -> Path:
     """The state directory asked for, or the default one."""
@@ -71,7 +74,7 @@ def hold(held: Hold) -> str:
     """The reason why staged files wait, and what to do."""
     at = time.strftime("%H:%M", time.localtime(held.at))
     if held.by_writer:
-        return f"{held.why}, {at}; run it again, or 'artifactfs commit' or 'artifactfs discard' it"
+        return f"{held.why}, {at}; {AFTER_FAILURE}"
     if held.lost:
         return f"{held.why}; copy what is whole to another place, then 'artifactfs discard'"
     return f"{held.why}; look at it, then 'artifactfs commit' or 'artifactfs discard'"

@@ -387,7 +387,7 @@ def test_a_run_that_fails_is_held_and_passes_its_status_on(make_mount: MakeMount
     staging = mount.make(LABEL)
     done = artifactfs("run", staging, "--", "sh", "-c", f"echo 1 > {staging}/a; exit 7", check=False)
     assert done.returncode == 7
-    assert "ended with status 7" in done.stderr
+    assert f"sh ended with status 7: what is staged for {LABEL} is held; run it again, or decide with " in done.stderr
     assert "status 7" in held(mount)
     assert nothing_committed(mount)
     artifactfs("run", staging, "--", "cp", "/etc/passwd", str(staging / "a"))
@@ -426,6 +426,7 @@ def test_a_run_needs_a_command_that_can_be_found(drive: Mount) -> None:
     assert done.returncode == 127
     assert "no-such-program" in done.stderr
     assert "Traceback" not in done.stderr
+    assert done.stderr.endswith(f"no-such-program ended with status 127: nothing is staged for {LABEL}\n")
     assert artifactfs("run", staging, check=False).returncode == 2
     assert artifactfs("run", "/etc", "--", "true", check=False).returncode not in (0, 2)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mount.commands.umount import LEFT
 from mount.control import CommitState, Pending
 from tests.mount.conftest import MakeMount
 from tests.mount.harness import PROGRAM, Mount, artifactfs, eventually, run
@@ -84,8 +85,10 @@ def test_what_no_store_takes(mount: Mount, kind: str) -> None:
     log = [line for line in mount.log().splitlines() if f"of {label}" in line and "cannot commit" in line]
     assert len(log) == 1
     shown = [line for line in artifactfs("status", mount.path).stdout.splitlines() if label in line]
-    refused = artifactfs("umount", mount.path, "--state-dir", mount.state_dir, check=False)
-    for text in (said.stderr, str(mount.state(label).pending[0].error), log[0], shown[0], refused.stderr):
+    left = mount.umount(check=False)
+    assert left.returncode == LEFT
+    mount.mount()
+    for text in (said.stderr, str(blocked(mount, label).error), log[0], shown[0], left.stderr):
         assert says in text
         assert_names_the_drive(mount, text, path)
     told = artifactfs("reopen", mount / label).stdout
@@ -126,12 +129,30 @@ def test_what_the_command_refuses(mount: Mount) -> None:
     assert "has something staged" in failing(mount / "refused/command/pending.2")
     shown = [line for line in artifactfs("status", mount.path).stdout.splitlines() if "refused/command" in line]
     assert "blocked: pending.1 is in staging again" in "\n".join(shown)
-    refused = artifactfs("umount", mount.path, "--state-dir", mount.state_dir, check=False)
-    assert refused.returncode != 0
-    assert "pending.1 is in staging again" in refused.stderr
+    left = mount.umount(check=False)
+    assert left.returncode == LEFT
+    assert "refused/command staging: 0 files, 0 B: pending.1 was taken back: " in left.stderr
+    mount.mount()
     artifactfs("discard", staging, "--yes")
     eventually(lambda: not mount.state("refused/command").pending)
     assert os.listdir(mount / "refused/command/v0") == ["next"]
+
+
+def test_a_commit_behind_one_that_is_blocked_tells_where_its_files_are(mount: Mount) -> None:
+    """C6: both trees are named, because what was just staged lies in the later one."""
+    staging = mount.make("refused/order")
+    os.mkfifo(staging / "bad")
+    first = artifactfs("commit", mount / "refused/order", check=False).stderr
+    assert "the files are kept in pending.1" in first
+    assert "pending.2" not in first
+    (staging / "good").write_text("x")
+    later = artifactfs("commit", mount / "refused/order", check=False)
+    assert later.returncode == 1
+    assert "the files are kept in pending.1" in later.stderr
+    assert "; pending.2, with what was just staged, waits until that is done\n" in later.stderr
+    artifactfs("discard", mount / "refused/order/pending.1", "--yes")
+    eventually(lambda: (mount / "refused/order/v0").exists())
+    assert os.listdir(mount / "refused/order/v0") == ["good"]
 
 
 def test_a_daemon_that_is_killed(make_mount: MakeMount) -> None:
@@ -219,7 +240,8 @@ def user() -> Iterator[User]:
 def test_what_an_ordinary_user_cannot_read(user: User, driver: str, bad: str) -> None:
     """C6, C19: a file or directory without rights is named by its path on the drive; chmod in staging mends it."""
     user.run("mkdir", "mnt")
-    user.run(PROGRAM, "mount", "store", "mnt", "--driver", driver, "--commit-after", "never", "--refresh", "0.2")
+    options = ["--driver", driver, "--commit-after", "never", "--refresh", "0.2"]
+    user.run(PROGRAM, "mount", "store", "mnt", *options)
     user.run("mkdir", "-p", "mnt/c/a/staging/d")
     user.run("sh", "-c", f"cd mnt/c/a/staging; echo x > f; echo y > d/g; chmod 000 {bad}")
     said = user.run(PROGRAM, "commit", "mnt/c/a", check=False)
@@ -231,6 +253,8 @@ def test_what_an_ordinary_user_cannot_read(user: User, driver: str, bad: str) ->
         assert f"{user.home}/mnt/c/a/pending.1/{bad}" in text
         assert "/proc/self" not in text
         assert "/tree" not in text
+    assert umount.returncode == LEFT
+    user.run(PROGRAM, "mount", "store", "mnt", *options)
     user.run(PROGRAM, "reopen", "mnt/c/a")
     user.run("chmod", "755", f"mnt/c/a/staging/{bad}")
     assert "c/a v0: 2 files" in user.run(PROGRAM, "commit", "mnt/c/a").stdout

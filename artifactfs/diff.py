@@ -174,7 +174,7 @@ def _only_new(new: Manifest, row: int, old: Manifest) -> Iterator[Added]:
 
 
 def _counts(manifest: Manifest, row: int, other: Manifest) -> bool:
-    """Whether an entry that `other` does not list is missing there: a directory may be implied, or not be empty."""
+    """Tell if an entry that `other` does not list is missing there: a directory may be implied, or not be empty."""
     if manifest._kinds[row] != EntryKind.DIRECTORY:
         return True
     return _is_empty(manifest, row) and not other.is_directory(os.fsdecode(manifest._paths[row]))
@@ -185,7 +185,7 @@ def _is_empty(manifest: Manifest, row: int) -> bool:
 
 
 def _equal_block(old: Manifest, i: int, new: Manifest, j: int, rows: int) -> bool:
-    """Whether that many rows are equal for certain. Only worth asking where the paths are."""
+    """Tell whether that many rows are equal for certain. Only worth asking where the paths are."""
     if old._kinds[i : i + rows] != new._kinds[j : j + rows] or old._sizes[i : i + rows] != new._sizes[j : j + rows]:
         return False
     if old._modes[i : i + rows] != new._modes[j : j + rows]:
@@ -230,7 +230,7 @@ def _other_kind(old: Manifest, i: int, new: Manifest, j: int) -> Iterator[Differ
 
 
 def _same_bytes(old: Manifest, i: int, new: Manifest, j: int, comparable: bool) -> bool | None:
-    """Whether two files hold the same bytes, None when nobody knows."""
+    """Tell whether two files hold the same bytes, None when nobody knows."""
     size_bytes = old._sizes[i]
     if size_bytes != new._sizes[j]:
         return False

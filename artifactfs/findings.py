@@ -58,7 +58,7 @@ class FindingKind(str, enum.Enum):
 
     @property
     def is_damage(self) -> bool:
-        """Whether somebody misses something."""
+        """Tell whether somebody misses something."""
         return self not in (FindingKind.UNREFERENCED_OBJECT, FindingKind.LEFTOVER, FindingKind.UNKNOWN_FILE)
 
 
@@ -105,7 +105,7 @@ class VerifyReport:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is damaged."""
+        """Tell whether nothing is damaged."""
         return not self.damage
 
 

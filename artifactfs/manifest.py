@@ -185,7 +185,7 @@ class Manifest:
         return None if i is None else self[i]
 
     def is_directory(self, path: str) -> bool:
-        """Whether `path` ('' is the top) is a directory, listed or implied by a file in it."""
+        """Tell whether `path` ('' is the top) is a directory, listed or implied by a file in it."""
         if path == "":
             return True
         raw = os.fsencode(path)
@@ -249,7 +249,7 @@ class Manifest:
         return 256 + sum(map(len, self._paths)) + 110 * len(self._paths)
 
     def lacks_digests(self) -> bool:
-        """Whether there is a file whose bytes no digest vouches for."""
+        """Tell whether there is a file whose bytes no digest vouches for."""
         width = len(self._digests) // len(self._paths) if self._paths else 0
         none = bytes(width)
         if width and none not in self._digests:

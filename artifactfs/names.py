@@ -31,22 +31,22 @@ _SAFE = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01234567
 
 
 def is_collection(name: str) -> bool:
-    """Whether `name` may be a collection."""
+    """Tell whether `name` may be a collection."""
     return _COLLECTION.match(name) is not None
 
 
 def is_artifact(name: str) -> bool:
-    """Whether `name` may be an artifact."""
+    """Tell whether `name` may be an artifact."""
     return _ARTIFACT.match(name) is not None and name not in (".", "..")
 
 
 def is_version(name: str) -> bool:
-    """Whether `name` is a version such as ``v0`` or ``v17``."""
+    """Tell whether `name` is a version such as ``v0`` or ``v17``."""
     return _VERSION.match(name) is not None
 
 
 def is_alias(name: str) -> bool:
-    """Whether `name` may be an alias that a user sets."""
+    """Tell whether `name` may be an alias that a user sets."""
     return (
         is_artifact(name)
         and _LOOKS_LIKE_VERSION.match(name) is None

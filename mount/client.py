@@ -77,7 +77,7 @@ def within(timeout_s: float, call: Callable[[], Result]) -> Result:
 
 
 def liveness(mountpoint: Path, timeout_s: float = ANSWER_TIMEOUT_S) -> Liveness:
-    """Whether something answers at a mountpoint."""
+    """Tell whether something answers at a mountpoint."""
     try:
         # Not stat(2): the kernel goes on answering that from its cache after the daemon is gone.
         within(timeout_s, lambda: os.statvfs(mountpoint))

@@ -131,7 +131,7 @@ class Committer:
         return found
 
     def _is_busy(self, *, at_end: bool = False) -> bool:
-        """Whether a commit is under way, waiting for its turn, or about to be tried again.
+        """Tell whether a commit is under way, waiting for its turn, or about to be tried again.
 
         `at_end`: or about to be sealed, once its writers have lived on for a while.
         """
@@ -177,7 +177,7 @@ class Committer:
             raise busy
 
     def _is_finished(self, staging: ArtifactStaging, at_end: bool) -> bool:
-        """Whether everything staged may be committed although its time has not come."""
+        """Tell whether everything staged may be committed although its time has not come."""
         commit_after_s = staging.commit_after_s(self._commit_after_s)
         writers = staging.staged.writers
         if commit_after_s is None or (writers is not None and writers.waits_for_commit):
@@ -382,7 +382,7 @@ class Committer:
             logger.info("sealed %s as %s", staging.label, pending.name)
 
     def _is_due(self, staging: ArtifactStaging) -> bool:
-        """Whether a seal that was due still is, after the time that syncing takes: somebody may have come since."""
+        """Tell if a seal that was due still is, after the time that syncing takes: somebody may have come since."""
         writers = staging.staged.writers
         if writers is not None and writers.have_all_ended():
             return True

@@ -71,7 +71,7 @@ def errno_of(error: BaseException) -> int:
 
 
 def is_expected(error: BaseException) -> bool:
-    """Whether `error` is one the drive or a system call raises on purpose."""
+    """Tell whether `error` is one the drive or a system call raises on purpose."""
     return (isinstance(error, OSError) and bool(error.errno)) or any(isinstance(error, kind) for kind, _ in _TABLE)
 
 
@@ -102,12 +102,12 @@ def unsupported(path: str) -> OSError:
 
 
 def is_other_disk(error: OSError) -> bool:
-    """Whether copy_file_range(2) failed because it cannot copy between these two files, so that bytes must be read."""
+    """Tell if copy_file_range(2) failed because it cannot copy between these two files, so that bytes must be read."""
     return error.errno in (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 def is_too_long(error: OSError) -> bool:
-    """Whether a path, or a name in it, is longer than the system call takes or tells."""
+    """Tell whether a path, or a name in it, is longer than the system call takes or tells."""
     return error.errno == errno.ENAMETOOLONG
 
 
@@ -117,10 +117,10 @@ def is_not_there(error: OSError) -> bool:
 
 
 def is_no_attribute(error: OSError) -> bool:
-    """Whether an extended attribute is not there, or the disk keeps none."""
+    """Tell whether an extended attribute is not there, or the disk keeps none."""
     return error.errno in (errno.ENODATA, errno.ENOTSUP)
 
 
 def is_attribute_too_long(error: OSError) -> bool:
-    """Whether an extended attribute does not fit (ext4 and btrfs: ENOSPC), or nothing does any more."""
+    """Tell whether an extended attribute does not fit (ext4 and btrfs: ENOSPC), or nothing does any more."""
     return error.errno in (errno.ENOSPC, errno.E2BIG, errno.ERANGE)

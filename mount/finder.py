@@ -177,7 +177,7 @@ class Finder:
         return info, manifest
 
     def has_staging(self, artifact: Artifact) -> bool:
-        """Whether versions can be added to the artifact through this mount."""
+        """Tell whether versions can be added to the artifact through this mount."""
         if artifact.collection == NO_COLLECTION:
             return True
         # A foreign name that breaks the rules can be read, and no version can be added to it.

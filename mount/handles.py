@@ -99,7 +99,7 @@ class VersionReader:
         return Cache(where, cache.size_bytes, cache.used_bytes, fetcher.fetched_bytes, fetcher.requests)
 
     def is_checked(self, digest: str, where: LocalRange) -> bool:
-        """Whether `note_checked` was called for that content in that place."""
+        """Tell whether `note_checked` was called for that content in that place."""
         with self._checked_lock:
             return hash((digest, where)) in self._checked
 
@@ -302,7 +302,7 @@ class StagedFile:
 
     @property
     def is_reference(self) -> bool:
-        """Whether the file stands for bytes of a version."""
+        """Tell whether the file stands for bytes of a version."""
         return self.reference is not None and not self.reference.resolved
 
     def read(self, size_bytes: int, offset: int) -> bytes:

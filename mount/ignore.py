@@ -47,7 +47,7 @@ JUNK = (
 )
 
 Ignores = Callable[[str, bool], bool]
-"""Whether (path relative to the tree, is a directory) is ignored."""
+"""Tell whether (path relative to the tree, is a directory) is ignored."""
 
 
 def rules_of(root: Path) -> Ignores:

@@ -1,4 +1,4 @@
-"""What a drive that ends leaves uncommitted, and why.
+"""The files that a drive leaves uncommitted at its end, and the reasons.
 
 It is read from the disk of the staging area, because nothing else tells it exactly: whoever asked the drive before it
 was unmounted does not know what was written, or committed, after that; and a daemon that was killed tells nothing.
@@ -35,7 +35,7 @@ _MAX_MARK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Left:
-    """What one artifact has in ``staging``, or in sealed trees. `why` tells why that is no version."""
+    """The files of one artifact in ``staging``, or in sealed trees. `why` tells why they are no version."""
 
     label: str
     where: str
@@ -47,7 +47,7 @@ class Left:
 def left_in(
     area: Path, in_time: str, *, on_request: bool, unfinished: Mapping[str, str] = MappingProxyType({})
 ) -> list[Left]:
-    """What lies in the staging area at `area`, in the order of the labels.
+    """List what lies in the staging area at `area`, in the order of the labels.
 
     `in_time` is the reason where nothing else is: why the commit was not made before the end; `unfinished` has such
     reasons of single artifacts' staging, by their labels. `on_request`: staging is not committed by itself. What was
@@ -66,7 +66,7 @@ def left_in(
 
 
 def left_of(states: list[ArtifactState], in_time: str) -> list[Left]:
-    """As `left_in`, from what a drive told of itself: for a staging area that cannot be seen from here."""
+    """Do as `left_in`, from what a drive told of itself: for a staging area that cannot be seen from here."""
     found = []
     for state in states:
         label = f"{state.collection}/{state.artifact}"

@@ -75,7 +75,7 @@ class MountEntry:
 
     @property
     def is_ours(self) -> bool:
-        """Whether it shows a store of artifactfs."""
+        """Tell whether it shows a store of artifactfs."""
         return self.fstype == FSTYPE
 
     @property

@@ -63,7 +63,7 @@ class PendingTree:
 
     @property
     def was_tried(self) -> bool:
-        """Whether an attempt to commit it may have begun, here or in an earlier daemon."""
+        """Tell whether an attempt to commit it may have begun, here or in an earlier daemon."""
         return self._recovered or self.record.attempts > 0
 
     def retry_after(self, delay_s: float | None) -> None:

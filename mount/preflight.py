@@ -169,7 +169,7 @@ def check_apart(settings: MountSettings) -> None:
 
 
 def _holds(outer: Path, inner: Path) -> bool:
-    """Whether `inner` is `outer` or below it, also where bind mounts give one directory several paths."""
+    """Tell whether `inner` is `outer` or below it, also where bind mounts give one directory several paths."""
     if inner.is_relative_to(outer):
         return True
     try:

@@ -36,7 +36,7 @@ class Process(msgspec.Struct, frozen=True):
         return cls(pid, start_ticks, Path("/proc/sys/kernel/random/boot_id").read_text().strip())
 
     def is_alive(self) -> bool:
-        """Whether this very process runs."""
+        """Tell whether this very process runs."""
         return Process.of(self.pid) == self
 
     def command_line(self) -> list[str]:

@@ -13,9 +13,9 @@ from typing import NamedTuple
 WINDOW_S = 10.0
 """A speed is that of so many seconds: shorter ones jump about, longer ones follow a change late."""
 FEWEST_STEPS = 4
-"""Where fewer steps are in the window (parts of many MiB on a slow line), a speed is that of so many steps."""
+"""The least number of steps that a speed is taken from: parts of many MiB on a slow line outlast the window."""
 STEP_S = 0.2
-"""What comes sooner after the last moment is added to it, so that a million small files cost no more than a few."""
+"""Bytes that come sooner after the last moment are added to it, so a million small files cost no more than a few."""
 SOONEST_S = 0.5
 """A speed of less time is none."""
 

@@ -116,7 +116,7 @@ class MountSettings:
 
     @property
     def keeps_owner(self) -> bool:
-        """Whether staged files show the owner they have on disk; a daemon of root does, unless told what to show."""
+        """Tell if staged files show the owner they have on disk; a daemon of root does, unless told what to show."""
         return os.geteuid() == 0 and (self.uid, self.gid) == (os.getuid(), os.getgid())
 
     def to_json(self) -> bytes:

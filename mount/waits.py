@@ -21,7 +21,7 @@ class Wait(NamedTuple):
 def wait_of(
     *, quiet_s: float, commit_after_s: float | None, open_files: int, untouched: bool, held: Hold | None, is_run: bool
 ) -> Wait:
-    """What staging that is not empty waits for.
+    """Tell what staging that is not empty waits for.
 
     `commit_after_s` is None where it is committed on request only; `is_run`: a program lives that commits it itself.
     """

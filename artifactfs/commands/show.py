@@ -83,7 +83,7 @@ def name(text: str) -> str:
 
 
 def is_plain() -> bool:
-    """Whether names are printed as they are: no terminal, no colours."""
+    """Tell whether names are printed as they are: no terminal, no colours."""
     return not sys.stdout.isatty()
 
 
@@ -97,7 +97,7 @@ def styled(text: str, **style: Any) -> str:
 
 
 def colours_wanted() -> bool:
-    """Whether stdout is a terminal and nobody asked for plain text (https://no-color.org)."""
+    """Tell whether stdout is a terminal and nobody asked for plain text (https://no-color.org)."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 

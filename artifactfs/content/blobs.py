@@ -52,12 +52,12 @@ class Blob:
         return 0
 
     def is_as_known(self, _damages: int) -> bool:
-        """Whether `damages` is still what it was; without waiting, for those who read."""
+        """Tell whether `damages` is still what it was; without waiting, for those who read."""
         return True
 
     @property
     def is_verified(self) -> bool:
-        """Whether what is cached was found to have the digest of the whole; the files in a pack are checked each."""
+        """Tell if what is cached was found to have the digest of the whole; the files in a pack are checked each."""
         return True
 
     def segment(self, number: int) -> Segment:
@@ -86,7 +86,7 @@ class Blob:
         return segment, within
 
     def has(self, first: int, end: int) -> bool:
-        """Whether granules can be read from the cache. Raises OSError."""
+        """Tell whether granules can be read from the cache. Raises OSError."""
         size = self.segment_granules
         while first < end:
             number, within = divmod(first, size)
@@ -160,7 +160,7 @@ class Blob:
         """Nothing: what is read of a pack is checked."""
 
     def is_unchecked(self) -> bool:
-        """Whether all of it was cached before, perhaps by a process that was killed before it could check it.
+        """Tell whether all of it was cached before, perhaps by a process that was killed before it could check it.
 
         Raises OSError.
         """
@@ -356,7 +356,7 @@ class SmallBlob:
         self._digest = digest
 
     def has(self, _first: int, _end: int) -> bool:
-        """Whether it is cached. Raises OSError."""
+        """Tell whether it is cached. Raises OSError."""
         return self.read(0, self.size_bytes) is not None
 
     def read(self, start: int, size_bytes: int, _room: memoryview | None = None) -> bytes | None:

@@ -107,7 +107,7 @@ class Request:
             self._changed.notify_all()
 
     def has(self, end: int) -> bool:
-        """Whether the granules before `end` have come."""
+        """Tell whether the granules before `end` have come."""
         return self.first + len(self.pieces) >= end
 
     def wait(self, end: int, timeout_s: float) -> bool:

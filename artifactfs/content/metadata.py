@@ -78,7 +78,7 @@ class StoreMemory:
         self._written: LRUCache[str, bytes] = LRUCache(_REMEMBERED_LISTINGS)
         self._identity: Identity | None = None
         self.is_away = False
-        """Whether the store was known and did not answer when it was asked who it is."""
+        """Tell whether the store was known and did not answer when it was asked who it is."""
         self._writer = ThreadPoolExecutor(1, "remember")
 
     def close(self) -> None:

@@ -200,7 +200,7 @@ class ContentReader:
         return data
 
     def is_checked(self, what: int) -> bool:
-        """Whether `note_checked` was called for it lately."""
+        """Tell whether `note_checked` was called for it lately."""
         with self._lock:
             return what in self._checked
 
@@ -223,7 +223,7 @@ class ContentReader:
             logger.warning("could not delete the damaged %s from the cache: %s", blob.label, error)
 
     def is_cached(self, blob: Blob, entry: Entry) -> bool:
-        """Whether all bytes of a file are in the cache."""
+        """Tell whether all bytes of a file are in the cache."""
         try:
             end = entry.offset + entry.size_bytes
             return blob.has(entry.offset >> GRANULE_SHIFT, (end - 1 >> GRANULE_SHIFT) + 1)

@@ -135,7 +135,7 @@ class Segment:
         return raw if is_of_data else b""
 
     def has(self, first: int, end: int) -> bool:
-        """Whether the granules from `first` to before `end` can be read; looks at what other processes have filled."""
+        """Tell if the granules from `first` to before `end` can be read; looks at what other processes have filled."""
         granule = self.ready.find(0, first, end)
         while granule >= 0:
             if not self._look(granule):
@@ -197,7 +197,7 @@ class Segment:
         self.verified = True
 
     def is_removed(self) -> bool:
-        """Whether somebody has deleted it: what is written to it now is lost."""
+        """Tell whether somebody has deleted it: what is written to it now is lost."""
         if not self.is_gone:
             self.is_gone = os.fstat(self.fd).st_nlink == 0
         return self.is_gone

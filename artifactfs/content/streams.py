@@ -59,7 +59,7 @@ class FileRun:
         self._frontier = 0
         self._jumps = 0
         self.is_through = False
-        """Whether it was read from its beginning to its end."""
+        """Tell whether it was read from its beginning to its end."""
 
     def advance(self, start: int, size_bytes: int, parallel: int = PARALLEL) -> Iterator[tuple[int, int]]:
         """Note a read; gives the runs of granules (first, end) to be fetched ahead, by `parallel` requests at once."""

@@ -77,7 +77,7 @@ class SquirrelAdapter(ArtifactManager):
         return sorted(name for name in found if not is_reserved(name))
 
     def exists_in_collection(self, artifact: str, collection: str | None = None) -> bool:
-        """Whether the manager says that it has the artifact."""
+        """Tell whether the manager says that it has the artifact."""
         if not names.is_artifact(artifact):
             return False
         collection = names.check_collection(collection or self.active_collection)

@@ -244,7 +244,7 @@ class ArtifactManager(ABC):
 
     @property
     def shows_staging(self) -> bool:
-        """Whether other readers of the store see `staging_root`, so that it should not outlast what is staged."""
+        """Tell whether other readers of the store see `staging_root`, so that it should not outlast what is staged."""
         return False
 
     def forget_staging(self) -> None:  # noqa: B027 - most stores have nothing to do
@@ -269,7 +269,7 @@ class ArtifactManager(ABC):
 
     @property
     def takes_references(self) -> bool:
-        """Whether `commit_tree` knows what to do with `reference_of`."""
+        """Tell whether `commit_tree` knows what to do with `reference_of`."""
         return False
 
     @property
@@ -279,7 +279,7 @@ class ArtifactManager(ABC):
 
     @property
     def gives_overview(self) -> bool:
-        """Whether :meth:`overview` is worth asking."""
+        """Tell whether :meth:`overview` is worth asking."""
         return False
 
     def overview(self) -> dict[str, dict[str, ArtifactNames]] | None:
@@ -291,7 +291,7 @@ class ArtifactManager(ABC):
 
     @property
     def made_store(self) -> bool:
-        """Whether this manager has made the store, which was not there before; False where it cannot tell."""
+        """Tell whether this manager has made the store, which was not there before; False where it cannot tell."""
         return False
 
     def ensure_created(self) -> None:
@@ -306,7 +306,7 @@ class ArtifactManager(ABC):
 
     @abstractmethod
     def exists_in_collection(self, artifact: str, collection: str | None = None) -> bool:
-        """Whether the artifact has a live version in the collection. Raises StoreUnreachable, AccessDenied."""
+        """Tell whether the artifact has a live version in the collection. Raises StoreUnreachable, AccessDenied."""
 
     @abstractmethod
     def collection_to_catalog(self, collection: str | None = None) -> Catalog:
@@ -405,7 +405,7 @@ class ArtifactManager(ABC):
         """
 
     def exists(self, artifact: str) -> bool:
-        """Whether any collection has the artifact. Raises StoreUnreachable, AccessDenied."""
+        """Tell whether any collection has the artifact. Raises StoreUnreachable, AccessDenied."""
         return any(self.exists_in_collection(artifact, collection) for collection in self.list_collection_names())
 
     def get_artifact_source(

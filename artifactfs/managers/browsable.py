@@ -103,7 +103,7 @@ class BrowsableManager(ArtifactManager):
     # -- squirrel's interface on top of it --------------------------------------------------------------------------
 
     def exists_in_collection(self, artifact: str, collection: str | None = None) -> bool:
-        """Whether the artifact has a live version in the collection. Raises StoreUnreachable, AccessDenied."""
+        """Tell whether the artifact has a live version in the collection. Raises StoreUnreachable, AccessDenied."""
         try:
             return artifact in self.list_artifacts(collection)
         except CollectionNotFound:

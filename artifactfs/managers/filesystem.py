@@ -120,7 +120,7 @@ class FileSystemArtifactManager(StoredManager):
 
     @property
     def made_store(self) -> bool:
-        """Whether this manager wrote the store's marker."""
+        """Tell whether this manager wrote the store's marker."""
         return self._marker.made
 
     def ensure_created(self) -> None:
@@ -151,7 +151,7 @@ class FileSystemArtifactManager(StoredManager):
         return sorted(map(layout.shown_artifact, found))
 
     def exists_in_collection(self, artifact: str, collection: str | None = None) -> bool:
-        """Whether the artifact has a live version in the collection. One listing of the backend."""
+        """Tell whether the artifact has a live version in the collection. One listing of the backend."""
         try:
             return bool(self._numbers(artifact, collection).live)
         except (ArtifactNotFound, InvalidName):

@@ -127,7 +127,7 @@ class PlainArtifactManager(StoredManager):
 
     @property
     def made_store(self) -> bool:
-        """Whether the directory of a local store was missing, and is there now."""
+        """Tell whether the directory of a local store was missing, and is there now."""
         return self._was_missing and self._root is not None and self._root.current() is not None
 
     def ensure_created(self) -> None:
@@ -200,7 +200,7 @@ class PlainArtifactManager(StoredManager):
         return sorted(map(shown_artifact, found))
 
     def exists_in_collection(self, artifact: str, collection: str | None = None) -> bool:
-        """Whether the artifact has a live version in the collection. Raises StoreUnreachable, AccessDenied."""
+        """Tell whether the artifact has a live version in the collection. Raises StoreUnreachable, AccessDenied."""
         self._require(reading=True)
         try:
             return bool(self._history.numbers(collection or self.active_collection, artifact).live)

@@ -45,7 +45,7 @@ class Annotations:
         return [found[info.number].over(info) if info.number in found else info for info in infos]
 
     def of(self, collection: str, artifact: str, number: int) -> Annotation | None:
-        """What was said of one version, None where nothing was."""
+        """The message and metadata given to one version later; None where nothing was."""
         return self._read(collection, artifact, [number]).get(number)
 
     def _read(self, collection: str, artifact: str, numbers: list[int]) -> dict[int, Annotation]:

@@ -119,7 +119,7 @@ class Content:
         return blake3(self.encoded).hexdigest()
 
     def is_of(self, record: Record | None) -> bool:
-        """Whether the version with that record has the same content."""
+        """Tell whether the version with that record has the same content."""
         return record is not None and record.digest == self.digest
 
 

@@ -212,7 +212,7 @@ def umask() -> int:
 
 
 def same_inode(path: str, status: os.stat_result) -> bool:
-    """Whether `path` is the file with that status."""
+    """Tell whether `path` is the file with that status."""
     try:
         with reach(path) as place:
             return os.path.samestat(os.lstat(place), status)

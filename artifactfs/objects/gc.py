@@ -306,7 +306,7 @@ class _Pass:
             raise type(error)(f"nothing was deleted: {error}. {_advice(error)}") from error
 
     def _objects_of(self, wanted: _Wanted) -> tuple[bool, list[bytes]]:
-        """Whether the version was deleted, and the raw names of its objects, that of its manifest included."""
+        """Tell whether the version was deleted, and the raw names of its objects, that of its manifest included."""
         place, manifest, _, buried = wanted
         try:
             packed = decode_columns(read_checked(self._store, manifest)).objects

@@ -114,12 +114,12 @@ def read_checked(store: ObjectStore, name: str) -> bytes:
 
 
 def is_live(store: ObjectStore, place: Place) -> bool:
-    """Whether the version with that record still exists."""
+    """Tell whether the version with that record still exists."""
     return store.exists(place.key) and not store.exists(layout.tombstone_key(place.prefix, place.number))
 
 
 def is_leftover(key: str) -> bool:
-    """Whether the key is a temporary name as this package makes them; others' temporary files are not ours."""
+    """Tell whether the key is a temporary name as this package makes them; others' temporary files are not ours."""
     return _LEFTOVER.match(key.rpartition("/")[2]) is not None
 
 

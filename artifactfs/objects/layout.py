@@ -332,12 +332,12 @@ def object_key(name: str) -> str:
 
 
 def is_object_name(name: str) -> bool:
-    """Whether `name` is the hex name of an object."""
+    """Tell whether `name` is the hex name of an object."""
     return _HEX_DIGEST.match(name) is not None
 
 
 def is_temporary(key: str) -> bool:
-    """Whether the key's last part is a temporary name: left by a writer that died, unless one is writing it."""
+    """Tell whether the key's last part is a temporary name: left by a writer that died, unless one is writing it."""
     return key.rpartition("/")[2].startswith(TEMPORARY_PREFIX)
 
 

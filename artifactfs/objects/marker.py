@@ -34,7 +34,7 @@ class StoreMarker:
         self._lock = threading.Lock()
         self._seen: Marker | None = None
         self.made = False
-        """Whether this object wrote the marker."""
+        """Tell whether this object wrote the marker."""
         self._unkept: dict[str, bool] | None = None
 
     def read(self) -> Marker | None:
@@ -123,7 +123,7 @@ class StoreMarker:
             self._keep_answer()
 
     def _is_probed(self) -> bool:
-        """Whether it is not known yet if this store can be written to safely."""
+        """Tell whether it is not known yet if this store can be written to safely."""
         store = self._store
         return store.exclusive is None and store.client is not None and not store.single_writer
 

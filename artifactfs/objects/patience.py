@@ -99,6 +99,6 @@ def pause(attempt: int, error: Exception) -> None:
 
 
 def is_throttling(error: Exception) -> bool:
-    """Whether the store said that it is asked too much."""
+    """Tell whether the store said that it is asked too much."""
     text = str(error).lower()
     return not isinstance(error, StoreFull) and any(word in text for word in _THROTTLING)

@@ -98,13 +98,13 @@ class ObjectStore(ABC):
     page_keys: int = 0
     """How many keys :meth:`walk` gets by one request while it goes on; 0 where it lists all before the first."""
     renews_in_place: bool = False
-    """Whether :meth:`renew` moves no bytes to or from this machine."""
+    """Tell whether :meth:`renew` moves no bytes to or from this machine."""
     client: str | None = None
     """What reaches the backend, the name a probe's answer is kept under; None where none is needed."""
     exclusive: bool | None = None
-    """Whether :meth:`put_exclusive` can be trusted; None while nobody knows."""
+    """Tell whether :meth:`put_exclusive` can be trusted; None while nobody knows."""
     single_writer: bool = False
-    """Whether the caller promised that nothing else writes, so that nothing need be exclusive."""
+    """Tell whether the caller promised that nothing else writes, so that nothing need be exclusive."""
 
     @abstractmethod
     def put(self, key: str, data: Buffer) -> None:
@@ -202,7 +202,7 @@ class ObjectStore(ABC):
         """Remove `key`; it may be gone already."""
 
     def exists(self, key: str) -> bool:
-        """Whether `key` is there."""
+        """Tell whether `key` is there."""
         try:
             self.size(key)
         except NotFound:
@@ -210,7 +210,7 @@ class ObjectStore(ABC):
         return True
 
     def renew(self, key: str) -> bool:
-        """Whether `key` is there; then it counts as put just now, which gc goes by."""
+        """Tell whether `key` is there; then it counts as put just now, which gc goes by."""
         try:
             self.put(key, self.get_range(key, 0, self.size(key)))
         except NotFound:
@@ -265,7 +265,7 @@ class ObjectStore(ABC):
             )
 
     def _probe(self) -> bool:
-        """Whether a name that is created twice keeps its first content."""
+        """Tell whether a name that is created twice keeps its first content."""
         key = f"{layout.TEMPORARY_PREFIX}probe-{uuid.uuid4().hex}"
         first = uuid.uuid4().hex.encode()
         try:

@@ -126,7 +126,7 @@ class Transfer(Committer):
         return size_bytes
 
     def _is_there(self, key: str, name: str) -> bool:
-        """Whether the target has the object whole; it then counts as put just now, as after a commit's put."""
+        """Tell whether the target has the object whole; it then counts as put just now, as after a commit's put."""
         path = self._store.local_path(key)
         if path is not None:
             return os.path.exists(path) and has_digest(path, name)

@@ -121,7 +121,7 @@ class Uploads:
 
 
 def renewed(store: ObjectStore, name: str) -> bool:
-    """Whether the object with that hex name is there and was renewed in place, so that it need not be sent."""
+    """Tell whether the object with that hex name is there and was renewed in place, so that it need not be sent."""
     try:
         return store.renew(layout.object_key(name))
     except ArtifactError as error:

@@ -1,4 +1,4 @@
-"""Whether a local directory is in squirrel's layout. Reads names only; safe from any thread."""
+"""Tell whether a local directory is in squirrel's layout. Reads names only; safe from any thread."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LOOKED_AT = 20_000
 
 
 def looks_plain(root: str) -> bool:
-    """Whether somebody keeps squirrel's layout there: it holds a version, or we made a plain store of it.
+    """Tell whether somebody keeps squirrel's layout there: it holds a version, or we made a plain store of it.
 
     A directory that cannot be read is not: whoever opens it will say why.
     """
@@ -24,7 +24,7 @@ def looks_plain(root: str) -> bool:
 
 
 def holds_version(root: str) -> bool:
-    """Whether there is a version in squirrel's layout below a directory, a deleted one of ours included."""
+    """Tell whether there is a version in squirrel's layout below a directory, a deleted one of ours included."""
     budget = iter(range(_LOOKED_AT))
     for collection in _directories(root, budget):
         for artifact in _directories(collection, budget):

@@ -40,7 +40,7 @@ class PlainHistory(History):
         return layout.notes_prefix(collection, artifact)
 
     def has_old_notes(self) -> bool:
-        """Whether the store has notes where the first programs kept them. Raises StoreUnreachable, AccessDenied."""
+        """Tell if the store has notes where the first programs kept them. Raises StoreUnreachable, AccessDenied."""
         if self._may_have_old_notes and not self._store.listing(layout.OLD_NOTES).directories:
             self._may_have_old_notes = False
         return self._may_have_old_notes
@@ -127,7 +127,7 @@ class PlainHistory(History):
         return self.record(collection, artifact, number), number in numbers.annotated
 
     def _holds_files(self, key: str, number: int) -> bool:
-        """Whether a version's directory holds more than what we keep in it. Elsewhere than on disk it is only listed
+        """Tell if a version's directory holds more than what we keep in it. Elsewhere than on disk it is only listed
         because it does."""
         if not self._is_local:
             return True

@@ -95,7 +95,7 @@ def decode_pending(raw: bytes, key: str) -> Pending:
 
 
 def is_reserved(name: str) -> bool:
-    """Whether a directory in the root is no collection."""
+    """Tell whether a directory in the root is no collection."""
     return name in RESERVED or name.startswith(TEMPORARY_PREFIX)
 
 

@@ -88,7 +88,7 @@ class RemoteCommitter:
         return CommitResult(info, created=True, sent_bytes=info.size_bytes)
 
     def _is_whole(self, commit: Commit, prefix: str, number: int) -> bool:
-        """Whether an interrupted commit had written its record, which is the last thing it does."""
+        """Tell whether an interrupted commit had written its record, which is the last thing it does."""
         if self._store.exists(tombstone_key(prefix, number)):
             return False
         found = self._history.records(commit.collection, commit.artifact, [number])

@@ -38,7 +38,7 @@ def _numpy() -> Any:
 
 
 def is_numpy(obj: Any, *kinds: str) -> bool:
-    """Whether `obj` is of one of these NumPy classes; an object can only be if NumPy is loaded."""
+    """Tell whether `obj` is of one of these NumPy classes; an object can only be if NumPy is loaded."""
     numpy = sys.modules.get("numpy")
     return numpy is not None and isinstance(obj, tuple(getattr(numpy, kind) for kind in kinds))
 

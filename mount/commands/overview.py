@@ -22,7 +22,7 @@ _MOST_WRITERS = 3
 
 @dataclass(frozen=True)
 class Row:
-    """What one artifact has in one place; `fraction` is the part of it that is in the store, while it goes there."""
+    """The files of one artifact in one place; `fraction` is the part of it that is in the store, while it goes there."""
 
     label: str
     where: str
@@ -53,7 +53,7 @@ class View:
 
 
 def view(found: dict[str, Any]) -> View:
-    """What is shown of one mount, as `status` found it."""
+    """Make the text of one mount, as `status` found it."""
     answer: Status | None = found["status"]
     above, rows, below = [f"{found['mountpoint']}  {found['store']}"], [], []
     if answer is None:
@@ -121,7 +121,7 @@ def _rows(state: ArtifactState) -> Iterator[Row]:
 
 
 def _waiting(staged: Staged) -> str:
-    """Who writes there, and when or why not it is committed: ``cp (pid 4711) writes; commits in 12 s``."""
+    """Tell who writes there, and when it is committed or why not: ``cp (pid 4711) writes; commits in 12 s``."""
     if staged.held is not None:
         return f"held: {show.hold(staged.held)}"
     if staged.reopened is not None and staged.untouched:

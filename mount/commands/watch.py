@@ -63,7 +63,7 @@ def _can_draw() -> bool:
 
 
 def _asked_again(find: Find) -> Iterator[list[dict[str, Any]]]:
-    """What is found, every `POLL_S`, until no mount lives; at last the dead ones."""
+    """Yield what is found, every `POLL_S`, until no mount lives; at last the dead ones."""
     from mount.mounts import NotMounted
 
     first = True
@@ -100,7 +100,7 @@ def _print_changes(find: Find) -> list[dict[str, Any]]:
 
 
 def _lasting(value: Any) -> Any:
-    """What does not change by itself."""
+    """Leave out the fields that time changes by itself."""
     if isinstance(value, dict):
         return {key: _lasting(each) for key, each in value.items() if key not in _PASSING}
     return [_lasting(each) for each in value] if isinstance(value, list) else value

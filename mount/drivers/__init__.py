@@ -50,7 +50,7 @@ def load(name: str) -> Driver:
 
 
 def _has_kernel() -> bool:
-    """Whether the kernel speaks a protocol that the native driver knows, and lets this process speak it."""
+    """Tell whether the kernel speaks a protocol that the native driver knows, and lets this process speak it."""
     uname = os.uname()
     release = re.match(r"(\d+)\.(\d+)", uname.release)
     return (

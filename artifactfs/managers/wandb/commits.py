@@ -198,7 +198,7 @@ class _Tree:
         return [(entry, self._scan.path(row)) for row, entry in rows if entry.kind is EntryKind.FILE]
 
     def is_content_of(self, latest: Manifest, *, with_modes: bool) -> bool:
-        """Whether this is the content of a version. Files are read only where all else is alike."""
+        """Tell whether this is the content of a version. Files are read only where all else is alike."""
         if with_modes and not self.manifest.has_modes_of(latest):
             return False
         if self.manifest.file_count != latest.file_count or self.manifest.size_bytes != latest.size_bytes:

@@ -168,7 +168,7 @@ class WandbArtifactManager(BrowsableManager):
         return sorted(map(shown_artifact, found))
 
     def exists_in_collection(self, artifact: str, collection: str | None = None) -> bool:
-        """Whether the artifact has a live version in the collection. Raises StoreUnreachable, AccessDenied."""
+        """Tell whether the artifact has a live version in the collection. Raises StoreUnreachable, AccessDenied."""
         try:
             return bool(self.list_version_names(artifact, collection))
         except (ArtifactNotFound, CollectionNotFound, InvalidName):

@@ -112,7 +112,7 @@ class Worker:
 
     @property
     def alive(self) -> bool:
-        """Whether it may still answer."""
+        """Tell whether it may still answer."""
         return self._process.poll() is None
 
     def start(self, name: str, /, **arguments: Any) -> Future[Any]:

@@ -70,7 +70,7 @@ def stored_names(paths: Iterable[str]) -> dict[str, str]:
 
 
 def _is_refused(path: str) -> bool:
-    """Whether the client of wandb refuses it (`validate_relpath`), or artifactfs needs the name itself."""
+    """Tell whether the client of wandb refuses it (`validate_relpath`), or artifactfs needs the name itself."""
     windows = PureWindowsPath(path)
     return bool(windows.anchor) or ".." in windows.parts or path == SIDE_FILE
 

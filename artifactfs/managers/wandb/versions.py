@@ -56,7 +56,7 @@ def time_ns(text: str) -> int:
 
 
 def is_own(type_name: str) -> bool:
-    """Whether W&B keeps that artifact type for itself, so that nothing can be logged to it."""
+    """Tell whether W&B keeps that artifact type for itself, so that nothing can be logged to it."""
     return type_name == "job" or type_name.startswith("wandb-")
 
 

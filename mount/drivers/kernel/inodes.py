@@ -212,7 +212,7 @@ class Inodes:
             self._versions[base >> VERSION_BITS].lookups += count
 
     def is_prefilled(self, nodeid: int) -> bool:
-        """Whether `note_prefilled` was called for an entry since the kernel last forgot it."""
+        """Tell whether `note_prefilled` was called for an entry since the kernel last forgot it."""
         version = self._versions[nodeid >> VERSION_BITS]
         byte, mask = _bit_of(nodeid)
         return bool(version.prefilled and version.prefilled[byte] & mask)

@@ -64,7 +64,7 @@ class UnderWay:
         return True
 
     def _give_up_if_killed(self, unique: int) -> bool:
-        """Whether the request is settled."""
+        """Tell whether the request is settled."""
         pid = self._asking.get(unique)
         if pid is None:
             return True

@@ -22,7 +22,7 @@ _MOST_WRITERS = 3
 
 @dataclass(frozen=True)
 class Row:
-    """The files of one artifact in one place; `fraction` is the part of it that is in the store, while it goes there."""
+    """The files of one artifact in one place; `fraction` is the part of them in the store, while they go there."""
 
     label: str
     where: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,7 +181,7 @@ def _refuse_held(place: Place) -> None:
 
 def _sealed_by_itself(place: Place, message: str) -> str:
     """The id of the last commit, when nobody asked for it. Raises ClientError when there is none such."""
-    from mount import client
+    from mount import client, mounts
 
     state = client.read_state(place.staging)
     every: list[Finished | Pending] = [*state.finished, *state.pending]
@@ -189,10 +190,12 @@ def _sealed_by_itself(place: Place, message: str) -> str:
     text = f"nothing is staged for {place.label}"
     if state.pending:
         text += f"; {count(len(state.pending), 'commit')} under way (see 'artifactfs status')"
-    elif state.finished and state.finished[-1].version is not None:
-        text += f"; the last commit gave {state.finished[-1].version}"
-    if message:
-        text += "; 'artifactfs annotate' gives a version a message"
+    elif state.finished and (version := state.finished[-1].version) is not None:
+        text += f"; the last commit gave {version}"
+        entry = mounts.entry_over(place.directory)
+        if message and entry is not None:
+            store = shlex.quote(entry.store)
+            text += f"; to give it a message: artifactfs annotate --store {store} {place.label}@{version} -m …"
     raise client.ClientError(text)
 
 

@@ -72,8 +72,12 @@ def test_it_is_a_version_already(mount: Mount, label: str) -> None:
     assert (info.version, info.message) == ("v0", "late, but\nsaid")
     done = artifactfs("commit", mount / label, "-m", "once more", check=False)
     assert done.returncode == 1
-    assert f"nothing is staged for {label}; the last commit gave v0; 'artifactfs annotate'" in done.stderr
+    assert f"nothing is staged for {label}; the last commit gave v0; to give it a message: " in done.stderr
+    told = done.stderr.rpartition("message: ")[2].strip()
+    assert told == f"artifactfs annotate --store {mount.store} {label}@v0 -m …"
     assert message(mount, label, "v0") == "late, but\nsaid"
+    artifactfs(*told.split()[1:-1], "said as was told")
+    eventually(lambda: message(mount, label, "v0") == "said as was told")
 
 
 def test_it_is_a_version_already_and_nobody_waits(mount: Mount, label: str) -> None:

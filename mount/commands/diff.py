@@ -40,6 +40,8 @@ def preview(path: str, version: str, as_json: bool) -> None:
         old = _manifest(before, Manifest(), lambda *_: False) if before.is_dir() else Manifest()
         new = _manifest(place.staging, old, ignore.rules_of(place.staging))
         found = compare(old, new)
+        if not len(new):
+            click.echo(f"nothing is staged for {place.label}: a commit would make no version", err=True)
     about = {"collection": place.collection, "artifact": place.artifact}
     shown = about | {"version": before.resolve().name} if before.is_dir() else None
     answer(found, shown, about | {"version": "staging"}, as_json=as_json)

@@ -45,8 +45,11 @@ def test_preview_is_what_the_commit_does(mount: Mount) -> None:
         "removed": ["changed", "gone", "kept", "same-size", "script"],
         "changed": [],
     }
+    said = f"nothing is staged for {label}: a commit would make no version\n"
+    assert artifactfs("diff", mount / label, check=False).stderr == said
     artifactfs("stage", mount / label)
     assert changes(staging) == {"added": [], "removed": [], "changed": []}
+    assert artifactfs("diff", mount / label).stderr == ""
     (staging / "changed").write_text("longer than before\n")
     (staging / "same-size").write_text("SAME-SIZE\n")
     (staging / "gone").unlink()

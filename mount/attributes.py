@@ -293,6 +293,7 @@ def status(vfs: Vfs) -> control.Status:
         faults=[*vfs.faults.present(), *_shortage(vfs)],
         waiting=vfs.area.waiting() if vfs.area else [],
         made_store=vfs.manager.made_store,
+        on_failure=settings.on_failure,
     )
 
 

@@ -214,6 +214,7 @@ class Status(msgspec.Struct, frozen=True):
     `artifacts` lists those with something staged or pending; `left_off` counts what did not fit. `faults` are what
     does not work in the daemon at present, one line each.
     `made_store`: the store was not there, and this mount has made it.
+    `on_failure`: ``commit`` where what a program leaves that failed is committed all the same.
     `waiting` tells, a line each, of what other mounts have staged in a local store, when no mount seems to have it.
     """
 
@@ -239,6 +240,7 @@ class Status(msgspec.Struct, frozen=True):
     faults: list[str] = msgspec.field(default_factory=list)
     waiting: list[str] = msgspec.field(default_factory=list)
     made_store: bool = False
+    on_failure: str = "hold"
 
 
 Message = TypeVar("Message", CommitRequest, ArtifactState, Status)

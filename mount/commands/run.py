@@ -98,17 +98,20 @@ def _failed(place: Place, command: tuple[str, ...], status: int) -> str:
             how = f"ended with status {status}"
     else:
         how = f"ended with status {status}"
-    then = f"what is staged for {place.label} is held; {show.AFTER_FAILURE}"
-    if not _has_staged(place):
-        then = f"nothing is staged for {place.label}"
-    return f"{shlex.quote(os.path.basename(command[0]))} {how}: {then}"
+    return f"{shlex.quote(os.path.basename(command[0]))} {how}: {_becomes(place)}"
 
 
-def _has_staged(place: Place) -> bool:
-    """Tell whether something is staged; yes where the mount does not answer."""
-    from mount import client
+def _becomes(place: Place) -> str:
+    """Tell what becomes of what is staged; that it is held where the mount does not answer."""
+    from mount import client, mounts
 
+    entry = mounts.entry_over(place.directory)
     try:
-        return client.read_state(place.staging).staged is not None
+        if client.read_state(place.staging).staged is None:
+            return f"nothing is staged for {place.label}"
+        if entry is not None and client.read_status(entry.mountpoint).on_failure == "commit":
+            return f"what is staged for {place.label} is committed all the same (--on-failure commit)"
     except client.ClientError:
-        return True
+        # The status of the command matters more than this line, and a hold is what nearly every mount does.
+        pass
+    return f"what is staged for {place.label} is held; {show.AFTER_FAILURE}"

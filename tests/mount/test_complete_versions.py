@@ -394,6 +394,19 @@ def test_a_run_that_fails_is_held_and_passes_its_status_on(make_mount: MakeMount
     assert os.listdir(mount / LABEL / "v0") == ["a"]
 
 
+def test_a_run_that_fails_is_committed_where_that_was_asked_for(make_mount: MakeMount) -> None:
+    """C21, C22: the command says so, instead of that it is held."""
+    mount = make_mount("--commit-after", "0.3", "--refresh", "0.2", "--on-failure", "commit")
+    staging = mount.make(LABEL)
+    done = artifactfs("run", staging, "--", "sh", "-c", f"echo 1 > {staging}/a; exit 7", check=False)
+    assert done.returncode == 7
+    assert (
+        done.stderr
+        == f"sh ended with status 7: what is staged for {LABEL} is committed all the same (--on-failure commit)\n"
+    )
+    eventually(lambda: (mount / LABEL / "v0/a").exists())
+
+
 def test_a_signal_reaches_the_command_of_a_run_first(make_mount: MakeMount) -> None:
     mount = make_mount("--commit-after", "0.3", "--refresh", "0.2")
     staging = mount.make(LABEL)

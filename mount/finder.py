@@ -8,6 +8,7 @@ backend call.
 from __future__ import annotations
 
 import threading
+import time
 
 from cachetools import LRUCache
 
@@ -40,6 +41,8 @@ from mount.tree import (
 )
 
 MANIFEST_CACHE_BYTES = 512 << 20
+HELD_LINK = "staging.held"
+"""A symlink beside `staging` while that is held, whose target is the reason: ``ls -l`` shows it."""
 
 
 class Finder:
@@ -130,12 +133,19 @@ class Finder:
             pending = self.staging(artifact).find_pending(name)
             if pending is not None:
                 return StagedNode(pending.tree, "", artifact, name)
+        if name == HELD_LINK and (why := self.why_held(artifact)) is not None:
+            return Alias(artifact, name, why)
         if names.is_version(name):
             return VersionNode(self._version(artifact, name), "", None)
         version = self._listing.aliases(artifact.collection, artifact.name).get(name)
         if version is None:
             raise VersionNotFound(f"{artifact.label} has no version or alias {name!r}")
         return Alias(artifact, name, version)
+
+    def why_held(self, artifact: Artifact) -> str | None:
+        """The reason why what is staged for an artifact is not committed by itself, and since when; None if it is."""
+        held = self.staging(artifact).staged.held if self.has_staging(artifact) else None
+        return None if held is None else f"{held.why}, {time.strftime('%H:%M', time.localtime(held.at))}"
 
     def version_of(self, artifact: Artifact, name: str) -> LoadedVersion:
         """The version called `name`: ``v3``, ``latest`` or an alias. Raises VersionNotFound, StoreUnreachable."""

@@ -27,7 +27,7 @@ from mount.committer import Committer
 from mount.control import Status
 from mount.errors import CrossTree, NotPermitted, ReadOnly, Stale
 from mount.faults import Faults
-from mount.finder import Finder
+from mount.finder import HELD_LINK, Finder
 from mount.handles import Handle, StagedFile, VersionReader
 from mount.listing import Listing, memory_of
 from mount.references import ATTRIBUTE_BLOCKS
@@ -183,7 +183,7 @@ class Vfs:
             return self._staged_attrs(node)
         if isinstance(node, Alias):
             ino = ino_of("alias", node.artifact.collection, node.artifact.name, node.name)
-            return self._made_attrs(ino, stat.S_IFLNK | 0o777, len(node.version))
+            return self._made_attrs(ino, stat.S_IFLNK | 0o777, len(os.fsencode(node.version)))
         return self._made_attrs(self._ino(node), stat.S_IFDIR | DIRECTORY_MODE)
 
     def _ino(self, node: Root | Collection | Artifact) -> int:
@@ -316,6 +316,8 @@ class Vfs:
                 pending = [p.name for p in staging.pending]
             found += [Dirent(name, ino_of("staging", *key, name), stat.S_IFDIR) for name in pending]
             found.append(Dirent(names.STAGING, ino_of("staging", *key, ""), stat.S_IFDIR))
+            if self._finder.why_held(node) is not None:
+                found.append(Dirent(HELD_LINK, ino_of("alias", *key, HELD_LINK), stat.S_IFLNK))
         return found
 
     def _list_version(self, node: VersionNode) -> Iterator[Dirent]:

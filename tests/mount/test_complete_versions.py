@@ -20,7 +20,7 @@ import pytest
 from mount import client
 from mount.control import COMMIT_AFTER, RUN
 from tests.mount.conftest import MakeMount
-from tests.mount.harness import PROGRAM, Mount, artifactfs, eventually, same_tree
+from tests.mount.harness import PROGRAM, Mount, artifactfs, eventually, run, same_tree
 
 pytestmark = pytest.mark.fuse
 
@@ -98,12 +98,17 @@ def test_a_copy_is_a_version_as_soon_as_nobody_is_left(drive: Mount, tree: Path)
     same_tree(tree, drive.committed(LABEL, "v0", AT_ONCE_S) / "tree")
 
 
-def test_a_script_that_pauses_gives_one_version(drive: Mount) -> None:
-    staging = drive.make(LABEL)
-    batch("sh", "-c", f"for i in 1 2 3; do cp /etc/passwd {staging}/$i; sleep 1; done")
-    version = drive.committed(LABEL, "v0", AT_ONCE_S)
-    assert sorted(os.listdir(version)) == ["1", "2", "3"]
-    assert not (drive / LABEL / "v1").exists()
+def test_a_script_that_pauses_gives_one_version(make_mount: MakeMount) -> None:
+    """C1: with the time of quiet that is the default."""
+    mount = make_mount()
+    staging = mount.make(LABEL)
+    batch(
+        "sh",
+        "-c",
+        f"cp /etc/passwd {staging}/1; sleep 8; cp /etc/passwd {staging}/2; sleep 8; cp /etc/passwd {staging}/3",
+    )
+    assert sorted(os.listdir(mount.committed(LABEL, "v0", AT_ONCE_S))) == ["1", "2", "3"]
+    assert not (mount / LABEL / "v1").exists()
 
 
 def test_a_session_is_waited_for_although_its_writers_have_ended(drive: Mount) -> None:
@@ -241,6 +246,8 @@ def test_what_holds_is_told_everywhere(drive: Mount) -> None:
     assert re.fullmatch(r"sh \(pid \d+\) ended with status 3 while writing weights\.bin", why)
     assert f"held: {why}, {time.strftime('%H:')}" in artifactfs("status", drive.path).stdout
     assert why in drive.log()
+    assert os.readlink(drive / LABEL / "staging.held").startswith(why)
+    assert f"staging.held -> {why}" in run("ls", "-l", drive / LABEL)
     drive.umount(check=False)
     drive.mount()
     assert held(drive) == why
@@ -356,6 +363,7 @@ def test_discard_ends_a_hold(drive: Mount) -> None:
     batch("sh", "-c", f"echo half > {staging}/f; exit 1", check=False)
     held(drive)
     artifactfs("discard", staging, "--yes")
+    eventually(lambda: "staging.held" not in os.listdir(drive / LABEL))
     batch("cp", "/etc/passwd", staging / "f")
     drive.committed(LABEL, "v0", AT_ONCE_S)
 

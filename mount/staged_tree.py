@@ -20,7 +20,7 @@ from artifactfs import durable
 from artifactfs.beneath import open_regular
 from artifactfs.manifest import Entry
 from mount import disk
-from mount.asking import ASKING
+from mount.asking import ASKING, WRITE_BACK
 from mount.control import Hold
 from mount.descriptors import CLOSED, OwnedFd
 from mount.endings import Ending, Watched
@@ -99,7 +99,7 @@ class StagedTree:
 
     def _note_writer(self) -> None:
         thread = ASKING.thread
-        if thread is not None and self.writers is not None:
+        if thread is not None and thread != WRITE_BACK and self.writers is not None:
             process = self.writers.wrote(thread)
             # Only the number of a thread that leads its process stays that of the process as long as it lives.
             self._last_writer = thread if process is not None and process.pid == thread else None

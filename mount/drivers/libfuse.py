@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, NoReturn
 
 from mount import control
-from mount.asking import ASKING
+from mount.asking import ASKING, WRITE_BACK
 from mount.descriptors import OwnedFd
 from mount.drivers import DriverUnavailable
 from mount.drivers.failures import errno_after
@@ -436,6 +436,8 @@ class _Requests:
         return self._handles[info.fh].read(size, offset)
 
     def write(self, path: str | None, data: bytes, offset: int, info: Any) -> int:
+        if info.writepage:
+            ASKING.thread = WRITE_BACK
         return self._staged(info).write(data, offset)
 
     def flush(self, path: str | None, info: Any) -> int:

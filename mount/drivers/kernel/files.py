@@ -10,6 +10,7 @@ import os
 import stat
 from typing import Any
 
+from mount.asking import ASKING, WRITE_BACK
 from mount.drivers.kernel import protocol
 from mount.drivers.kernel.context import Context, NeverAskAgain, OpenFile, Request
 from mount.drivers.kernel.protocol import (
@@ -18,6 +19,7 @@ from mount.drivers.kernel.protocol import (
     FOPEN_PASSTHROUGH,
     FUSE_FSYNC_FDATASYNC,
     FUSE_OPEN_KILL_SUIDGID,
+    FUSE_WRITE_CACHE,
     FUSE_WRITE_KILL_SUIDGID,
     Malformed,
 )
@@ -194,6 +196,8 @@ class Files:
         if len(data) != size:
             raise Malformed(f"{len(data)} bytes to write, {size} were announced")
         handle = self._context.staged_file(number)
+        if flags & FUSE_WRITE_CACHE:
+            ASKING.thread = WRITE_BACK
         if flags & FUSE_WRITE_KILL_SUIDGID:
             drop_set_ids(handle)
         return _write_out(handle.write(data, offset), 0)

@@ -70,9 +70,7 @@ class Holding:
             self._hold(tree, Hold(f"the staging disk did not keep all of it: {reason}", time.time(), lost=True))
 
     def failed(self, tree: StagedTree, why: str) -> None:
-        """A writer has failed, so that what is staged may be incomplete."""
-        if tree.is_empty():
-            return
+        """A writer has failed, so that what is staged may be incomplete, or what its job goes on to write."""
         if not self._by_writers:
             logger.info("what is staged for %s is not held, as was asked for: %s", self._label, why)
             return
@@ -84,15 +82,17 @@ class Holding:
     def made_up_for(self, tree: StagedTree, process: Watched) -> None:
         """A later job has ended well: a writer's failure holds no longer. Raises OSError."""
         with self._lock:
-            if tree.held is None or not tree.held.by_writer:
+            was_held = tree.held is not None
+            if tree.held is not None and not tree.held.by_writer:
                 return
             self._mark.unlink(missing_ok=True)
             tree.held = None
         if tree.writers is not None:
             tree.writers.released()
-        logger.info(
-            "what is staged for %s is not held any more: %s wrote there since, and ended well", self._label, process
-        )
+        if was_held:
+            logger.info(
+                "what is staged for %s is not held any more: %s wrote there since, and ended well", self._label, process
+            )
 
     def _hold(self, tree: StagedTree, hold: Hold, *, first_on_disk: bool = False) -> None:
         """`first_on_disk`: what is told is sure to be kept; until then something else keeps it from being committed."""
@@ -113,7 +113,9 @@ class Holding:
                 raise unsaved
             tree.writers.note_hold(hold)
         except OSError as error:
-            logger.error("cannot note on disk that what is staged for %s is held: %s", self._label, error)
+            # While nothing is staged, nothing could be committed at the next mount.
+            level = logging.INFO if tree.is_empty() else logging.ERROR
+            logger.log(level, "cannot note on disk that what is staged for %s is held: %s", self._label, error)
 
     def _tell(self, hold: Hold) -> None:
         # Of its own disk the drive tells an error; that a program failed is that program's.

@@ -578,12 +578,15 @@ class ArtifactStaging:
         with self.lock:
             if not self._is_recovered or self.pending or self.staged.open_for_writing() or not self.staged.is_empty():
                 return False
-            if self.staged.writers is not None and self.staged.writers.waits_for_commit:
+            writers = self.staged.writers
+            if writers is not None and writers.waits_for_commit:
                 return False
-            if self.staged.held is not None or self.reopened is not None:
-                self._forget_marks()
-                self.staged.held = None
-            self.staged.forget_writers()
+            # A job that failed, and goes on, shall not have the rest of its files committed.
+            if writers is None or not writers.failed_live_on:
+                if self.staged.held is not None or self.reopened is not None:
+                    self._forget_marks()
+                    self.staged.held = None
+                self.staged.forget_writers()
             self.staged.touched = False
             return True
 

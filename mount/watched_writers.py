@@ -21,7 +21,7 @@ import msgspec
 
 from artifactfs import durable
 from mount.control import Hold, printable
-from mount.endings import Ending, Listener, Watch, Watched, sees_everybody, session_members
+from mount.endings import Ending, Listener, Watch, Watched, is_there, sees_everybody, session_members
 from mount.errno_map import errno_of, is_failure_to_keep
 from mount.writers import Writers
 
@@ -207,6 +207,12 @@ class WatchedWriters:
             return self._writers.have_failed
 
     @property
+    def failed_live_on(self) -> bool:
+        """As `Writers.failed_live_on`."""
+        with self._lock:
+            return self._writers.failed_live_on
+
+    @property
     def waits_for_commit(self) -> bool:
         """Tell whether a program lives that commits what is staged itself."""
         with self._lock:
@@ -231,6 +237,9 @@ class WatchedWriters:
                 self._waits_for = self._watch.of(member.pid, member.start_ticks)
                 if self._waits_for is not None:
                     self._watch.tell(self._waits_for, self._on_end)
+                    return False
+                if is_there(member):
+                    # There is no descriptor for it: the quiet time decides.
                     return False
         return True
 

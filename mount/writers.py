@@ -142,14 +142,15 @@ class Writers:
 
         It began after what made the hold necessary. Its job is another than that which failed, and everybody in it that
         is known here has ended well. Or it is the same job, such as that of a notebook, and the command that failed
-        there was run again.
+        there was run again, anew: a fork of the same program, such as its next worker, goes on with other work.
         """
         since, group = self._held_since, process.group
         if since is None or process.start_s <= since or not self._has_written:
             return False
         failed = self._spoiled.get(group)
         if failed is not None:
-            failed.discard(process.command or b"?")
+            if process.run_start_s > since:
+                failed.discard(process.command or b"?")
             return not failed
         return self._starts.get(group, 0.0) > since and not any(living.group == group for living in self._living)
 
@@ -159,6 +160,11 @@ class Writers:
     def have_failed(self) -> bool:
         """Tell whether a failure has not been made up for."""
         return bool(self._spoiled)
+
+    @property
+    def failed_live_on(self) -> bool:
+        """Tell whether somebody lives in a job that failed."""
+        return any(living.group in self._spoiled for living in self._living)
 
     @property
     def waits_for_commit(self) -> bool:

@@ -16,15 +16,18 @@ thread of its own, with no lock held. `_lock` is a leaf.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import logging
 import os
 import re
 import select
 import signal
+import stat as modes
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 from mount.descriptors import OwnedFd
@@ -39,6 +42,7 @@ _EXIT_CODE_AT = 60
 _PIDFD_TELLS_SINCE = (6, 15)
 
 _PF_EXITING = 0x4
+_PF_FORKNOEXEC = 0x40
 _CAP_SYS_PTRACE = 19
 
 # What they run in a child with its output in a file has opened that file while it was still the shell.
@@ -95,6 +99,9 @@ class ProcessStat(NamedTuple):
     has_ended: bool
     start_ticks: int
     exit_status: int
+    parent: int = 0
+    is_fork: bool = False
+    """It runs what its parent ran: it has not called execve(2)."""
 
     @property
     def leads_at_terminal(self) -> bool:
@@ -118,14 +125,68 @@ def read_stat(pid: int) -> ProcessStat | None:
         int(fields[3]),
         fields[4] != b"0",
         bool(int(fields[6]) & _PF_EXITING),
-        fields[0] in (b"Z", b"X"),
+        # The first thread may end before the others do: then it is shown as a zombie too, of a process that goes on.
+        fields[0] in (b"Z", b"X") and int(fields[17]) <= 1,
         int(fields[19]),
         int(fields[49]),
+        int(fields[1]),
+        bool(int(fields[6]) & _PF_FORKNOEXEC),
     )
 
 
+def is_there(process: ProcessStat) -> bool:
+    """Tell whether a process that was seen has not ended."""
+    now = read_stat(process.pid)
+    return now is not None and now.start_ticks == process.start_ticks and not now.has_ended
+
+
 def read_command(pid: int) -> bytes:
-    """The arguments of a process, each with a NUL after it; empty when it has ended or may not be looked at."""
+    """A digest of what a process does: two that have the same one do the same, as far as can be told.
+
+    It is of the arguments, the environment, the working directory, what is read from, and the file that output goes to.
+    Empty when the process has ended or may not be looked at.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    process = f"/proc/{pid}"
+    try:
+        for name in ("cmdline", "environ"):
+            with open(f"{process}/{name}", "rb") as file:
+                digest.update(file.read() + b"\0\n")
+        digest.update(os.fsencode(os.readlink(f"{process}/cwd")) + b"\0")
+        for fd in sorted(os.listdir(f"{process}/fd"), key=int):
+            # It may go on meanwhile, and close what it reads.
+            with suppress(FileNotFoundError):
+                digest.update(_source(process, fd))
+    except OSError:
+        return b""
+    return digest.digest()
+
+
+def _source(process: str, fd: str) -> bytes:
+    """What a descriptor adds to the digest of `read_command`. Raises OSError."""
+    place = f"{process}/fd/{fd}"
+    target = os.readlink(place)
+    # What comes by a pipe (input of a filter, work of a worker) is not known, and each run has another pipe.
+    is_input = target.startswith("pipe:") and modes.S_IMODE(os.lstat(place).st_mode) & 0o600 == modes.S_IRUSR
+    is_told = fd == "0" or is_input or (fd == "1" and target.startswith("/"))
+    return os.fsencode(f"{fd} {target}\0") if is_told else b""
+
+
+def run_of(process: ProcessStat) -> ProcessStat | None:
+    """The process that began what `process` runs, by execve(2): itself, or one that it was forked from.
+
+    None when that has ended, or runs something else now.
+    """
+    found = process
+    while found.is_fork:
+        above = read_stat(found.parent)
+        if above is None or above.start_ticks > found.start_ticks or above.pid <= 1:
+            return None
+        found = above
+    return found if found is process or _arguments(found.pid) == _arguments(process.pid) else None
+
+
+def _arguments(pid: int) -> bytes:
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as command:
             return command.read()
@@ -170,14 +231,18 @@ Listener = Callable[["Watched", Ending], None]
 class Watched:
     """A process that is watched until its end. `name` is what it was last seen to run: a shell becomes its command."""
 
-    def __init__(self, stat: ProcessStat, command: bytes, pidfd: OwnedFd, *, may_look: bool) -> None:
+    def __init__(
+        self, stat: ProcessStat, command: bytes, pidfd: OwnedFd, *, may_look: bool, run_ticks: int | None = None
+    ) -> None:
+        """`run_ticks`: when what it runs began, if that was in a process that it was forked from."""
         self.pid = stat.pid
         self.name = stat.name
         self.command = command
-        """Its arguments, as in ``/proc/PID/cmdline``; empty for a shell, which becomes its command later."""
+        """As `read_command`; empty when it cannot be told, and for a shell, which becomes its command later."""
         self.group = stat.group
         self.session = stat.session
         self.start_ticks = stat.start_ticks
+        self._run_ticks = stat.start_ticks if run_ticks is None else run_ticks
         self.leads_at_terminal = stat.leads_at_terminal
         self.listeners: set[Listener] = set()
         self.ending: Ending | None = None
@@ -194,6 +259,11 @@ class Watched:
     def start_s(self) -> float:
         """When it began, in seconds since the machine did, rounded down to a tick (CLOCK_BOOTTIME)."""
         return self.start_ticks / os.sysconf("SC_CLK_TCK")
+
+    @property
+    def run_start_s(self) -> float:
+        """When what it runs began: a fork goes on with what its parent does, and does nothing again."""
+        return self._run_ticks / os.sysconf("SC_CLK_TCK")
 
     def look(self) -> ProcessStat | None:
         """Look at it once more: at its name, and at its status when it is about to end. None when it is gone."""
@@ -284,7 +354,9 @@ class Watch:
         pid = process_of(thread) if thread > 0 else None
         watched = None if pid is None else self.of(pid)
         if watched is not None and pid != thread:
-            self._threads[thread] = watched
+            with self._lock:
+                if watched.ending is None:
+                    self._threads[thread] = watched
         return watched
 
     def closes(self, thread: int) -> None:
@@ -311,8 +383,14 @@ class Watch:
         stat = read_stat(pid)
         if stat is None or stat.has_ended:
             return None
-        command = b"" if stat.name in SHELLS else read_command(pid)
-        watched = Watched(stat, command, pidfd, may_look=_may_look_at(pid))
+        run = None if stat.name in SHELLS else run_of(stat)
+        watched = Watched(
+            stat,
+            b"" if run is None else read_command(run.pid),
+            pidfd,
+            may_look=_may_look_at(pid),
+            run_ticks=None if run is None else run.start_ticks,
+        )
         self._by_pid[pid] = watched
         self._by_pidfd[int(pidfd)] = watched
         self._epoll.register(pidfd, select.EPOLLIN)

@@ -19,6 +19,7 @@ import pytest
 
 from mount import client
 from mount.control import COMMIT_AFTER, RUN
+from mount.endings import session_members
 from tests.mount.conftest import MakeMount
 from tests.mount.harness import PROGRAM, Mount, artifactfs, eventually, run, same_tree
 
@@ -148,6 +149,14 @@ def test_a_pipe_that_was_closed_early_is_no_failure(drive: Mount) -> None:
     assert (drive.committed(LABEL, "v0", AT_ONCE_S) / "first").read_text() == "1\n2\n3\n"
 
 
+def test_what_was_written_in_memory_is_a_version_at_once(drive: Mount) -> None:
+    """C20: the kernel writes it back and does not tell whose it was; who opened the file is the writer."""
+    staging = drive.make(LABEL)
+    script = "import mmap, sys; f = open(sys.argv[1], 'w+b'); f.truncate(1 << 20); m = mmap.mmap(f.fileno(), 1 << 20)"
+    batch(sys.executable, "-c", f"{script}; m[:] = b'x' * (1 << 20)", staging / "f")
+    assert (drive.committed(LABEL, "v0", AT_ONCE_S) / "f").read_bytes() == b"x" * (1 << 20)
+
+
 # -- C1: after quiet, when somebody is left ----------------------------------------------------------------------------
 
 
@@ -237,6 +246,83 @@ def test_a_copy_that_was_stopped_halfway_is_held_until_it_is_done_again(
     assert nothing_committed(drive)
     batch(*program, tree, staging)
     same_tree(tree, drive.committed(LABEL, "v0", AT_ONCE_S) / "tree", "--exclude=.f*")
+
+
+WORKERS = """
+import multiprocessing, os, signal, sys
+
+def save(number):
+    with open(f"{sys.argv[1]}/{number}", "w") as file:
+        file.write("half")
+        file.flush()
+        if number == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        file.write("whole")
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method(sys.argv[2])
+    for number in range(3):
+        worker = multiprocessing.Process(target=save, args=(number,))
+        worker.start()
+        worker.join()
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_the_next_worker_does_not_make_up_for_one_that_was_killed(drive: Mount, tmp_path: Path, method: str) -> None:
+    """C21: it is of the same program, with the same arguments, in the same job, and does other work."""
+    staging = drive.make(LABEL)
+    (tmp_path / "workers.py").write_text(WORKERS)
+    batch(sys.executable, tmp_path / "workers.py", staging, method)
+    assert "was killed by SIGKILL while writing 1" in held(drive)
+    batch("sync", "-f", staging / "0")
+    assert nothing_committed(drive)
+
+
+def test_the_same_program_told_otherwise_what_to_do_makes_up_for_nothing(drive: Mount, tmp_path: Path) -> None:
+    """C21: here by its input."""
+    staging = drive.make(LABEL)
+    (tmp_path / "program").write_text(
+        "import os, sys; n = sys.stdin.read(); open(os.environ['TO'] + n, 'w').close(); sys.exit(n == '1')"
+    )
+    program = f"{sys.executable} {tmp_path}/program"
+    batch("bash", "-c", f"for i in 1 2; do sleep 0.1; echo -n $i | TO={staging}/ {program}; done; true")
+    assert "ended with status 1" in held(drive)
+    assert nothing_committed(drive)
+
+
+@pytest.mark.parametrize("program", [["cp", "-r"], ["rsync", "-a"]], ids=["cp", "rsync"])
+def test_a_script_that_tries_again_makes_up_for_a_failure(drive: Mount, tree: Path, program: list[str]) -> None:
+    """C21: the same command, anew."""
+    staging = drive.make(LABEL)
+    script = f"until {' '.join(program)} {tree} {staging}; do sleep 0.1; done; sleep 1"
+    with subprocess.Popen(["sh", "-c", script], start_new_session=True, stderr=subprocess.DEVNULL) as batch_job:
+        eventually(lambda: files_in(staging) > 100)
+        for member in session_members(batch_job.pid):
+            if member.pid != batch_job.pid:
+                os.kill(member.pid, signal.SIGKILL)
+        batch_job.wait()
+    same_tree(tree, drive.committed(LABEL, "v0", AT_ONCE_S) / "tree", "--exclude=.f*")
+
+
+def test_a_failure_that_left_nothing_holds_nothing(drive: Mount) -> None:
+    """C21: it could create nothing, or it took away what it had written."""
+    staging = drive.make(LABEL)
+    batch("sh", "-c", f"echo 1 > {staging}/f; rm {staging}/f; exit 3", check=False)
+    eventually(lambda: "is held: " in drive.log())
+    began = time.monotonic()
+    # A process that begins in the same tick of the kernel's clock counts as one that ran already.
+    eventually(lambda: time.monotonic() > began + 0.03)
+    batch("cp", "/etc/passwd", staging / "f")
+    drive.committed(LABEL, "v0", AT_ONCE_S)
+
+
+def test_a_job_that_failed_before_it_wrote_the_rest_is_held(drive: Mount) -> None:
+    staging = drive.make(LABEL)
+    failing = f"(echo 1 > {staging}/a; rm {staging}/a; kill -9 $BASHPID)"
+    batch("bash", "-c", f"{failing}; sleep 1; echo 1 > {staging}/b; true")
+    assert "was killed by SIGKILL" in held(drive)
+    assert nothing_committed(drive)
 
 
 def test_what_holds_is_told_everywhere(drive: Mount) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mount.endings import Ending, Watch, Watched, is_thread_of, process_of, read_stat, session_members
+from mount.endings import Ending, Watch, Watched, is_thread_of, process_of, read_stat, run_of, session_members
 from tests.mount.harness import eventually
 
 SLEEP = ["sleep", "60"]
@@ -204,6 +204,40 @@ def test_stat_tells_the_job_and_the_session_whatever_the_name(tmp_path: Path) ->
         child.wait()
         assert read_stat(child.pid) is None
         assert list(session_members(child.pid)) == []
+
+
+def test_a_process_goes_on_when_its_first_thread_has_ended() -> None:
+    """``/proc`` shows a zombie then."""
+    script = (
+        "import ctypes, os, threading, time; threading.Thread(target=lambda: (time.sleep(60), os._exit(0))).start(); "
+        "ctypes.CDLL(None).pthread_exit(None)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], start_new_session=True) as child:
+        try:
+            eventually(lambda: "(zombie)" in Path(f"/proc/{child.pid}/status").read_text())
+            assert [member.pid for member in session_members(child.pid)] == [child.pid]
+        finally:
+            child.kill()
+        eventually(lambda: not list(session_members(child.pid)))
+
+
+def test_a_fork_goes_on_with_what_its_parent_runs() -> None:
+    script = (
+        "import os, subprocess, sys; read, write = os.pipe(); pid = os.fork(); "
+        "pid or (os.close(write), os.read(read, 1), os._exit(0)); print(pid, flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        fork = read_stat(int(parent.stdout.readline()))
+        assert fork is not None
+        assert fork.is_fork
+        run = run_of(fork)
+        assert run is not None
+        assert run.pid == parent.pid
+        assert not run.is_fork
+        parent.communicate("")
 
 
 def test_this_process_is_no_member_of_its_session() -> None:

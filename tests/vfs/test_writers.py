@@ -28,12 +28,14 @@ def process(
     at_terminal: bool = False,
     start_s: int = 1,
     command: bytes = b"cp\0a\0b\0",
+    run_start_s: int | None = None,
 ) -> Watched:
     """A process that leads a job and session of its own, or belongs to those of `job`."""
     pid = next(_pids)
     group, session = (pid, pid) if job is None else (job.group, job.session)
     stat = ProcessStat(pid, name, group, session, at_terminal, False, False, start_s * TICKS_A_SECOND, 0)
-    return Watched(stat, command, CLOSED, may_look=False)
+    run_ticks = None if run_start_s is None else run_start_s * TICKS_A_SECOND
+    return Watched(stat, command, CLOSED, may_look=False, run_ticks=run_ticks)
 
 
 def test_nobody_is_left_when_all_who_wrote_have_ended_well() -> None:
@@ -203,6 +205,21 @@ def test_in_the_job_that_failed_only_the_same_command_releases(failed: bytes, la
     writers.wrote(again)
     writers.ended(again, WELL, "")
     assert writers.releases(again) == releases
+
+
+def test_a_fork_of_what_ran_already_does_not_release() -> None:
+    """It began later, and what it runs did not."""
+    writers, pool = Writers(), process("python3", command=b"python3\0")
+    first = process(job=pool, command=pool.command)
+    writers.wrote(first)
+    writers.leads(pool)
+    writers.ended(first, INTERRUPTED, "")
+    writers.held(now_s=5.0)
+    again = process(job=pool, command=pool.command, start_s=6, run_start_s=1)
+    writers.wrote(again)
+    assert writers.failed_live_on
+    writers.ended(again, WELL, "")
+    assert not writers.releases(again)
 
 
 def test_what_was_spoiled_is_whole_again_after_a_release() -> None:

@@ -309,18 +309,17 @@ def test_a_failure_that_left_nothing_holds_nothing(drive: Mount) -> None:
     """C21: it could create nothing, or it took away what it had written."""
     staging = drive.make(LABEL)
     batch("sh", "-c", f"echo 1 > {staging}/f; rm {staging}/f; exit 3", check=False)
-    eventually(lambda: "is held: " in drive.log())
     began = time.monotonic()
-    # A process that begins in the same tick of the kernel's clock counts as one that ran already.
-    eventually(lambda: time.monotonic() > began + 0.03)
+    # Nothing shows when the daemon has learnt of the end; the copy is to begin later.
+    eventually(lambda: time.monotonic() > began + 0.5)
     batch("cp", "/etc/passwd", staging / "f")
     drive.committed(LABEL, "v0", AT_ONCE_S)
 
 
 def test_a_job_that_failed_before_it_wrote_the_rest_is_held(drive: Mount) -> None:
     staging = drive.make(LABEL)
-    failing = f"(echo 1 > {staging}/a; rm {staging}/a; kill -9 $BASHPID)"
-    batch("bash", "-c", f"{failing}; sleep 1; echo 1 > {staging}/b; true")
+    failing = f"(echo 1 > {staging}/a; kill -9 $BASHPID)"
+    batch("bash", "-c", f"{failing}; sleep 0.5; rm {staging}/a; sleep 0.5; echo 1 > {staging}/b; true")
     assert "was killed by SIGKILL" in held(drive)
     assert nothing_committed(drive)
 

@@ -65,7 +65,7 @@ def test_umount_now_leaves_what_is_pending_for_the_next_mount(make_mount: MakeMo
 
 
 def test_what_nobody_asked_to_commit_is_left(mount: Mount):
-    """C24: staging that is committed on request only is told, whichever way the mount ends."""
+    """C23: staging that is committed on request only is told, whichever way the mount ends."""
     stage(mount, files=2)
     done = mount.umount(check=False)
     assert (done.returncode, done.stdout) == (LEFT, f"unmounted {mount.path}\n")
@@ -93,7 +93,7 @@ def test_interrupted_umount_leaves_the_mount(make_mount: MakeMount):
 
 
 def test_umount_does_not_wait_for_what_is_blocked(make_mount: MakeMount):
-    """C24: nor for what waits behind it, whatever the time; both are told, and the rest is committed."""
+    """C23: nor for what waits behind it, whatever the time; both are told, and the rest is committed."""
     mount = make_mount("--commit-after", "1000", "--drain-timeout", "100000")
     block(mount)
     artifactfs("commit", mount / "models/bert", check=False)
@@ -184,7 +184,7 @@ def test_umount_now_ends_a_daemon_that_hangs(mount: Mount):
 def test_what_is_not_committed_in_time_is_left(
     start_server: StartServer, make_proxy: MakeProxy, prepare_mount: MakeMount
 ):
-    """C24: a drain that ends too early tells the files, and why their commit failed so far."""
+    """C23: a drain that ends too early tells the files, and why their commit failed so far."""
     moto = start_server("moto")
     proxy = make_proxy(moto)
     mount = prepare_mount(moto.fresh())
@@ -204,7 +204,7 @@ def test_what_is_not_committed_in_time_is_left(
 
 
 def test_what_is_held_is_left(make_mount: MakeMount):
-    """C24: with the reason for which it is held."""
+    """C23: with the reason for which it is held."""
     mount = make_mount("--commit-after", "1000")
     mount.expect_warning("is held")
     stage(mount)
@@ -221,7 +221,7 @@ def test_what_is_held_is_left(make_mount: MakeMount):
 
 
 def test_what_was_filled_and_not_changed_is_nothing(mount: Mount):
-    """C24: it is in a version already."""
+    """C23: it is in a version already."""
     stage(mount)
     mount.commit("models/bert")
     artifactfs("stage", mount / "models/bert@v0")
@@ -229,7 +229,7 @@ def test_what_was_filled_and_not_changed_is_nothing(mount: Mount):
 
 
 def test_nothing_is_left_of_a_read_only_mount(make_mount: MakeMount):
-    """C24: also when its daemon was killed."""
+    """C23: also when its daemon was killed."""
     mount = make_mount("--commit-after", "1000")
     stage(mount)
     mount.umount()
@@ -242,7 +242,7 @@ def test_nothing_is_left_of_a_read_only_mount(make_mount: MakeMount):
 
 @pytest.mark.parametrize("cleared", [False, True], ids=["dead mountpoint", "cleared by hand"])
 def test_a_daemon_that_was_killed_tells_nothing_but_its_disk_does(mount: Mount, cleared: bool):
-    """C24: what is left is looked up where it lies."""
+    """C23: what is left is looked up where it lies."""
     mount.make("models/bert")
     for files, status in ((0, 0), (2, LEFT)):
         for number in range(files):
@@ -257,7 +257,7 @@ def test_a_daemon_that_was_killed_tells_nothing_but_its_disk_does(mount: Mount, 
 
 
 def test_what_comes_at_the_last_moment_is_left(make_mount: MakeMount, monkeypatch: pytest.MonkeyPatch):
-    """C24: between the last question and the unmount too."""
+    """C23: between the last question and the unmount too."""
     mount = make_mount("--commit-after", "1000")
     staging = mount.make("models/bert")
     leave = client.request_leave
@@ -274,7 +274,7 @@ def test_what_comes_at_the_last_moment_is_left(make_mount: MakeMount, monkeypatc
 
 
 def test_a_disk_in_another_container(make_mount: MakeMount, monkeypatch: pytest.MonkeyPatch):
-    """C24: where the staging area cannot be seen, what the mount told last counts."""
+    """C23: where the staging area cannot be seen, what the mount told last counts."""
     mount = make_mount("--commit-after", "never")
     stage(mount, files=2)
     ask = client.read_status
@@ -289,7 +289,7 @@ def test_a_disk_in_another_container(make_mount: MakeMount, monkeypatch: pytest.
 
 @pytest.mark.parametrize("way", ["SIGTERM", "fusermount"])
 def test_the_log_tells_what_an_end_without_umount_leaves(make_mount: MakeMount, way: str):
-    """C24: a daemon that nobody asks tells its log what it leaves, and why."""
+    """C23: a daemon that nobody asks tells its log what it leaves, and why."""
     mount = make_mount("--commit-after", "1000", "--drain-timeout", "1")
     block(mount)
     artifactfs("commit", mount / "models/bert", check=False)

@@ -49,7 +49,7 @@ def pending(mount: Mount, label: str = "models/bert") -> Pending:
 
 
 def test_the_time_to_wait_for_a_store_that_is_away(make_mount: MakeMount):
-    """C25: the commit goes on in the background, exit status 4, with the reason."""
+    """C24: the commit goes on in the background, exit status 4, with the reason."""
     mount = make_mount("--commit-after", "1000")
     stage(mount, files=2)
     with broken_store(mount):
@@ -65,7 +65,7 @@ def test_the_time_to_wait_for_a_store_that_is_away(make_mount: MakeMount):
 
 
 def test_the_time_to_wait_is_up_as_json(make_mount: MakeMount):
-    """C25: programs are told which commit it is, and how far."""
+    """C24: programs are told which commit it is, and how far."""
     mount = make_mount("--commit-after", "1000")
     stage(mount, files=2, size_bytes=1000)
     with broken_store(mount):
@@ -79,13 +79,13 @@ def test_the_time_to_wait_is_up_as_json(make_mount: MakeMount):
 
 
 def test_enough_time(mount: Mount):
-    """C25: a commit that is over in time is as ever."""
+    """C24: a commit that is over in time is as ever."""
     stage(mount)
     assert artifactfs("commit", mount / "models/bert", "--timeout", "600").stdout.startswith("models/bert v0: 1 file")
 
 
 def test_what_cannot_be_committed_is_no_matter_of_time(mount: Mount):
-    """C25: what is blocked, or open for writing, does not go on in the background."""
+    """C24: what is blocked, or open for writing, does not go on in the background."""
     block(mount)
     assert "not committed" in failing("commit", mount / "models/bert", "--timeout", "60")
     with open(mount.make("models/gpt") / "f", "wb") as file:
@@ -100,7 +100,7 @@ def test_what_cannot_be_committed_is_no_matter_of_time(mount: Mount):
 
 
 def test_every_commit_under_way_tells_its_speed(slow: tuple[Mount, FaultProxy]):
-    """C25: in the background as in the foreground."""
+    """C24: in the background as in the foreground."""
     mount, proxy = slow
     with slowly(proxy):
         artifactfs("commit", mount / "models/bert", "--no-wait")

@@ -123,7 +123,7 @@ def artifacts(line: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_a_commit_on_a_terminal(slow: tuple[Mount, FaultProxy]):
-    """C26: staged, then a bar with speed and the time that is left, then gone; the cursor comes back."""
+    """C25: staged, then a bar with speed and the time that is left, then gone; the cursor comes back."""
     mount, proxy = slow
     with watched(mount) as terminal:
         terminal.shows(f"models/bert  staging  {FILES} files  {FILES}.0 MiB")
@@ -140,7 +140,7 @@ def test_a_commit_on_a_terminal(slow: tuple[Mount, FaultProxy]):
 
 
 def test_who_writes_and_when_it_is_committed(make_mount: MakeMount):
-    """C26: the writers by name, the seconds that are left, and what it waits for where it does."""
+    """C25: the writers by name, the seconds that are left, and what it waits for where it does."""
     mount = make_mount("--commit-after", "1000")
     staging = stage(mount, files=2)
     with watched(mount) as terminal:
@@ -161,7 +161,7 @@ def test_who_writes_and_when_it_is_committed(make_mount: MakeMount):
 
 
 def test_what_a_failed_writer_left(make_mount: MakeMount):
-    """C26, C24: it is shown as held, with who failed; the unmount lists it."""
+    """C25, C23: it is shown as held, with who failed; the unmount lists it."""
     mount = make_mount("--commit-after", "1000")
     staging = mount.make("models/bert")
     with watched(mount) as terminal:
@@ -177,7 +177,7 @@ def test_what_a_failed_writer_left(make_mount: MakeMount):
 
 
 def test_nothing_is_drawn_when_nothing_changes(mount: Mount):
-    """C26: so that it does not flicker, and costs nothing to send over a network."""
+    """C25: so that it does not flicker, and costs nothing to send over a network."""
     block(mount)
     artifactfs("commit", mount / "models/bert", check=False)
     with watched(mount) as terminal:
@@ -190,7 +190,7 @@ def test_nothing_is_drawn_when_nothing_changes(mount: Mount):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_is_interrupted(mount: Mount, number: signal.Signals):
-    """C26: an interruption is the way to end it; the terminal is left as it was."""
+    """C25: an interruption is the way to end it; the terminal is left as it was."""
     with watched(mount) as terminal:
         terminal.process.send_signal(number)
         assert terminal.end() == (0 if number == signal.SIGINT else 128 + number)
@@ -204,7 +204,7 @@ def test_it_is_interrupted(mount: Mount, number: signal.Signals):
 
 
 def test_the_daemon_is_killed(mount: Mount):
-    """C26: that is shown, and is another exit status than an unmount."""
+    """C25: that is shown, and is another exit status than an unmount."""
     with watched(mount) as terminal, followed(mount) as (process, lines):
         mount.kill9()
         assert terminal.end() == 1
@@ -214,7 +214,7 @@ def test_the_daemon_is_killed(mount: Mount):
 
 
 def test_lines_for_programs(make_mount: MakeMount):
-    """C26: one object for every change: staged, sealed, tried again with the reason, gone, unmounted."""
+    """C25: one object for every change: staged, sealed, tried again with the reason, gone, unmounted."""
     mount = make_mount("--commit-after", "1000")
     with followed(mount) as (process, lines):
         stage(mount, files=3)
@@ -235,7 +235,7 @@ def test_lines_for_programs(make_mount: MakeMount):
 
 
 def test_no_line_without_a_change(mount: Mount):
-    """C26: what only time changes is no change."""
+    """C25: what only time changes is no change."""
     stage(mount)
     with followed(mount) as (process, lines):
         eventually(lambda: artifacts(lines.found[-1]))
@@ -248,7 +248,7 @@ def test_no_line_without_a_change(mount: Mount):
 
 
 def test_progress_for_programs(slow: tuple[Mount, FaultProxy]):
-    """C26: a line for every step, with speed and the time that is left."""
+    """C25: a line for every step, with speed and the time that is left."""
     mount, proxy = slow
     with followed(mount) as (process, lines):
         with slowly(proxy):
@@ -265,14 +265,14 @@ def test_progress_for_programs(slow: tuple[Mount, FaultProxy]):
 
 
 def test_it_takes_a_terminal_or_json(mount: Mount):
-    """C26: elsewhere it would write frames over each other."""
+    """C25: elsewhere it would write frames over each other."""
     done = artifactfs("status", "--watch", mount.path, "--state-dir", mount.state_dir, check=False)
     assert done.returncode == 2
     assert "--json" in done.stderr
 
 
 def test_a_place_that_is_no_mount(mount: Mount):
-    """C26: it does not wait for one."""
+    """C25: it does not wait for one."""
     done = artifactfs("status", "--watch", "--json", mount.state_dir, "--state-dir", mount.state_dir, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert "no store is mounted on" in done.stderr

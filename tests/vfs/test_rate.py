@@ -21,14 +21,14 @@ def moving(bytes_s: float, seconds: float, step_s: float = 0.5) -> Rate:
 
 @pytest.mark.parametrize("step_s", [0.001, 0.5, 3.0, 20.0])
 def test_an_even_transfer(step_s: float):
-    """C25: however often it is noted, after a while the speed is the true one."""
+    """C24: however often it is noted, after a while the speed is the true one."""
     rate = moving(5 * MIB, 120.0, step_s)
     assert rate.bytes_s(120.0) == pytest.approx(5 * MIB, rel=0.05)
     assert rate.seconds_left(round(5 * MIB * 180.0), 120.0) == pytest.approx(60.0, rel=0.05)
 
 
 def test_nothing_is_told_too_soon():
-    """C25: a speed needs some time, and the time left a speed."""
+    """C24: a speed needs some time, and the time left a speed."""
     rate = Rate()
     assert rate.bytes_s(1.0) is None
     rate.begin(10.0)
@@ -39,7 +39,7 @@ def test_nothing_is_told_too_soon():
 
 
 def test_nothing_done_has_no_end():
-    """C25: a commit that has not sent anything takes nobody knows how long."""
+    """C24: a commit that has not sent anything takes nobody knows how long."""
     rate = Rate()
     rate.begin(0.0)
     assert rate.bytes_s(30.0) == 0.0
@@ -47,7 +47,7 @@ def test_nothing_done_has_no_end():
 
 
 def test_a_stall_shows():
-    """C25: while nothing comes the speed falls and the time left grows."""
+    """C24: while nothing comes the speed falls and the time left grows."""
     rate = moving(MIB, 20.0)
     speeds = [rate.bytes_s(20.0 + waited) for waited in (0.0, 5.0, 60.0, 600.0)]
     assert None not in speeds
@@ -56,7 +56,7 @@ def test_a_stall_shows():
 
 
 def test_a_change_of_speed_shows_within_the_window():
-    """C25: the speed is that of the last seconds, not of the whole commit."""
+    """C24: the speed is that of the last seconds, not of the whole commit."""
     rate = moving(100 * MIB, 60.0)
     for step in range(1, 41):
         rate.note(6000 * MIB + step * MIB // 2, 60.0 + step * 0.5)
@@ -65,13 +65,13 @@ def test_a_change_of_speed_shows_within_the_window():
 
 
 def test_rare_steps_are_not_forgotten():
-    """C25: with one part a minute the speed is that of some minutes."""
+    """C24: with one part a minute the speed is that of some minutes."""
     rate = moving(16 * MIB / 60, 60.0 * (FEWEST_STEPS + 3), 60.0)
     assert rate.bytes_s(60.0 * (FEWEST_STEPS + 3)) == pytest.approx(16 * MIB / 60, rel=0.01)
 
 
 def test_it_begins_again():
-    """C25: what has to be sent once more is no negative speed, and a new attempt has a speed of its own."""
+    """C24: what has to be sent once more is no negative speed, and a new attempt has a speed of its own."""
     rate = moving(MIB, 10.0)
     rate.note(5 * MIB, 11.0)
     assert rate.bytes_s(12.0) == 0.0
@@ -81,7 +81,7 @@ def test_it_begins_again():
 
 
 def test_done_is_no_time_left():
-    """C25: also when more came than was expected."""
+    """C24: also when more came than was expected."""
     rate = moving(MIB, 10.0)
     assert rate.seconds_left(9 * MIB, 10.0) == 0.0
 

@@ -167,7 +167,10 @@ def reopen(directory: Path) -> None:
 
 
 def request_run(staging: Path) -> None:
-    """Have what is staged wait until this process asks for its commit or ends. Raises OSError EPERM."""
+    """Have what is staged wait until this process asks for its commit or ends.
+
+    Raises OSError EBUSY while another process is waited for, EPERM when this one cannot be seen.
+    """
     os.setxattr(staging, control.RUN, b"1")
 
 

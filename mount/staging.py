@@ -250,9 +250,15 @@ class ArtifactStaging:
         self._holding.lost(self.staged, error)
 
     def wait_for_commit_of(self, thread: int) -> bool:
-        """Commit nothing by itself while the process of `thread` lives; False when it cannot be seen."""
-        writers = self.staged.writers
-        return writers is not None and writers.commits_itself(thread)
+        """Commit nothing by itself while the process of `thread` lives; False when it cannot be seen.
+
+        Raises Busy while another process is waited for: it would find what it wrote committed by this one.
+        """
+        with self.lock:
+            writers = self.staged.writers
+            if writers is not None and writers.waits_for_commit:
+                raise Busy(f"another program commits {self.label} itself")
+            return writers is not None and writers.commits_itself(thread)
 
     def writer_ended(self, process: Watched, ending: Ending) -> None:
         """A process has ended that may have written here. Raises OSError."""

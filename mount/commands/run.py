@@ -53,6 +53,8 @@ def run(path: str, message: str, aliases: tuple[str, ...], command: tuple[str, .
     try:
         client.request_run(place.staging)
     except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise client.ClientError(f"another 'artifactfs run' is under way for {place.label}: wait for it") from error
         raise client.refused(error, f"waiting with {place.label}") from error
     status = _run(command)
     if status:
@@ -77,17 +79,33 @@ def _run(command: tuple[str, ...]) -> int:
     def pass_on(number: int, _frame: FrameType | None) -> None:
         process.send_signal(number)
 
-    def leave_to_it(_number: int, _frame: FrameType | None) -> None:
-        """A terminal sends Ctrl-C to the whole job: to the command too."""
+    def pass_on_unless_typed(number: int, _frame: FrameType | None) -> None:
+        # A terminal sends Ctrl-C to the whole job: to the command too.
+        if not _is_in_foreground():
+            process.send_signal(number)
 
-    signal.signal(signal.SIGINT, leave_to_it)
-    signal.signal(signal.SIGQUIT, leave_to_it)
+    signal.signal(signal.SIGINT, pass_on_unless_typed)
+    signal.signal(signal.SIGQUIT, pass_on_unless_typed)
     signal.signal(signal.SIGTERM, pass_on)
     signal.signal(signal.SIGHUP, pass_on)
     status = process.wait()
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
     return status if status >= 0 else KILLED - status
+
+
+def _is_in_foreground() -> bool:
+    """Tell whether this job gets what is typed at its terminal."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)
 
 
 def _failed(place: Place, command: tuple[str, ...], status: int) -> str:

@@ -515,6 +515,31 @@ def test_a_signal_reaches_the_command_of_a_run_first(make_mount: MakeMount) -> N
     held(mount)
 
 
+def test_two_runs_of_one_artifact_do_not_mix(drive: Mount) -> None:
+    staging = drive.make(LABEL)
+    script = f"echo 1 > {staging}/a; read line; echo 2 > {staging}/b"
+    with subprocess.Popen([PROGRAM, "run", str(staging), "--", "sh", "-c", script], stdin=subprocess.PIPE) as first:
+        eventually(lambda: (staging / "a").exists())
+        done = artifactfs("run", staging, "--", "sh", "-c", f"echo 3 > {staging}/c", check=False)
+        assert done.returncode == 1
+        assert "another 'artifactfs run' is under way for models/bert" in done.stderr
+        first.communicate(b"\n")
+    assert first.returncode == 0
+    assert sorted(os.listdir(drive / LABEL / "v0")) == ["a", "b"]
+
+
+def test_an_interrupt_of_the_run_alone_reaches_its_command(drive: Mount) -> None:
+    staging = drive.make(LABEL)
+    script = f"trap 'exit 9' INT; echo 1 > {staging}/a; while :; do sleep 0.1; done"
+    command = [PROGRAM, "run", str(staging), "--", "sh", "-c", script]
+    with subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE) as run:
+        eventually(lambda: (staging / "a").exists())
+        run.send_signal(signal.SIGINT)
+        run.communicate(timeout=60)
+    assert run.returncode == 9
+    assert nothing_committed(drive)
+
+
 def test_a_run_that_is_killed_is_held(make_mount: MakeMount) -> None:
     mount = make_mount("--commit-after", "0.3", "--refresh", "0.2")
     staging = mount.make(LABEL)

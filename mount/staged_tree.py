@@ -8,6 +8,7 @@ into one; reads and writes of open files need no lock because a tree with writer
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import threading
@@ -34,6 +35,8 @@ from mount.room import DiskRoom
 from mount.tree import Caller, Dirent
 from mount.usage import usage_of
 from mount.watched_writers import WatchedWriters
+
+logger = logging.getLogger(__name__)
 
 PERMISSIONS = 0o7777
 _REMOVED = ".removed"
@@ -111,11 +114,15 @@ class StagedTree:
             self.writers.forget()
 
     def told(self, error: Exception) -> None:
-        """Note that a program is told an error for a change."""
-        if ASKING.thread is not None and self.writers is not None:
+        """Note that a program is told an error for a change; what hinders that is logged, for it hears of `error`."""
+        if ASKING.thread is None or self.writers is None:
+            return
+        try:
             why = self.writers.was_told(ASKING.thread, error, self._last_written)
             if why is not None:
                 self._on_failure(why)
+        except OSError as hindrance:
+            logger.error("cannot note that a program was told %s: %s", error, hindrance)
 
     def closes(self) -> None:
         """Note that a program closes a file that was open for writing."""
@@ -546,11 +553,13 @@ class _Change:
             raise
 
     def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
-        if kind is None:
-            self._tree.touch()
-        elif isinstance(error, Exception):
-            self._tree.told(error)
-        self._tree._changed.release()
+        try:
+            if kind is None:
+                self._tree.touch()
+            elif isinstance(error, Exception):
+                self._tree.told(error)
+        finally:
+            self._tree._changed.release()
 
 
 def _is_directory(place: Place) -> bool:

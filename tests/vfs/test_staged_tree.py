@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mount import control
+from mount.asking import ASKING
 from mount.errors import NoRoom, ReadOnly, Stale
 from mount.handles import IS_ROOT, StagedFile
 from mount.staged_tree import StagedTree
@@ -311,6 +312,29 @@ def test_no_room(make_drive: MakeDrive) -> None:
         handle.write(b"x", 0)
     handle.close()
     assert tree.usage() == (1, 0)
+
+
+def test_what_cannot_be_noted_keeps_no_lock(drive: DirectDrive, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C16, C21: where no more files can be opened, a change fails as it would, and the next one waits for nobody."""
+
+    def hinder(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    assert drive.area is not None
+    tree = drive.area.artifact("c", "a").staged
+    make(tree, "f")
+    monkeypatch.setattr(ASKING, "thread", threading.get_native_id())
+    monkeypatch.setattr(tree.writers, "was_told", hinder)
+    with refused(errno.EEXIST):
+        tree.mkdir("f", 0o755, ME)
+    monkeypatch.setattr(tree, "touch", hinder)
+    with refused(errno.EMFILE):
+        tree.mkdir("d", 0o755, ME)
+    monkeypatch.undo()
+    other = threading.Thread(target=tree.mkdir, args=("e", 0o755, ME), daemon=True)
+    other.start()
+    other.join(60)
+    assert not other.is_alive()
 
 
 def test_removed_and_made_again(drive: DirectDrive) -> None:

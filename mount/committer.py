@@ -373,7 +373,8 @@ class Committer:
         try:
             pending = staging.seal(CommitRequest(), is_due=lambda: self._is_due(staging), automatic=True)
         except (Busy, NothingStaged):
-            return
+            # What hinders a seal that seemed to be due may stay: looked at without a pause, it would take a processor.
+            self._alone_until[staging] = time.monotonic() + _LOOK_AGAIN_S / 10
         except OSError as error:
             self._faults.note(staging.sealing, error)
             staging.staged.touch()

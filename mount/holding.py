@@ -114,7 +114,7 @@ class Holding:
             tree.writers.note_hold(hold)
         except OSError as error:
             # While nothing is staged, nothing could be committed at the next mount.
-            level = logging.INFO if tree.is_empty() else logging.ERROR
+            level = logging.INFO if _is_surely_empty(tree) else logging.ERROR
             logger.log(level, "cannot note on disk that what is staged for %s is held: %s", self._label, error)
 
     def _tell(self, hold: Hold) -> None:
@@ -146,3 +146,11 @@ class Holding:
             raise
         tree.held = hold
         self._tell(hold)
+
+
+def _is_surely_empty(tree: StagedTree) -> bool:
+    try:
+        return tree.is_empty()
+    except OSError:
+        # Where no more files can be opened, say.
+        return False

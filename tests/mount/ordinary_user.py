@@ -26,6 +26,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 _ENTER = """
 set -e
 umask 022
+# The copies of other tests' mounts would keep their connections alive.
+umount --all --lazy --no-canonicalize --types fuse.artifactfs || true
 home=$1 closed=$2
 shift 2
 mknod "$home/fuse" c 10 229 && chmod 666 "$home/fuse"

@@ -88,6 +88,8 @@ def sftp(directory: Path) -> Iterator[Server]:
         users = directory / "passwd"
         users.write_text(Path("/etc/passwd").read_text() + "sshd:x:65533:65534::/run/sshd:/usr/sbin/nologin\n")
         view = f'mount --bind "{users}" /etc/passwd && mount -t tmpfs none /run && mkdir /run/sshd && exec "$@"'
+        # The copies of tests' mounts would keep their connections alive for as long as the server runs.
+        view = f"umount --all --lazy --no-canonicalize --types fuse.artifactfs; {view}"
         command = ["unshare", "--mount", "sh", "-c", view, "sh", *command]
     # Its own libraries may be newer or older than the system's.
     library = ":".join(map(str, [*DEBIAN.glob("usr/lib/*-linux-gnu"), *DEBIAN.glob("lib/*-linux-gnu")]))

@@ -27,7 +27,8 @@ LASTING = {
         "DriveError",
         "AreaRefused",
     ),
-    *("ReadOnly", "NotPermitted", "Stale", "CrossTree", "Held", "NothingStaged", "NoSuchAttribute"),
+    *("ReadOnly", "NotPermitted", "Stale", "CrossTree", "Held", "NothingStaged", "StagingNotEmpty"),
+    "NoSuchAttribute",
     *("AttributeTooLong", "NoSuchOffset", "AttributeUnsupported"),
 }
 SYSTEM_PASSING = (

@@ -20,7 +20,10 @@ from tests.watchdog import Watchdog
 mount = Mount(Path(sys.argv[1]), driver=sys.argv[2])
 dog = Watchdog(drives_s=1.0)
 mount.mount("--commit-after", "never")
-mount.daemon.send(signal.SIGSTOP)
+daemon = mount.daemon
+daemon.send(signal.SIGSTOP)
+stat = Path(f"/proc/{daemon.pid}/stat")
+eventually(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
 with dog.watching("test_that_hangs"):
     try:
         os.statvfs(mount.path)

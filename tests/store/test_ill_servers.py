@@ -80,6 +80,8 @@ def test_a_whole_that_is_told_to_be_a_part_is_refused():
         b"".join(s3(server.url).get_pieces("key", 100, 4900))
 
 
+# gcsfs' connection to a server that is gone is closed when it is collected, which may be in this test.
+@pytest.mark.filterwarnings("ignore:Exception ignored in.*Connection.__del__:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("kind", [*STORES, "wandb"])
 def test_an_answer_that_comes_byte_by_byte_is_given_up(kind: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(replies, "CALL_TIMEOUT_S", 1.0)

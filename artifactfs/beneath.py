@@ -31,6 +31,8 @@ _RESOLVE_NO_SYMLINKS = 0x04
 _RESOLVE_BENEATH = 0x08
 _AT_FDCWD = -100
 _PATH_MAX = 4096
+# How often a directory is made anew that others remove. More often, it is the system that keeps it from being there.
+_TRIES = 100
 _NO_NAMES = frozenset({"", ".", ".."})
 _SPECIAL = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFBLK: "a device", stat.S_IFCHR: "a device"}
 
@@ -82,18 +84,25 @@ def open_directory_beneath(directory: int, path: str | bytes, flags: int = DIREC
 
 
 def make_directory_beneath(directory: int, path: str | bytes, mode: int) -> int:
-    """Hold a directory as `open_directory_beneath` does, made with `mode` within the umask where it is missing."""
-    try:
-        return open_directory_beneath(directory, path)
-    except FileNotFoundError:
+    """Hold a directory as `open_directory_beneath` does, made with `mode` within the umask where it is missing.
+
+    Another may remove what is empty on the way there: then it is made again.
+    """
+    for left in reversed(range(_TRIES)):
+        with suppress(FileNotFoundError):
+            return open_directory_beneath(directory, path)
         above, _, name = checked(path).rpartition("/")
-    parent = make_directory_beneath(directory, above, mode)
-    try:
-        with suppress(FileExistsError):
-            os.mkdir(name, mode, dir_fd=parent)
-        return open_beneath(parent, name, DIRECTORY)
-    finally:
-        os.close(parent)
+        parent = make_directory_beneath(directory, above, mode)
+        try:
+            with suppress(FileExistsError):
+                os.mkdir(name, mode, dir_fd=parent)
+            return open_beneath(parent, name, DIRECTORY)
+        except FileNotFoundError:
+            if not left:
+                raise
+        finally:
+            os.close(parent)
+    raise AssertionError("the last try returns or raises")
 
 
 def open_regular(path: str | bytes, flags: int = os.O_RDONLY, *, beneath: int | None = None) -> int:

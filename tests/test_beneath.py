@@ -6,12 +6,20 @@ import errno
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from artifactfs import beneath
-from artifactfs.beneath import NotRegular, open_beneath, open_directory_beneath, open_regular
+from artifactfs.beneath import (
+    DIRECTORY,
+    NotRegular,
+    make_directory_beneath,
+    open_beneath,
+    open_directory_beneath,
+    open_regular,
+)
 from artifactfs.errors import InvalidName
 from artifactfs.longpaths import make_directories, reach, remove_tree
 
@@ -201,3 +209,51 @@ def test_missing_files_are_told_as_such(top: int, tmp_path: Path):
         open_regular("missing", beneath=top)
     with pytest.raises(FileNotFoundError):
         open_regular(str(tmp_path / "missing"))
+
+
+@pytest.mark.parametrize("taken", ["a/b/c", "a/b", "a"])
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_directory_that_others_remove_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: str, moment: str
+):
+    """Whoever tidies removes what is empty, and so what another has just made."""
+    made, mkdir = 0, os.mkdir
+
+    def call(name: str, mode: int, *, dir_fd: int) -> None:
+        nonlocal made
+        made += 1
+
+        def tidy() -> None:
+            if made < 12:
+                for place in ("a/b/c", "a/b", "a"):
+                    if len(place) >= len(taken):
+                        with suppress(OSError):
+                            (tmp_path / place).rmdir()
+
+        if moment == "before":
+            tidy()
+        mkdir(name, mode, dir_fd=dir_fd)
+        if moment == "after":
+            tidy()
+
+    monkeypatch.setattr(os, "mkdir", call)
+    with holding(tmp_path) as top:
+        os.close(make_directory_beneath(top, "a/b/c", 0o700))
+    assert (tmp_path / "a/b/c").is_dir()
+
+
+def test_no_directory_is_made_in_one_that_is_gone(tmp_path: Path):
+    (tmp_path / "gone").mkdir()
+    with holding(tmp_path / "gone") as top:
+        (tmp_path / "gone").rmdir()
+        with pytest.raises(FileNotFoundError):
+            make_directory_beneath(top, "a/b/c", 0o700)
+
+
+@contextmanager
+def holding(path: Path) -> Iterator[int]:
+    directory = os.open(path, DIRECTORY)
+    try:
+        yield directory
+    finally:
+        os.close(directory)

@@ -31,6 +31,7 @@ class GcsStore(PagedStore, FsspecStore):
 
     page_keys = _PAGE_KEYS
     renews_in_place = True
+    keeps_directories = False
 
     def _build(self) -> tuple[Any, str]:
         from aiohttp import ClientTimeout

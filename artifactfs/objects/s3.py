@@ -55,6 +55,7 @@ class S3Store(PagedStore):
     parallel_transfers = PARALLEL_TRANSFERS
     page_keys = 1000
     renews_in_place = True
+    keeps_directories = False
     client = "botocore s3"
 
     def __init__(self, url: str, *, single_writer: bool = False, **storage_options: Any) -> None:

@@ -97,6 +97,8 @@ class ObjectStore(ABC):
     """How many transfers at once pay."""
     page_keys: int = 0
     """How many keys :meth:`walk` gets by one request while it goes on; 0 where it lists all before the first."""
+    keeps_directories: bool = True
+    """Tell whether a directory may be listed below which there is no file."""
     renews_in_place: bool = False
     """Tell whether :meth:`renew` moves no bytes to or from this machine."""
     client: str | None = None

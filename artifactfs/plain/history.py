@@ -1,7 +1,8 @@
 """What a plain store says of an artifact: its numbers, records, aliases and tombstones.
 
 A version is there when its directory holds something besides what we keep in it, and neither a tombstone nor a note
-that it is still being made says otherwise. Threading: as `objects.history`.
+that it is still being made says otherwise. The first one may hold only the artifact's notes; and where there are
+directories without files, what was cleared away leaves some. Threading: as `objects.history`.
 """
 
 from __future__ import annotations
@@ -9,12 +10,16 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
+from cachetools import LRUCache
+
 from artifactfs import names
 from artifactfs.errors import RECORD_FAULTS, FormatError, NotFound, VersionNotFound
 from artifactfs.objects.history import History, Known, Numbers, numbers_in
 from artifactfs.objects.layout import shown_artifact
 from artifactfs.objects.store import ObjectStore
 from artifactfs.plain import layout
+
+_CACHED_HOLDING = 50_000
 
 
 class PlainHistory(History):
@@ -25,6 +30,8 @@ class PlainHistory(History):
         self._is_local = store.local_root is not None
         # No program writes there any more, so what was not there once never will be.
         self._may_have_old_notes = True
+        # Versions that were seen to hold files; what takes them away leaves a tombstone. Guarded by the lock.
+        self._holding: LRUCache[tuple[str, int], bool] = LRUCache(_CACHED_HOLDING)
 
     def prefix(self, collection: str, artifact: str) -> str:
         """The key below which an artifact's aliases and tombstones lie; may ask the store.
@@ -79,8 +86,11 @@ class PlainHistory(History):
         noted = numbers_in(notes)
         pending = {number for name in notes if (number := layout.pending_number(name)) is not None}
         dead = noted.deleted | pending
-        live = [number for number in sorted(taken) if number not in dead and self._holds_files(key, number)]
-        return Numbers(live, dead.union(taken).difference(live), noted.aliases, noted.annotated)
+        live = self._holding_files(key, [number for number in sorted(taken) if number not in dead])
+        if self._is_local:
+            # A rename onto such a directory would fail; elsewhere a version is made in it.
+            dead = dead.union(taken).difference(live)
+        return Numbers(live, dead, noted.aliases, noted.annotated)
 
     def pending(self, collection: str, artifact: str, commit_id: str) -> int | None:
         """The number at which the commit with that id was interrupted, None when it was not."""
@@ -126,16 +136,40 @@ class PlainHistory(History):
             raise VersionNotFound(f"no version v{number} of {collection}/{artifact}")
         return self.record(collection, artifact, number), number in numbers.annotated
 
+    def _holding_files(self, key: str, numbers: list[int]) -> list[int]:
+        """Those of an artifact's numbers whose directories hold more than what we keep in them."""
+        if self._is_local:
+            return [number for number in numbers if self._holds_files(key, number)]
+        with self._lock:
+            known = {number for number in numbers if (key, number) in self._holding}
+        # Anywhere the first one may hold only notes. Any other is listed because of its files, or as a directory.
+        unknown = [n for n in numbers if n not in known and (n == 0 or self._store.keeps_directories)]
+        answers = self._store.at_once(lambda number: self._holds_files(key, number), unknown)
+        empty = {number for number, holds in zip(unknown, answers, strict=True) if not holds}
+        with self._lock:
+            self._holding.update({(key, number): True for number in unknown if number not in empty})
+        return [number for number in numbers if number not in empty]
+
     def _holds_files(self, key: str, number: int) -> bool:
-        """Tell if a version's directory holds more than what we keep in it. Elsewhere than on disk it is only listed
-        because it does."""
-        if not self._is_local:
-            return True
         version = f"{key}/{names.version_name(number)}"
         try:
-            if self._store.exists(f"{version}/{layout.FILES}"):
-                return True
-            found = self._store.listing(version)
+            return self._holds_files_locally(version) if self._is_local else self._holds_files_remotely(version)
         except RECORD_FAULTS:
             return True  # shown, and an error to who opens it: it costs nothing but itself
+
+    def _holds_files_locally(self, version: str) -> bool:
+        if self._store.exists(f"{version}/{layout.FILES}"):
+            return True
+        found = self._store.listing(version)
         return any(name not in layout.OWN_NAMES for name in (*found.files, *found.directories))
+
+    def _holds_files_remotely(self, version: str) -> bool:
+        found = self._store.listing(version)
+        if any(name not in layout.OWN_NAMES for name in found.files):
+            return True
+        if layout.RECORD in found.files:
+            return True  # a version of ours may have no files, and its record comes last
+        others = [name for name in found.directories if name not in layout.OWN_NAMES]
+        if not self._store.keeps_directories:
+            return bool(others)
+        return any(next(self._store.walk(f"{version}/{name}"), None) is not None for name in others)

@@ -372,6 +372,30 @@ class TestPlaces:
         assert fs.exists(f"/{name}/default/model/v0")
         assert commit(manager, tree).info.version == "v1"
 
+    def test_a_remote_directory_without_files_is_no_version(self, tmp_path: Path):
+        """O12, whatever left it: a note that could not be written, files that were cleared away, somebody's rm."""
+        import fsspec
+
+        name = uuid.uuid4().hex
+        fs = fsspec.filesystem("memory")
+        for left in ("notes/v0/.artifactfs", "cleared/v0/files/sub", "later/v1/files", "bare/v0"):
+            fs.makedirs(f"/{name}/default/{left}")
+        fs.pipe(f"/{name}/default/gone/v0/.artifactfs/best.alias", b'{"version":"v1"}')
+        fs.pipe(f"/{name}/default/gone/v1/files/f", b"theirs")
+        fs.pipe(f"/{name}/default/later/v0/files/f", b"theirs")
+        manager = connect(f"plain+memory://{name}", single_writer=True)
+        assert manager.list_artifacts() == ["gone", "later"]
+        assert manager.list_version_names("gone") == ["v1"]
+        assert manager.list_version_names("later") == ["v0"]
+        for artifact, version in {"notes": "v0", "cleared": "v0", "bare": "v0", "later": "v1", "gone": "v2"}.items():
+            assert manager.exists(artifact) == (artifact in ("gone", "later"))
+            assert commit(manager, write(tmp_path / "t", f="ours"), artifact).info.version == version
+            assert contents(Path(str(manager.download_artifact(artifact, to=tmp_path / "o")))) == {"f": b"ours"}
+        empty = tmp_path / "empty"
+        empty.mkdir()
+        commit(manager, empty, "without")
+        assert connect(f"plain+memory://{name}").list_version_names("without") == ["v0"]
+
     def test_pickling(self, manager: PlainArtifactManager, tmp_path: Path):
         import pickle
 

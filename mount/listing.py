@@ -261,9 +261,13 @@ class Listing:
         try:
             return under_way.result(PATIENCE_S if self.reachable else IMPATIENCE_S)
         except FutureTimeout:
-            self._note_unreachable(f"it took more than {PATIENCE_S:.0f} s to list {key}")
             with self._lock:
-                self._fresh[key] = known, time.monotonic() + self._refresh_s
+                # After a change that was made here meanwhile others are to ask again, and find that.
+                is_current = self._under_way.get(key) is under_way
+                if is_current:
+                    self._fresh[key] = known, time.monotonic() + self._refresh_s
+            if is_current:
+                self._note_unreachable(f"it took more than {PATIENCE_S:.0f} s to list {key}")
             return known
 
     def _fly(self, key: Key, fetch: Callable[[], Any], mine: Future[Any]) -> None:
@@ -279,7 +283,7 @@ class Listing:
         with self._lock:
             if current:
                 self._fresh[key] = value, time.monotonic() + self._refresh_s
-            self._known[key] = value
+                self._known[key] = value
         # Two may have asked, where the pool had no thread when it was given the task and has one now.
         with contextlib.suppress(InvalidStateError):
             mine.set_result(value)

@@ -126,6 +126,36 @@ def test_a_change_at_the_end_of_an_outage(
     assert shared.versions("c", "a") == ("v0", "v1", "v2")
 
 
+def test_a_change_while_a_listing_ends_in_vain(
+    manager: artifactfs.ArtifactManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """V8, O1: whoever asked before a change, and was told what was known, hides the change from nobody."""
+    monkeypatch.setattr(listing, "PATIENCE_S", 1.0)
+    gate = Gate("list_version_names")
+    held = threading.Event()
+
+    def before(name: str) -> None:
+        if held.is_set():
+            gate(name)
+
+    memory = StoreMemory(tmp_path / "cache", "s3://bucket", {})
+    shared = Listing(Wrapped(manager, before), 0.2, memory)  # type: ignore[arg-type]
+    assert shared.versions("c", "a") == ("v0", "v1")
+    eventually(lambda: shared.lifetime_s("c", "a") == 0.0)
+    held.set()
+    old: list[tuple[str, ...]] = []
+    thread = threading.Thread(target=lambda: old.append(shared.versions("c", "a")))
+    thread.start()
+    assert gate.reached.wait(60)
+    manager.commit_tree("a", tmp_path / "store/collections", "c", commit_id=new_commit_id())
+    shared.forget("c", "a")
+    thread.join(60)
+    assert old == [("v0", "v1")]
+    gate.open()
+    assert shared.versions("c", "a") == ("v0", "v1", "v2")
+    assert shared.reachable
+
+
 def test_a_failed_flight_fails_for_all_and_is_over(manager: artifactfs.ArtifactManager) -> None:
     """O1: those who waited get the error too, and the next one asks again."""
     gate, outage = Gate("list_collection_names"), Outage()

@@ -101,7 +101,7 @@ def test_who_may_reopen(mount: Mount, mode: int) -> None:
     assert allowed(sealed, (control.REOPEN,)) == ([control.REOPEN] if mode & 0o002 else [])
     assert (staging / "open").is_dir() == bool(mode & 0o002)
     if mode & 0o002:
-        assert os.stat(staging).st_mode & 0o777 == mode
+        eventually(lambda: os.stat(staging).st_mode & 0o777 == mode)
         assert os.lstat(staging / "open/bad").st_uid == USER
 
 

@@ -184,19 +184,21 @@ def _discard(vfs: Vfs, node: Node, _value: bytes) -> None:
 def _retry(vfs: Vfs, node: Node, _value: bytes) -> None:
     assert vfs.committer is not None
     staging = _controlled(vfs, node)
-    pending = staging.find_pending(node.pending) if isinstance(node, StagedNode) and node.pending else None
-    if pending is None:
-        raise NothingStaged(f"nothing of {staging.label} waits there to be tried again")
-    vfs.committer.retry(staging, pending)
+    vfs.committer.retry(staging, _waiting(staging, node, "tried again"))
 
 
 def _reopen(vfs: Vfs, node: Node, _value: bytes) -> None:
     assert vfs.committer is not None
     staging = _controlled(vfs, node)
+    vfs.committer.reopen(staging, _waiting(staging, node, "taken back"))
+
+
+def _waiting(staging: ArtifactStaging, node: Node, to_be: str) -> PendingTree:
+    """The sealed tree that a node is the top of. Raises NothingStaged, which names what it was `to_be`."""
     pending = staging.find_pending(node.pending) if isinstance(node, StagedNode) and node.pending else None
     if pending is None:
-        raise NothingStaged(f"nothing of {staging.label} waits there to be taken back")
-    vfs.committer.reopen(staging, pending)
+        raise NothingStaged(f"nothing of {staging.label} waits there to be {to_be}")
+    return pending
 
 
 def _stage(vfs: Vfs, node: Node, value: bytes) -> None:

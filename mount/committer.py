@@ -147,11 +147,10 @@ class Committer:
             is_dirty = staging.staged.is_dirty()
         except OSError:
             return False  # sealing it meets the same error, and notes it
-        if not is_dirty or writers is None or writers.waits_for_commit or not writers.may_go_on():
+        if not is_dirty or self._quiet_time_s(staging) is None or writers is None or not writers.may_go_on():
             return False
         with staging.lock:
-            is_open = bool(staging.staged.open_for_writing())
-        return not is_open and staging.commit_after_s(self._commit_after_s) is not None
+            return not staging.staged.open_for_writing()
 
     def seal_all(self, wait_s: float, *, at_end: bool = False) -> None:
         """Seal everything staged, but for what is committed on request only.
@@ -178,12 +177,12 @@ class Committer:
 
     def _is_finished(self, staging: ArtifactStaging, at_end: bool) -> bool:
         """Tell whether everything staged may be committed although its time has not come."""
-        commit_after_s = staging.commit_after_s(self._commit_after_s)
-        writers = staging.staged.writers
-        if commit_after_s is None or (writers is not None and writers.waits_for_commit):
+        quiet_time_s = self._quiet_time_s(staging)
+        if quiet_time_s is None:
             return False
+        writers = staging.staged.writers
         is_writing = at_end and writers is not None and writers.may_go_on()
-        return not is_writing or staging.staged.quiet_s >= min(commit_after_s, LIVES_ON_S)
+        return not is_writing or staging.staged.quiet_s >= min(quiet_time_s, LIVES_ON_S)
 
     def retry(self, staging: ArtifactStaging, pending: PendingTree) -> None:
         """Try a commit that failed again at once. A commit under way is left alone."""
@@ -323,23 +322,23 @@ class Committer:
         return min(delays, default=None)
 
     def _seal_due_in(self, staging: ArtifactStaging) -> float | None:
-        if staging.commit_after_s(self._commit_after_s) is None or not staging.staged.is_dirty():
+        quiet_time_s = self._quiet_time_s(staging)
+        if quiet_time_s is None or not staging.staged.is_dirty():
             return None
         with staging.lock:
-            writers = staging.staged.open_for_writing()
-        if self._is_left(staging):
-            # What they had open is closed a moment after their end.
-            return _LOOK_AGAIN_S / 10 if writers else 0.0
-        writers_of = staging.staged.writers
-        commit_after_s = staging.commit_after_s(self._commit_after_s)
-        if commit_after_s is None or (writers_of is not None and writers_of.waits_for_commit):
-            return None
-        return max(commit_after_s - staging.staged.quiet_s, _LOOK_AGAIN_S if writers else 0.0)
-
-    def _is_left(self, staging: ArtifactStaging) -> bool:
-        """Nobody is left who could go on writing, and everybody who wrote ended well."""
+            is_open = bool(staging.staged.open_for_writing())
         writers = staging.staged.writers
-        return writers is not None and writers.left_by_all()
+        if writers is not None and writers.left_by_all():
+            # What they had open is closed a moment after their end.
+            return _LOOK_AGAIN_S / 10 if is_open else 0.0
+        return max(quiet_time_s - staging.staged.quiet_s, _LOOK_AGAIN_S if is_open else 0.0)
+
+    def _quiet_time_s(self, staging: ArtifactStaging) -> float | None:
+        """The quiet time after which staging is committed by itself; None where a request, or a program, does it."""
+        writers = staging.staged.writers
+        if writers is not None and writers.waits_for_commit:
+            return None
+        return staging.commit_after_s(self._commit_after_s)
 
     def _commit_due_in(self, staging: ArtifactStaging) -> float | None:
         pending = staging.oldest_pending()
@@ -387,9 +386,8 @@ class Committer:
         writers = staging.staged.writers
         if writers is not None and writers.have_all_ended():
             return True
-        commit_after_s = staging.commit_after_s(self._commit_after_s)
-        waits = writers is not None and writers.waits_for_commit
-        return commit_after_s is not None and not waits and staging.staged.quiet_s >= commit_after_s
+        quiet_time_s = self._quiet_time_s(staging)
+        return quiet_time_s is not None and staging.staged.quiet_s >= quiet_time_s
 
     def _attempt(self, staging: ArtifactStaging, pending: PendingTree) -> bool:
         """Commit one sealed tree; False when it has to be tried again or is blocked."""

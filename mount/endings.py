@@ -31,6 +31,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from mount.descriptors import OwnedFd
+from mount.processes import stat_of
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ class Ending(NamedTuple):
 
     @property
     def exit_status(self) -> int | None:
-        """What it gave to exit(3); None when it was killed, or nothing told."""
+        """The status it gave to exit(3); None when it was killed, or nothing told."""
         return None if self.status is None or self.signal else self.status >> 8 & 0xFF
 
     def __str__(self) -> str:
@@ -85,7 +86,7 @@ class Ending(NamedTuple):
 
 
 class ProcessStat(NamedTuple):
-    """What ``/proc/PID/stat`` tells of a process. `group` is its job, `session` that of setsid(2).
+    """The facts that ``/proc/PID/stat`` tells of a process. `group` is its job, `session` that of setsid(2).
 
     `exit_status` is in the form of wait(2), and means something only when `is_ending` or `has_ended`.
     """
@@ -110,17 +111,14 @@ class ProcessStat(NamedTuple):
 
 
 def read_stat(pid: int) -> ProcessStat | None:
-    """What is known of the process with this number; None when there is none."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as stat:
-            before, _, after = stat.read().rpartition(b") ")
-    except (FileNotFoundError, ProcessLookupError):
+    """The facts known of the process with this number; None when there is none."""
+    found = stat_of(pid)
+    if found is None:
         return None
-    # Field 3, the state, comes first.
-    fields = after.split()
+    name, fields = found
     return ProcessStat(
         pid,
-        os.fsdecode(before.partition(b" (")[2]),
+        name,
         int(fields[2]),
         int(fields[3]),
         fields[4] != b"0",
@@ -163,7 +161,7 @@ def read_command(pid: int) -> bytes:
 
 
 def _source(process: str, fd: str) -> bytes:
-    """What a descriptor adds to the digest of `read_command`. Raises OSError."""
+    """The bytes that a descriptor adds to the digest of `read_command`. Raises OSError."""
     place = f"{process}/fd/{fd}"
     target = os.readlink(place)
     # What comes by a pipe (input of a filter, work of a worker) is not known, and each run has another pipe.
@@ -238,7 +236,7 @@ class Watched:
         self.pid = stat.pid
         self.name = stat.name
         self.command = command
-        """As `read_command`; empty when it cannot be told, and for a shell, which becomes its command later."""
+        """The digest of `read_command`; empty when nothing tells it, and for a shell: it becomes its command later."""
         self.group = stat.group
         self.session = stat.session
         self.start_ticks = stat.start_ticks
@@ -246,7 +244,7 @@ class Watched:
         self.leads_at_terminal = stat.leads_at_terminal
         self.listeners: set[Listener] = set()
         self.ending: Ending | None = None
-        """How it ended; None until then."""
+        """The way it ended; None until then."""
         self._pidfd = pidfd
         # The kernel shows 0 in place of the exit code to who may not look.
         self._may_look = may_look
@@ -276,7 +274,7 @@ class Watched:
         return stat
 
     def ending_now(self, *, asks_pidfd: bool) -> Ending | None:
-        """How it ended, once it has: its pidfd is readable. None when that may still be told later."""
+        """The way it ended, once its pidfd is readable; None when that may still be told later."""
         stat = self.look()
         if stat is not None:
             return Ending(stat.exit_status) if stat.has_ended and self._may_look else None

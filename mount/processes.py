@@ -1,6 +1,7 @@
 """Processes as the commands need them: the daemon behind a mount, and the programs that keep a mount busy.
 
-Neighbours: `mount.mounts` keeps a `Process` in each record. Threading: no state, safe from any thread.
+Neighbours: `mount.mounts` keeps a `Process` in each record; `endings` asks `stat_of` too. Threading: no state, safe
+from any thread.
 """
 
 from __future__ import annotations
@@ -15,6 +16,19 @@ from pathlib import Path
 import msgspec
 
 
+def stat_of(pid: int) -> tuple[str, list[bytes]] | None:
+    """(name, the fields after it) of ``/proc/PID/stat``, beginning with field 3, the state; None without a process.
+
+    See proc_pid_stat(5).
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            before, _, after = stat.read().rpartition(b") ")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return os.fsdecode(before.partition(b" (")[2]), after.split()
+
+
 class Process(msgspec.Struct, frozen=True):
     """A process that is not mistaken for a later one with the same number, nor for one before a reboot."""
 
@@ -25,13 +39,12 @@ class Process(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, pid: int) -> Process | None:
         """The process that has this number at present; None when there is none, or only its zombie."""
-        try:
-            after_name = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
+        found = stat_of(pid)
+        if found is None:
             return None
-        # Fields 3 (state) and 22 (start time) of proc_pid_stat(5).
-        state, start_ticks = after_name[0], int(after_name[19])
-        if state in "ZX":
+        # Fields 3 (state) and 22 (start time).
+        state, start_ticks = found[1][0], int(found[1][19])
+        if state in (b"Z", b"X"):
             return None
         return cls(pid, start_ticks, Path("/proc/sys/kernel/random/boot_id").read_text().strip())
 

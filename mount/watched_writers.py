@@ -95,7 +95,7 @@ class WatchedWriters:
         return found
 
     def closes(self, thread: int) -> None:
-        """As `Watch.closes`."""
+        """Call `Watch.closes`."""
         self._watch.closes(thread)
 
     def was_told(self, thread: int, error: Exception, last_written: str) -> str | None:
@@ -107,12 +107,12 @@ class WatchedWriters:
             return self._writers.was_told(process, os.strerror(errno_of(error)), last_written)
 
     def ended(self, process: Watched, ending: Ending, last_written: str) -> str | None:
-        """As `Writers.ended`."""
+        """Call `Writers.ended`."""
         with self._lock:
             return self._writers.ended(process, ending, last_written)
 
     def note_end(self, process: Watched) -> None:
-        """What its end meant is on disk, so that it need not be noted any more."""
+        """Note the end of a process, once what it means is on disk."""
         with self._lock:
             if self._note.exists():
                 self._append(process, ended=True)
@@ -182,19 +182,19 @@ class WatchedWriters:
     # -- holding ------------------------------------------------------------------------------------------------------
 
     def held(self) -> None:
-        """What is staged is held from here on: jobs that run already do not release it."""
+        """Note that staging is held from here on: jobs that run already do not release it."""
         with self._lock:
             self._writers.held(_since_boot_s())
 
     def released(self) -> None:
-        """As `Writers.released`. Raises OSError."""
+        """Call `Writers.released`, and note it on disk. Raises OSError."""
         with self._lock:
             self._writers.released()
             if self.noted_hold() is not None:
                 self._write(_Line(0, 0, released=True), os.O_WRONLY)
 
     def releases(self, process: Watched) -> bool:
-        """As `Writers.releases`."""
+        """Call `Writers.releases`."""
         with self._lock:
             return self._writers.releases(process)
 
@@ -202,13 +202,13 @@ class WatchedWriters:
 
     @property
     def have_failed(self) -> bool:
-        """As `Writers.have_failed`."""
+        """The answer of `Writers.have_failed`."""
         with self._lock:
             return self._writers.have_failed
 
     @property
     def failed_live_on(self) -> bool:
-        """As `Writers.failed_live_on`."""
+        """The answer of `Writers.failed_live_on`."""
         with self._lock:
             return self._writers.failed_live_on
 
@@ -254,7 +254,7 @@ class WatchedWriters:
             return any(not process.leads_at_terminal for process in self._writers.living)
 
     def describe(self) -> list[str]:
-        """As `Writers.describe`."""
+        """The answer of `Writers.describe`, in characters that can be printed."""
         with self._lock:
             return [printable(who) for who in self._writers.describe()]
 
@@ -281,7 +281,7 @@ def _living(note: Path) -> list[_Line]:
 
 
 def _lines(note: Path) -> Iterator[_Line]:
-    """What is noted; a line that was cut by a full disk is passed over. Raises OSError."""
+    """The lines of the note; one that was cut by a full disk is passed over. Raises OSError."""
     try:
         raw = note.read_bytes()
     except FileNotFoundError:

@@ -129,7 +129,7 @@ class Writers:
     # -- holding ------------------------------------------------------------------------------------------------------
 
     def held(self, now_s: float) -> None:
-        """What is staged is held since `now_s` (CLOCK_BOOTTIME): what was under way then does not release it."""
+        """Note that staging is held since `now_s` (CLOCK_BOOTTIME): what was under way then does not release it."""
         self._held_since = now_s
 
     def released(self) -> None:
@@ -173,7 +173,7 @@ class Writers:
 
     @property
     def living(self) -> list[Watched]:
-        """Who may go on writing, leaders included."""
+        """The processes that may go on writing, leaders included."""
         return list(self._living)
 
     @property
@@ -187,7 +187,7 @@ class Writers:
         return self._has_written and not self._has_unknown and not self._living and not self._spoiled
 
     def describe(self) -> list[str]:
-        """Who wrote and has not ended: ``cp (pid 4711)``; those who wrote themselves come first."""
+        """The writers that have not ended: ``cp (pid 4711)``; those who wrote themselves come first."""
         ordered = sorted(self._living.values(), key=lambda writer: (not writer.wrote, writer.process.pid))
         return [str(writer.process) for writer in ordered]
 

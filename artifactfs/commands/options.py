@@ -232,6 +232,10 @@ def metadata_of(text: str) -> dict[str, Any]:
     return {key: json_or_text(value)}
 
 
+message_option = click.option("-m", "--message", type=TEXT, default="", help="What to remember about the version.")
+aliases_option = click.option(
+    "--alias", "aliases", multiple=True, metavar="NAME", help="Give the version this name; may be repeated."
+)
 metadata_option = click.option(
     "--metadata",
     type=metadata_of,

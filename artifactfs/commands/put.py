@@ -13,10 +13,11 @@ from artifactfs.commands import show
 from artifactfs.commands.options import (
     ADDRESS,
     PATH,
-    TEXT,
     StoreChoice,
+    aliases_option,
     artifact_of,
     json_option,
+    message_option,
     metadata_option,
     refuse_version,
     store_options,
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 @click.command(short_help="Make a directory or file the next version of an artifact.")
 @click.argument("local", type=PATH)
 @click.argument("address", type=ADDRESS)
-@click.option("-m", "--message", type=TEXT, default="", help="What to remember about the version.")
-@click.option("--alias", "aliases", multiple=True, metavar="NAME", help="Give the version this name; may be repeated.")
+@message_option
+@aliases_option
 @metadata_option
 @json_option
 @store_options

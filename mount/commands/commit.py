@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from artifactfs.commands.options import PATH, TEXT, seconds
+from artifactfs.commands.options import PATH, aliases_option, message_option, seconds
 from artifactfs.commands.show import count, size
 from mount.commands import show
 
@@ -33,8 +33,8 @@ LOST_AFTER_S = 5.0
 
 @click.command(short_help="Commit what is staged for an artifact.")
 @click.argument("path", type=PATH)
-@click.option("-m", "--message", type=TEXT, default="", help="What to remember about the version.")
-@click.option("--alias", "aliases", multiple=True, metavar="NAME", help="Give the version this name; may be repeated.")
+@message_option
+@aliases_option
 @click.option("--force", is_flag=True, help="Do not wait for files open for writing; what is in them is committed.")
 @click.option(
     "--timeout",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from artifactfs.commands.options import PATH, TEXT
+from artifactfs.commands.options import PATH, aliases_option, message_option
 from mount.commands import show
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ KILLED = 128
 
 @click.command(short_help="Run a command whose files become one version.")
 @click.argument("path", type=PATH)
-@click.option("-m", "--message", type=TEXT, default="", help="What to remember about the version.")
-@click.option("--alias", "aliases", multiple=True, metavar="NAME", help="Give the version this name; may be repeated.")
+@message_option
+@aliases_option
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(path: str, message: str, aliases: tuple[str, ...], command: tuple[str, ...]) -> None:
     """Run COMMAND, and commit what is staged for the artifact that PATH belongs to when it ends with status 0.

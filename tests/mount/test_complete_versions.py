@@ -5,6 +5,7 @@ Each program has a session of its own, as a batch job has, unless the test says 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import re
@@ -12,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,19 @@ def held(mount: Mount, label: str = LABEL) -> str:
 def nothing_committed(mount: Mount, label: str = LABEL) -> bool:
     names = os.listdir(mount / label)
     return not any(re.fullmatch(r"v\d+|latest|pending.*", name) for name in names)
+
+
+@contextlib.contextmanager
+def prompt() -> Iterator[Callable[[bytes], int]]:
+    """An interactive shell with a terminal of its own; what is typed into it has to end it."""
+    master, slave = pty.openpty()
+    with subprocess.Popen(
+        ["setsid", "-c", "bash", "--norc", "-i"], stdin=slave, stdout=slave, stderr=slave, start_new_session=True
+    ) as shell:
+        os.close(slave)
+        yield lambda text: os.write(master, text)
+        shell.wait()
+    os.close(master)
 
 
 def interrupted_halfway(command: list[str], staging: Path, number: signal.Signals, files: int = 100) -> None:
@@ -163,41 +177,29 @@ def test_what_was_written_in_memory_is_a_version_at_once(drive: Mount) -> None:
 def test_copies_typed_at_a_prompt_are_one_version_after_a_quiet_time(make_mount: MakeMount) -> None:
     mount = make_mount("--commit-after", "4", "--refresh", "0.2")
     staging = mount.make(LABEL)
-    master, slave = pty.openpty()
-    with subprocess.Popen(
-        ["setsid", "-c", "bash", "--norc", "-i"], stdin=slave, stdout=slave, stderr=slave, start_new_session=True
-    ) as shell:
-        os.close(slave)
+    with prompt() as type_in:
         for name in "abc":
-            os.write(master, f"cp /etc/passwd {staging}/{name}\n".encode())
+            type_in(f"cp /etc/passwd {staging}/{name}\n".encode())
             eventually(lambda name=name: (staging / name).exists())
             time.sleep(1)
         assert nothing_committed(mount)
         assert sorted(os.listdir(mount.committed(LABEL, "v0"))) == ["a", "b", "c"]
         # What a person typed last may have failed: that is no failure of what was copied.
-        os.write(master, f"cp /etc/passwd {staging}/d\nfalse\n".encode())
+        type_in(f"cp /etc/passwd {staging}/d\nfalse\n".encode())
         mount.committed(LABEL, "v1")
-        os.write(master, b"false; exit\n")
-        shell.wait()
-    os.close(master)
+        type_in(b"false; exit\n")
     assert not (mount / LABEL / "v2").exists()
 
 
 def test_a_background_job_of_a_prompt_that_fails_is_held(drive: Mount, tree: Path) -> None:
     staging = drive.make(LABEL)
-    master, slave = pty.openpty()
-    with subprocess.Popen(
-        ["setsid", "-c", "bash", "--norc", "-i"], stdin=slave, stdout=slave, stderr=slave, start_new_session=True
-    ) as shell:
-        os.close(slave)
-        os.write(master, f"cp -r {tree} {staging} &\n".encode())
+    with prompt() as type_in:
+        type_in(f"cp -r {tree} {staging} &\n".encode())
         eventually(lambda: files_in(staging) > 50)
-        os.write(master, b"kill -INT %1 || kill %1\n")
+        type_in(b"kill -INT %1 || kill %1\n")
         assert "was killed by SIG" in held(drive)
-        os.write(master, b"exit\n")
-        os.write(master, b"exit\n")
-        shell.wait()
-    os.close(master)
+        type_in(b"exit\n")
+        type_in(b"exit\n")
     assert nothing_committed(drive)
 
 
